@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Ops runs operations on the daemon's life, not on the life of the request
+// that asked for them. Two requests for the same operation share one run.
+type Ops struct {
+	base    context.Context // ends when the daemon does; set once in NewOps
+	mu      sync.Mutex      // guards running
+	running map[string]*op
+	objects objectLocks
+	wg      sync.WaitGroup
+}
+
+type op struct {
+	done   chan struct{}
+	value  any
+	err    error
+	began  time.Time
+	stage  atomic.Pointer[stage]
+	traces []Span // guarded by stage order: one goroutine runs the op
+}
+
+type stage struct {
+	name  string
+	since time.Time
+}
+
+type opKey struct{}
+
+// NewOps makes the place operations run in. They see base's values and its
+// end, which means that the daemon shuts down.
+func NewOps(base context.Context) *Ops {
+	return &Ops{base: base, running: map[string]*op{}}
+}
+
+// Wait returns when no operation runs any more. Call it after base has ended.
+func (o *Ops) Wait() { o.wg.Wait() }
+
+// Do runs fn as the operation called name, or joins the run that is under way,
+// and waits for its result or for the end of ctx, whichever comes first. fn
+// goes on in the latter case and a repeated request joins it; the error then
+// names the stage it is in.
+func Do[T any](ctx context.Context, o *Ops, name string, fn func(ctx context.Context) (T, error)) (T, error) {
+	run := o.join(name, func(ctx context.Context) (any, error) { return fn(ctx) })
+	var none T
+	select {
+	case <-run.done:
+	case <-ctx.Done():
+		return none, run.late(name, context.Cause(ctx))
+	}
+	value, ok := run.value.(T)
+	if !ok {
+		return none, run.err
+	}
+	return value, run.err
+}
+
+func (o *Ops) join(name string, fn func(context.Context) (any, error)) *op {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if run, ok := o.running[name]; ok {
+		return run
+	}
+	run := &op{done: make(chan struct{}), began: time.Now()}
+	o.running[name] = run
+	o.wg.Add(1)
+	go o.run(name, run, fn)
+	return run
+}
+
+func (o *Ops) run(name string, run *op, fn func(context.Context) (any, error)) {
+	defer o.wg.Done()
+	defer func() {
+		if p := recover(); p != nil {
+			run.err = fmt.Errorf("%s: panic: %v", name, p)
+		}
+		o.mu.Lock()
+		delete(o.running, name)
+		o.mu.Unlock()
+		close(run.done)
+	}()
+	run.value, run.err = fn(context.WithValue(o.base, opKey{}, run))
+}
+
+// late explains to a caller that gives up what the operation is waiting for.
+func (r *op) late(name string, cause error) error {
+	if s := r.stage.Load(); s != nil {
+		return fmt.Errorf("%s: still at %q for %s, it goes on and a retry joins it: %w",
+			name, s.name, time.Since(s.since).Round(time.Millisecond), cause)
+	}
+	return fmt.Errorf("%s: still waiting after %s: %w", name, time.Since(r.began).Round(time.Millisecond), cause)
+}
+
+// Stage notes which step the operation behind ctx is in. Callers that give up
+// are told, and Trace returns how long each took.
+func Stage(ctx context.Context, name string) {
+	run, ok := ctx.Value(opKey{}).(*op)
+	if !ok {
+		return
+	}
+	now := time.Now()
+	if s := run.stage.Swap(&stage{name: name, since: now}); s != nil {
+		run.traces = append(run.traces, Span{Step: s.name, Took: now.Sub(s.since)})
+	}
+}
+
+// Trace returns the stages of the operation behind ctx so far.
+func Trace(ctx context.Context) []Span {
+	run, ok := ctx.Value(opKey{}).(*op)
+	if !ok {
+		return nil
+	}
+	spans := append([]Span(nil), run.traces...)
+	if s := run.stage.Load(); s != nil {
+		spans = append(spans, Span{Step: s.name, Took: time.Since(s.since)})
+	}
+	return spans
+}
+
+// Lock takes the lock of one object for the operation behind ctx and returns
+// its release. Order: a pod before its containers, never the other way round.
+func (o *Ops) Lock(ctx context.Context, object string) (release func(), err error) {
+	return o.objects.lock(ctx, object)
+}
+
+// objectLocks is one lock per object whose waiters can give up.
+type objectLocks struct {
+	mu    sync.Mutex // guards locks
+	locks map[string]*objectLock
+}
+
+type objectLock struct {
+	token chan struct{} // holds one token while locked
+	users int
+}
+
+func (k *objectLocks) lock(ctx context.Context, key string) (func(), error) {
+	k.mu.Lock()
+	if k.locks == nil {
+		k.locks = map[string]*objectLock{}
+	}
+	l := k.locks[key]
+	if l == nil {
+		l = &objectLock{token: make(chan struct{}, 1)}
+		k.locks[key] = l
+	}
+	l.users++
+	k.mu.Unlock()
+	select {
+	case l.token <- struct{}{}:
+		return func() { <-l.token; k.leave(key, l) }, nil
+	case <-ctx.Done():
+		k.leave(key, l)
+		return nil, fmt.Errorf("wait for %s: %w", key, context.Cause(ctx))
+	}
+}
+
+func (k *objectLocks) leave(key string, l *objectLock) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if l.users--; l.users == 0 {
+		delete(k.locks, key)
+	}
+}

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/protobuf/proto"
+)
+
+// Store is the door to all records. Safe for concurrent use; reads never wait
+// for a disk.
+type Store struct {
+	mu         sync.RWMutex // guards rows and names of both tables, and feeds
+	pods       table[Pod]
+	containers table[Container]
+	feeds      map[*Feed]struct{}
+	rebooted   bool
+}
+
+// Open loads the records under l.Root. bootID is the kernel's
+// /proc/sys/kernel/random/boot_id; when it differs from the last run's,
+// Rebooted tells so and nothing that ran can still be running.
+func Open(l Layout, bootID string, log *slog.Logger) (*Store, error) {
+	s := &Store{
+		pods:       podTable(l),
+		containers: containerTable(l),
+		feeds:      map[*Feed]struct{}{},
+	}
+	if err := s.pods.load(log); err != nil {
+		return nil, fmt.Errorf("open records: %w", err)
+	}
+	if err := s.containers.load(log); err != nil {
+		return nil, fmt.Errorf("open records: %w", err)
+	}
+	var err error
+	s.rebooted, err = recordBoot(l, bootID)
+	if err != nil {
+		return nil, fmt.Errorf("open records: %w", err)
+	}
+	return s, nil
+}
+
+// Rebooted tells whether the machine booted since the last run.
+func (s *Store) Rebooted() bool { return s.rebooted }
+
+// Pod finds a pod by its id or by a prefix no other pod has. Errors are
+// ErrNotFound, and ErrInvalidArgument for an ambiguous prefix.
+func (s *Store) Pod(prefix string) (Pod, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.pods.find(prefix)
+}
+
+// Container finds a container like Pod finds a pod.
+func (s *Store) Container(prefix string) (Container, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.containers.find(prefix)
+}
+
+// Pods returns every pod, oldest first.
+func (s *Store) Pods() []Pod {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.pods.list(nil)
+}
+
+// Containers returns every container, oldest first.
+func (s *Store) Containers() []Container {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.containers.list(nil)
+}
+
+// ContainersOf returns the containers of one pod, oldest first.
+func (s *Store) ContainersOf(id PodID) []Container {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.containersOfLocked(id)
+}
+
+func (s *Store) containersOfLocked(id PodID) []Container {
+	return s.containers.list(func(c Container) bool { return c.Pod == id })
+}
+
+// BeginPod writes the record of a new pod, whose phase must be PodCreating.
+// When a pod of the same name exists it is returned instead, with began false.
+func (s *Store) BeginPod(p Pod) (existing Pod, began bool, err error) {
+	p.Phase = PodCreating
+	return begin(s, &s.pods, p)
+}
+
+// BeginContainer writes the record of a new container like BeginPod.
+func (s *Store) BeginContainer(c Container) (existing Container, began bool, err error) {
+	c.Phase = Creating
+	return begin(s, &s.containers, c)
+}
+
+func begin[R any](s *Store, t *table[R], row R) (R, bool, error) {
+	id, name := t.key(row)
+	if !validID(id) {
+		return row, false, fmt.Errorf("begin %s %q: not a 64 digit id: %w", t.kind, id, errdefs.ErrInvalidArgument)
+	}
+	defer t.writes.lock(name)()
+	s.mu.RLock()
+	holder, taken := t.names[name]
+	existing := t.rows[holder]
+	s.mu.RUnlock()
+	if taken {
+		return existing, false, nil
+	}
+	if err := t.write(row); err != nil {
+		return row, false, err
+	}
+	s.mu.Lock()
+	t.rows[id], t.names[name] = row, id
+	s.mu.Unlock()
+	return row, true, nil
+}
+
+// MovePod takes the pod through one event of its phase table and applies
+// change, if any, in the same commit. An event the table does not allow is
+// ErrFailedPrecondition and changes nothing.
+func (s *Store) MovePod(id PodID, e PodEvent, change func(*Pod)) (Pod, error) {
+	return commit(s, &s.pods, string(id), func(p *Pod) ([]ChangeKind, error) {
+		next, err := nextPod(p.Phase, e)
+		if err != nil {
+			return nil, err
+		}
+		kinds := podChanges(p.Phase, next)
+		p.Phase = next
+		apply(p, change)
+		return kinds, nil
+	})
+}
+
+// UpdatePod changes a pod's record without moving it.
+func (s *Store) UpdatePod(id PodID, change func(*Pod)) (Pod, error) {
+	return commit(s, &s.pods, string(id), func(p *Pod) ([]ChangeKind, error) {
+		phase := p.Phase
+		change(p)
+		p.Phase, p.ID = phase, id
+		return nil, nil
+	})
+}
+
+// MoveContainer takes the container through one event like MovePod.
+func (s *Store) MoveContainer(id ContainerID, e Event, change func(*Container)) (Container, error) {
+	return commit(s, &s.containers, string(id), func(c *Container) ([]ChangeKind, error) {
+		next, err := nextContainer(c.Phase, e)
+		if err != nil {
+			return nil, err
+		}
+		kinds := containerChanges(next, e)
+		c.Phase = next
+		apply(c, change)
+		return kinds, nil
+	})
+}
+
+// UpdateContainer changes a container's record without moving it.
+func (s *Store) UpdateContainer(id ContainerID, change func(*Container)) (Container, error) {
+	return commit(s, &s.containers, string(id), func(c *Container) ([]ChangeKind, error) {
+		phase := c.Phase
+		change(c)
+		c.Phase, c.ID = phase, id
+		return nil, nil
+	})
+}
+
+// DropPod forgets a pod whose teardown is done. Dropping what is gone is fine.
+func (s *Store) DropPod(id PodID) error { return drop(s, &s.pods, string(id)) }
+
+// DropContainer forgets a container whose teardown is done.
+func (s *Store) DropContainer(id ContainerID) error { return drop(s, &s.containers, string(id)) }
+
+func apply[R any](row *R, change func(*R)) {
+	if change != nil {
+		change(row)
+	}
+}
+
+// commit is the only way a row changes: read, change a copy, write the file,
+// swap the row, tell the feeds.
+func commit[R any](s *Store, t *table[R], id string, change func(*R) ([]ChangeKind, error)) (R, error) {
+	defer t.writes.lock(id)()
+	s.mu.RLock()
+	row, ok := t.rows[id]
+	s.mu.RUnlock()
+	if !ok {
+		return row, fmt.Errorf("%s %q: %w", t.kind, id, errdefs.ErrNotFound)
+	}
+	kinds, err := change(&row)
+	if err != nil {
+		return row, fmt.Errorf("%s %s: %w", t.kind, id, err)
+	}
+	if err := t.write(row); err != nil {
+		return row, err
+	}
+	s.mu.Lock()
+	t.rows[id] = row
+	s.publishLocked(kinds, id, row)
+	s.mu.Unlock()
+	return row, nil
+}
+
+func drop[R any](s *Store, t *table[R], id string) error {
+	defer t.writes.lock(id)()
+	if err := t.erase(id); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	row, ok := t.rows[id]
+	if !ok {
+		return nil
+	}
+	_, name := t.key(row)
+	delete(t.rows, id)
+	delete(t.names, name)
+	s.publishLocked([]ChangeKind{ChangeDeleted}, id, row)
+	return nil
+}
+
+func podTable(l Layout) table[Pod] {
+	return table[Pod]{
+		kind: "pod", dir: l.Records() + "/pods", encode: encodePod, decode: decodePod,
+		key:     func(p Pod) (string, string) { return string(p.ID), p.Name() },
+		created: func(p Pod) time.Time { return p.CreatedAt },
+	}
+}
+
+func containerTable(l Layout) table[Container] {
+	return table[Container]{
+		kind: "container", dir: l.Records() + "/containers", encode: encodeContainer, decode: decodeContainer,
+		key:     func(c Container) (string, string) { return string(c.ID), c.Name() },
+		created: func(c Container) time.Time { return c.CreatedAt },
+	}
+}
+
+// SameConfig tells whether a retried request asks for what exists already.
+func SameConfig(a, b proto.Message) bool { return proto.Equal(a, b) }

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/renameio/v2"
+)
+
+// table is one kind of record: a directory of files and the same values in
+// memory. rows and names are guarded by the store's mu; writers additionally
+// hold the lock of their id, so a file and its row cannot cross.
+type table[R any] struct {
+	kind    string // "pod", "container": for error texts
+	dir     string
+	encode  func(R) ([]byte, error)
+	decode  func([]byte) (R, error)
+	key     func(R) (id, name string)
+	created func(R) time.Time
+
+	rows   map[string]R
+	names  map[string]string // name → id
+	writes keyedMutex
+}
+
+// load reads every record. A file that is no record is renamed to *.bad and
+// logged; only an unreadable directory is an error.
+func (t *table[R]) load(log *slog.Logger) error {
+	t.rows, t.names = map[string]R{}, map[string]string{}
+	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+		return fmt.Errorf("make record directory: %w", err)
+	}
+	entries, err := os.ReadDir(t.dir)
+	if err != nil {
+		return fmt.Errorf("read record directory: %w", err)
+	}
+	for _, entry := range entries {
+		path := filepath.Join(t.dir, entry.Name())
+		id, isRecord := strings.CutSuffix(entry.Name(), ".json")
+		if !isRecord {
+			removeStray(path, entry.Name())
+			continue
+		}
+		if err := t.loadFile(path, id); err != nil {
+			log.Error("record set aside: "+t.kind+" is lost", t.kind, id, "err", err, "file", path+".bad")
+			if err := os.Rename(path, path+".bad"); err != nil {
+				log.Error("record not set aside", "file", path, "err", err)
+			}
+		}
+	}
+	return nil
+}
+
+func (t *table[R]) loadFile(path, id string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	row, err := t.decode(data)
+	if err != nil {
+		return err
+	}
+	rowID, name := t.key(row)
+	if rowID != id {
+		return fmt.Errorf("file holds %s %s", t.kind, rowID)
+	}
+	t.rows[id], t.names[name] = row, id
+	return nil
+}
+
+// removeStray drops what a killed atomic write left. Records set aside stay
+// for whoever wants to look at them.
+func removeStray(path, name string) {
+	if !strings.HasSuffix(name, ".bad") {
+		os.Remove(path)
+	}
+}
+
+func (t *table[R]) path(id string) string { return filepath.Join(t.dir, id+".json") }
+
+// write makes the record durable: flushed, then renamed over the old one.
+func (t *table[R]) write(row R) error {
+	id, _ := t.key(row)
+	data, err := t.encode(row)
+	if err != nil {
+		return fmt.Errorf("encode %s %s: %w", t.kind, id, err)
+	}
+	if err := renameio.WriteFile(t.path(id), data, 0o600); err != nil {
+		return fmt.Errorf("write record of %s %s: %w", t.kind, id, err)
+	}
+	return nil
+}
+
+func (t *table[R]) erase(id string) error {
+	if err := os.Remove(t.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record of %s %s: %w", t.kind, id, err)
+	}
+	return nil
+}
+
+// find resolves a full id or a prefix that only one object has.
+func (t *table[R]) find(prefix string) (R, error) {
+	var none R
+	if row, ok := t.rows[prefix]; ok {
+		return row, nil
+	}
+	if prefix == "" {
+		return none, fmt.Errorf("%s id is empty: %w", t.kind, errdefs.ErrInvalidArgument)
+	}
+	var found []R
+	if len(prefix) < idLength {
+		for id, row := range t.rows {
+			if strings.HasPrefix(id, prefix) {
+				found = append(found, row)
+			}
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return none, fmt.Errorf("%s %q: %w", t.kind, prefix, errdefs.ErrNotFound)
+	default:
+		return none, fmt.Errorf("%s id %q is ambiguous, %d match: %w", t.kind, prefix, len(found), errdefs.ErrInvalidArgument)
+	}
+}
+
+func (t *table[R]) list(keep func(R) bool) []R {
+	var out []R
+	for _, row := range t.rows {
+		if keep == nil || keep(row) {
+			out = append(out, row)
+		}
+	}
+	slices.SortFunc(out, func(a, b R) int {
+		if c := t.created(a).Compare(t.created(b)); c != 0 {
+			return c
+		}
+		ia, _ := t.key(a)
+		ib, _ := t.key(b)
+		return strings.Compare(ia, ib)
+	})
+	return out
+}
+
+// keyedMutex is one lock per key, made when wanted and dropped when free.
+type keyedMutex struct {
+	mu    sync.Mutex // guards locks
+	locks map[string]*keyLock
+}
+
+type keyLock struct {
+	mu      sync.Mutex
+	waiters int
+}
+
+func (k *keyedMutex) lock(key string) (unlock func()) {
+	k.mu.Lock()
+	if k.locks == nil {
+		k.locks = map[string]*keyLock{}
+	}
+	l := k.locks[key]
+	if l == nil {
+		l = &keyLock{}
+		k.locks[key] = l
+	}
+	l.waiters++
+	k.mu.Unlock()
+	l.mu.Lock()
+	return func() {
+		l.mu.Unlock()
+		k.mu.Lock()
+		if l.waiters--; l.waiters == 0 {
+			delete(k.locks, key)
+		}
+		k.mu.Unlock()
+	}
+}
