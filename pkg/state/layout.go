@@ -2,7 +2,11 @@
 
 package state
 
-import "path/filepath"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"path/filepath"
+)
 
 // Layout derives every path the daemon uses from two directories and an id,
 // so that a teardown needs nothing but the id.
@@ -15,8 +19,7 @@ type Layout struct {
 // look there too.
 const NetNSDir = "/var/run/netns"
 
-// NetNSPrefix starts the name of every network namespace of ours.
-const NetNSPrefix = "cri-"
+const netNSPrefix = "cri-"
 
 // Records is the directory of the record files.
 func (l Layout) Records() string { return filepath.Join(l.Root, "records") }
@@ -65,8 +68,16 @@ func (l Layout) MonitorSocket() string { return filepath.Join(l.State, "monitor.
 // CNICache holds libcni's record of attachments.
 func (l Layout) CNICache() string { return filepath.Join(l.Root, "cni") }
 
-// NetNS is the path of a pod's pinned network namespace. 24 digits of the id
+// NetNSTag starts the names of all network namespaces of the daemon that works
+// on this root, and of no other: two daemons on one machine must not take each
+// other's pods for orphans.
+func (l Layout) NetNSTag() string {
+	sum := sha256.Sum256([]byte(filepath.Clean(l.Root)))
+	return netNSPrefix + hex.EncodeToString(sum[:2]) + "-"
+}
+
+// NetNS is the path of a pod's pinned network namespace. 20 digits of the id
 // are enough to be unique and keep the name readable in ip(8).
 func (l Layout) NetNS(id PodID) string {
-	return filepath.Join(NetNSDir, NetNSPrefix+string(id)[:min(24, len(id))])
+	return filepath.Join(NetNSDir, l.NetNSTag()+string(id)[:min(20, len(id))])
 }

@@ -64,6 +64,16 @@ func Do[T any](ctx context.Context, o *Ops, name string, fn func(ctx context.Con
 	return value, run.err
 }
 
+// Go runs fn as an operation nobody waits for; ended is told how it went.
+// While one of the same name runs, a second is not started.
+func Go(o *Ops, name string, fn func(ctx context.Context) error, ended func(error)) {
+	o.join(name, func(ctx context.Context) (any, error) {
+		err := fn(ctx)
+		ended(err)
+		return nil, err
+	})
+}
+
 func (o *Ops) join(name string, fn func(context.Context) (any, error)) *op {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// SIGKILL ends a process; the number is the same on every architecture.
+const SIGKILL = int(unix.SIGKILL)
+
+// CgroupDirs returns the host directories of an OCI cgroupsPath: one on a
+// unified hierarchy, one per mounted controller on cgroup v1. Both forms of the
+// path are understood, "/parent/name" and systemd's "slice:prefix:name".
+// Directories are named whether they exist or not.
+func CgroupDirs(cgroupsPath string) []string {
+	if cgroupsPath == "" {
+		return nil
+	}
+	relative := cgroupRelative(cgroupsPath)
+	var dirs []string
+	for _, root := range cgroupRoots() {
+		dirs = append(dirs, filepath.Join(root, relative))
+	}
+	return dirs
+}
+
+// cgroupRelative turns an OCI cgroupsPath into a path below a hierarchy.
+func cgroupRelative(cgroupsPath string) string {
+	parts := strings.Split(cgroupsPath, ":")
+	if len(parts) != 3 {
+		return filepath.Join("/", cgroupsPath)
+	}
+	slice, prefix, name := parts[0], parts[1], parts[2]
+	if slice == "" {
+		slice = "system.slice"
+	}
+	unit := name
+	if !strings.HasSuffix(name, ".slice") {
+		unit = prefix + "-" + name + ".scope"
+	}
+	return filepath.Join("/", expandSlice(slice), unit)
+}
+
+// expandSlice spells out where systemd puts a slice: a-b.slice is below
+// a.slice (systemd.slice(5)).
+func expandSlice(slice string) string {
+	name := strings.TrimSuffix(slice, ".slice")
+	if name == "-" || name == "" {
+		return ""
+	}
+	path, prefix := "", ""
+	for part := range strings.SplitSeq(name, "-") {
+		path = filepath.Join(path, prefix+part+".slice")
+		prefix += part + "-"
+	}
+	return path
+}
+
+// cgroupRoots lists the hierarchies that are mounted below /sys/fs/cgroup.
+func cgroupRoots() []string {
+	var st unix.Statfs_t
+	if unix.Statfs(cgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return []string{cgroupRoot}
+	}
+	entries, err := os.ReadDir(cgroupRoot)
+	if err != nil {
+		return nil
+	}
+	var roots []string
+	for _, e := range entries {
+		path := filepath.Join(cgroupRoot, e.Name())
+		if e.Type()&fs.ModeSymlink != 0 || unix.Statfs(path, &st) != nil {
+			continue
+		}
+		if st.Type == unix.CGROUP_SUPER_MAGIC || st.Type == unix.CGROUP2_SUPER_MAGIC {
+			roots = append(roots, path)
+		}
+	}
+	return roots
+}
+
+// RemoveCgroup removes the cgroup of an OCI cgroupsPath, with every cgroup the
+// container made below it. A cgroup that still has processes is ErrExist-like
+// EBUSY: kill first. A missing one is fine.
+func RemoveCgroup(ctx context.Context, cgroupsPath string) error {
+	var errs []error
+	for _, dir := range CgroupDirs(cgroupsPath) {
+		if err := removeCgroupDir(ctx, dir); err != nil {
+			errs = append(errs, fmt.Errorf("remove cgroup: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeCgroupDir(ctx context.Context, dir string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	err := unix.Rmdir(dir)
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	entries, readErr := os.ReadDir(dir)
+	if readErr != nil {
+		return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeCgroupDir(ctx, filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+	}
+	return nil
+}
+
+// ProcessState describes what a process is doing for an error text: "in
+// uninterruptible sleep (D)", "a zombie (Z)", "gone", …
+func ProcessState(pid int) string {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return "gone"
+	}
+	// The command name may hold spaces and parentheses: the state follows the last one.
+	_, rest, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
+	state, _, _ := strings.Cut(rest, " ")
+	names := map[string]string{"D": "in uninterruptible sleep (D)", "Z": "a zombie (Z)", "T": "stopped (T)", "S": "sleeping (S)", "R": "running (R)"}
+	if name, ok := names[state]; ok {
+		return name
+	}
+	return "in state " + state
+}
+
+// BootID is the kernel's id of this boot.
+func BootID() (string, error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(raw)), nil
+}
