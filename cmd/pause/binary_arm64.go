@@ -1,0 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pause
+
+import _ "embed" // the ELF file below
+
+//go:embed pause_arm64
+var elf []byte
