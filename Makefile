@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+# `make help` lists the targets. Everything built lands in bin/, everything fetched or made for tests in .cache/.
+
+GO       ?= go
+BIN      := bin
+CACHE    := .cache
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+GOBUILD  := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+SOURCES  := $(shell find cmd pkg -type f \( -name '*.go' -o -name 'pause_*' \) -not -name '*_test.go' 2>/dev/null)
+
+# The CNI plugins we ship for the default network and the tests.
+CNI_PLUGINS := main/bridge main/host-device main/loopback main/ptp ipam/host-local \
+               meta/bandwidth meta/firewall meta/portmap meta/tuning
+CNI_FILES   := $(addprefix $(BIN)/cni/,$(notdir $(CNI_PLUGINS)))
+CNI_MODULE  := github.com/containernetworking/plugins/plugins
+
+.DEFAULT_GOAL := build
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##-- building ------------------------------------------------------------------------------------------------------
+
+.PHONY: build
+build: $(BIN)/cri-shim $(BIN)/cri-monitor runc cni-plugins ## build everything into bin/
+
+.PHONY: runc cni-plugins pause
+runc: $(BIN)/runc ## build runc from its Go module (cgo, libseccomp)
+cni-plugins: $(CNI_FILES) ## build the CNI plugins from their Go module
+pause: ## rebuild the committed pause programs (Debian's cross compilers)
+	cmd/pause/build.sh
+
+$(BIN)/cri-shim: $(SOURCES) go.mod go.sum
+	$(GOBUILD) -o $@ ./cmd/cri-shim
+
+$(BIN)/cri-monitor: $(SOURCES) go.mod go.sum
+	$(GOBUILD) -o $@ ./cmd/cri-monitor
+
+$(BIN)/runc: tools/go.mod tools/go.sum
+	@test/deps build
+	CGO_ENABLED=1 $(GO) build -C tools -trimpath -tags seccomp -ldflags '-s -w' -o ../$@ github.com/opencontainers/runc
+	@touch $@
+
+$(CNI_FILES) &: tools/go.mod tools/go.sum
+	@mkdir -p $(BIN)/cni
+	CGO_ENABLED=0 $(GO) build -C tools -trimpath -ldflags '-s -w' -o ../$(BIN)/cni/ $(addprefix $(CNI_MODULE)/,$(CNI_PLUGINS))
+	@touch $(CNI_FILES)
+
+.PHONY: deps
+deps: ## install the Debian packages that building and testing need, if any are missing
+	@test/deps build run
+
+##-- testing -------------------------------------------------------------------------------------------------------
+
+ROOT := $(shell [ "$$(id -u)" = 0 ] && echo yes)
+
+.PHONY: test
+test: deps build ## everything this machine can run: unit, house, integration, crash
+	@test/run
+
+.PHONY: unit
+unit: ## unit tests with the race detector (as root they include the ones that mount and make namespaces)
+	$(GO) test -race ./cmd/... ./pkg/...
+
+.PHONY: house
+house: ## the house rules as a test
+	$(GO) vet ./...
+	$(GO) test ./test/house/...
+
+.PHONY: integration
+integration: deps build ## the daemon against real runc, CNI and overlay (root)
+	$(GO) test -count=1 -tags integration ./test/integration/...
+
+.PHONY: crash
+crash: deps build ## kill -9 of the daemon and the monitor under churn (root)
+	$(GO) test -count=1 -tags integration -timeout 20m ./test/crash/...
+
+.PHONY: critest
+critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'
+	$(GO) run ./test/critest $(ARGS)
+
+.PHONY: bench
+bench: deps build ## the numbers, beside containerd and CRI-O where they are on PATH (root); ARGS=...
+	$(GO) run ./test/bench $(ARGS)
+
+.PHONY: demo
+demo: deps build ## one pod, end to end, and nothing left behind (root)
+	@$(GO) run ./test/demo $(ARGS)
+
+FUZZTIME ?= 30s
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (30s)
+	@set -e; grep -rlE '^func Fuzz' --include='*_test.go' cmd pkg | xargs -rn1 dirname | sort -u | while read -r dir; do \
+	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | sed 's/func //'); do \
+	    echo "$$dir $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) "./$$dir"; done; done
+
+.PHONY: cover
+cover: ## unit test coverage, per package and as .cache/cover.html
+	@mkdir -p $(CACHE)
+	$(GO) test -coverprofile=$(CACHE)/cover.out ./cmd/... ./pkg/...
+	$(GO) tool cover -html=$(CACHE)/cover.out -o $(CACHE)/cover.html
+
+##-- keeping -------------------------------------------------------------------------------------------------------
+
+.PHONY: lint
+lint: house ## gofmt, vet and the house rules; golangci-lint too where it is installed
+	@bad=$$(gofmt -l cmd pkg test); if [ -n "$$bad" ]; then echo "gofmt -w $$bad"; exit 1; fi
+	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "lint: no golangci-lint on PATH, its rules were not checked"; fi
+
+.PHONY: tidy
+tidy: ## go mod tidy in both modules
+	$(GO) mod tidy
+	cd tools && $(GO) mod tidy
+
+.PHONY: ci
+ci: ## what CI runs
+	.ci/run
+
+.PHONY: clean
+clean: ## remove what was built (bin/) and made for tests (.cache/)
+	rm -rf $(BIN) $(CACHE)
