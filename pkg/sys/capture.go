@@ -154,3 +154,6 @@ func closeAll(files []*os.File) {
 		f.Close()
 	}
 }
+
+// IsTextBusy reports whether a program could not be started because somebody has it open for writing.
+func IsTextBusy(err error) bool { return errors.Is(err, unix.ETXTBSY) }

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/errdefs"
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/utils"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// Del detaches the pod with the configuration that it was attached with, whatever the directory says now and whether or
+// not its namespace is still there. It is idempotent and costs one look-up for a pod that was never attached.
+// Call it before the namespace is removed.
+func (s *Service) Del(ctx context.Context, a Attachment) error {
+	if err := utils.ValidateContainerID(a.PodID); err != nil {
+		return fmt.Errorf("pod id %q: %w: %w", a.PodID, err, errdefs.ErrInvalidArgument)
+	}
+	rec, err := s.readRecord(a.PodID)
+	switch {
+	case err == nil:
+		if err := s.del(ctx, rec); err != nil {
+			return err
+		}
+	case errdefs.IsDataLoss(err):
+		s.log.Warn("attachment record unreadable, detaching by what else is known", "pod", a.PodID, "err", err)
+		if err := s.delUnrecorded(ctx, a); err != nil {
+			return err
+		}
+	case !errdefs.IsNotFound(err):
+		return err
+	}
+	if err := os.Remove(s.recordPath(a.PodID)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove attachment record: %w", err)
+	}
+	s.unclaim(a.PodID)
+	return nil
+}
+
+func (s *Service) del(ctx context.Context, rec record) error {
+	list, rt, err := rec.conf()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	if !sys.IsNS(rt.NetNS) {
+		rt.NetNS = "" // by the CNI specification: the namespace is gone, free what is outside of it
+	}
+	if err := s.cni.DelNetworkList(ctx, list, rt); err != nil {
+		return fmt.Errorf("delete from network %q: %w", list.Name, err)
+	}
+	return nil
+}
+
+// delUnrecorded is for a record that a power failure tore: libcni's cache knows the attachment if ADD had finished,
+// else the present configuration is the best guess.
+func (s *Service) delUnrecorded(ctx context.Context, a Attachment) error {
+	cached, err := s.cni.GetCachedAttachments(a.PodID)
+	if err != nil {
+		return fmt.Errorf("read attachment cache: %w", err)
+	}
+	var errs []error
+	for _, c := range cached {
+		errs = append(errs, s.del(ctx, record{NetworkAttachment: *c}))
+	}
+	if len(cached) > 0 {
+		return errors.Join(errs...)
+	}
+	list, err := s.list()
+	if err != nil {
+		return nil // no network there was, none there is
+	}
+	rt, err := s.runtime(a)
+	if err != nil {
+		return err
+	}
+	return s.del(ctx, newRecord(list, rt))
+}
+
+// GC detaches every pod that is recorded as attached and not in valid, then has the plugins collect what no valid
+// attachment owns, where their CNI version can (1.1). Pods attached since this service was made are valid whatever the
+// list says. While an Add runs the plugins' part is left out with ErrUnavailable: call again. It assumes that no other
+// runtime uses the same network on this node; a configuration with disableGC is respected.
+func (s *Service) GC(ctx context.Context, valid []Attachment) error {
+	keep := s.claimed()
+	for _, a := range valid {
+		keep[a.PodID] = struct{}{}
+	}
+	errs := s.delStale(ctx, keep)
+	list, err := s.list()
+	if err != nil || !atLeast11(list) {
+		return errors.Join(errs...)
+	}
+	if !s.adds.TryLock() {
+		return errors.Join(append(errs, fmt.Errorf("collect garbage of network %q: a pod is being attached: %w", list.Name, errdefs.ErrUnavailable))...)
+	}
+	defer s.adds.Unlock()
+	for id := range s.claimed() { // those that came since
+		keep[id] = struct{}{}
+	}
+	ctx, cancel := s.deadline(ctx)
+	defer cancel()
+	if err := s.cni.GCNetworkList(ctx, list, gcArgs(keep)); err != nil {
+		errs = append(errs, fmt.Errorf("collect garbage of network %q: %w", list.Name, err))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Service) delStale(ctx context.Context, keep map[string]struct{}) []error {
+	ids, err := s.attached()
+	if err != nil {
+		return []error{err}
+	}
+	var errs []error
+	for _, id := range ids {
+		if _, ok := keep[id]; ok {
+			continue
+		}
+		s.log.Info("detaching a pod that is no more", "pod", id)
+		if err := s.Del(ctx, Attachment{PodID: id}); err != nil {
+			errs = append(errs, fmt.Errorf("pod %s: %w", id, err))
+		}
+	}
+	return errs
+}
+
+func gcArgs(keep map[string]struct{}) *libcni.GCArgs {
+	args := &libcni.GCArgs{}
+	for id := range keep {
+		args.ValidAttachments = append(args.ValidAttachments, gcAttachment(id))
+	}
+	return args
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// pluginExec runs plugins for libcni. It is here because libcni's own kills only the plugin itself, and then waits for
+// whatever child still holds its output.
+type pluginExec struct {
+	version.PluginDecoder
+	log *slog.Logger
+}
+
+var _ invoke.Exec = (*pluginExec)(nil)
+
+// An installer may still be writing the plugin: then starting it says "text file busy" for a while.
+const (
+	busyTries = 10
+	busyPause = 100 * time.Millisecond
+)
+
+// ExecPlugin runs one plugin command. An error names plugin and command, and is of class ErrUnavailable where the plugin
+// says that it may work later.
+func (p *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
+	start, stage := time.Now(), filepath.Base(path)+" "+command(env)
+	out, err := p.start(ctx, sys.Capture{Path: path, Env: env, Stdin: stdin})
+	took := time.Since(start).Round(time.Millisecond)
+	if len(out.Stderr) > 0 {
+		p.log.Debug("cni plugin said", "plugin", stage, "stderr", string(out.Stderr))
+	}
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return nil, fmt.Errorf("%s killed after %s: %w", stage, took, err)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", stage, err)
+	case out.Code == 0:
+		p.log.Debug("cni plugin done", "plugin", stage, "dur", took)
+		return out.Stdout, nil
+	}
+	return nil, pluginError(stage, out)
+}
+
+func (p *pluginExec) start(ctx context.Context, c sys.Capture) (sys.Captured, error) {
+	for try := 1; ; try++ {
+		out, err := c.Run(ctx)
+		if !sys.IsTextBusy(err) || try == busyTries {
+			return out, err
+		}
+		select { // the kernel has no event for the last writer's close
+		case <-ctx.Done():
+			return out, context.Cause(ctx)
+		case <-time.After(busyPause):
+		}
+	}
+}
+
+// FindInPath finds the plugin's executable.
+func (p *pluginExec) FindInPath(plugin string, paths []string) (string, error) {
+	path, err := invoke.FindInPath(plugin, paths)
+	if err != nil {
+		return "", fmt.Errorf("CNI plugin %q is not in %s: %w", plugin, strings.Join(paths, ", "), errdefs.ErrUnavailable)
+	}
+	return path, nil
+}
+
+// pluginError is the plugin's own JSON error where it wrote one, else what else is known.
+func pluginError(stage string, out sys.Captured) error {
+	var e types.Error
+	if err := json.Unmarshal(out.Stdout, &e); err == nil && (e.Msg != "" || e.Code != 0) {
+		switch e.Code {
+		case types.ErrTryAgainLater, types.ErrPluginNotAvailable, types.ErrLimitedConnectivity:
+			return fmt.Errorf("%s: %w (code %d): %w", stage, &e, e.Code, errdefs.ErrUnavailable)
+		}
+		return fmt.Errorf("%s: %w (code %d)", stage, &e, e.Code)
+	}
+	how := fmt.Sprintf("exit code %d", out.Code)
+	if out.Signal != 0 {
+		how = "killed by signal " + out.Signal.String()
+	}
+	said := strings.TrimSpace(string(out.Stderr))
+	if said == "" {
+		said = strings.TrimSpace(string(out.Stdout))
+	}
+	if said == "" {
+		return fmt.Errorf("%s: %w", stage, errors.New(how))
+	}
+	return fmt.Errorf("%s: %s: %s", stage, how, tail(said, 1024))
+}
+
+func tail(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return "…" + s[len(s)-n:]
+}
+
+func command(env []string) string {
+	for _, e := range env {
+		if c, ok := strings.CutPrefix(e, "CNI_COMMAND="); ok {
+			return c
+		}
+	}
+	return "?"
+}

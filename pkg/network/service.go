@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package network attaches pods to a network through CNI: ADD, DEL, CHECK, STATUS and GC on libcni, with the
+// configuration of a directory that may change, vanish and come back while the daemon runs.
+//
+// Invariants:
+//   - What a DEL needs is on disk before the first plugin runs (attachments/ID.json under CacheDir), and goes only when
+//     DEL has succeeded. So Del needs no more than the pod's id, works when the configuration has changed or the
+//     namespace is gone, and is the roll-back, the stop and the crash recovery alike.
+//   - Every plugin run is bounded by Options.Timeout, then killed with its children; the error names plugin and command.
+//   - Nothing that happens to the configuration directory ends the service. Its files are looked at on each use; the
+//     watch only makes a change known sooner.
+//   - Status never waits for a plugin that hangs.
+//
+// It does not make or remove network namespaces (pkg/sys does), knows nothing of pods' lives, never sees pods on the
+// host's network, and does not serialise calls for one pod: the caller does.
+package network
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containernetworking/cni/libcni"
+)
+
+// ifName is the pod's interface; the kubelet and all of its users count on this name.
+const ifName = "eth0"
+
+// Options of New. ConfDir, BinDirs and CacheDir are required.
+type Options struct {
+	ConfDir  string        // network configurations, the first valid one by file name is used; need not exist
+	BinDirs  []string      // plugins are searched here in order
+	CacheDir string        // what is attached; must survive the daemon, so not a tmpfs that is cleaned with it
+	Timeout  time.Duration // for all the plugins of one ADD, DEL or CHECK; 0 means 2 minutes
+	// DefaultNetwork makes pods use a generated bridge network as long as ConfDir holds no configuration at all.
+	DefaultNetwork bool
+	Default        DefaultNetwork
+	Log            *slog.Logger
+}
+
+// Service is the node's CNI side. Its methods may be called concurrently.
+type Service struct {
+	o    Options
+	log  *slog.Logger
+	cni  *libcni.CNIConfig
+	conf atomic.Pointer[conf]
+
+	loadMu sync.Mutex // guards loading the configuration
+
+	// adds is held shared by each Add and exclusively by a plugin GC, as a plugin that collects garbage would take
+	// what an ADD has just made. GC only tries to take it, so a hanging ADD never holds up others.
+	adds sync.RWMutex
+
+	mu      sync.Mutex          // guards mine and podCIDR
+	mine    map[string]struct{} // pods attached in this process's life: never garbage, whatever a caller's older list says
+	podCIDR []string
+
+	status status
+	defMu  sync.Mutex // guards def
+	def    defaultState
+}
+
+// New makes the service and loads the configuration, if there is one yet. It runs no plugin.
+func New(o Options) (*Service, error) {
+	if o.ConfDir == "" || o.CacheDir == "" || len(o.BinDirs) == 0 {
+		return nil, fmt.Errorf("network options: configuration, plugin and cache directories are required: %w", errdefs.ErrInvalidArgument)
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = 2 * time.Minute
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.Default = o.Default.withDefaults()
+	s := &Service{o: o, log: o.Log, mine: map[string]struct{}{}}
+	s.cni = libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.CacheDir, &pluginExec{log: o.Log})
+	if err := s.loadPodCIDRs(); err != nil {
+		return nil, err
+	}
+	s.current()
+	return s, nil
+}
+
+// Ready says whether a pod could be attached: there is a configuration and its plugins are installed. The error is of
+// class ErrUnavailable. It looks at a few files and runs nothing.
+func (s *Service) Ready() error {
+	list, err := s.list()
+	if err != nil {
+		return err
+	}
+	exec := pluginExec{}
+	for _, p := range list.Plugins {
+		if _, err := exec.FindInPath(p.Network.Type, s.o.BinDirs); err != nil {
+			return fmt.Errorf("network %q: %w", list.Name, err)
+		}
+	}
+	return nil
+}
+
+// list is the network that a new pod would join: the directory's, else the generated one if that is allowed.
+func (s *Service) list() (*libcni.NetworkConfigList, error) {
+	c := s.current()
+	if c.list != nil {
+		return c.list, nil
+	}
+	if s.o.DefaultNetwork && c.empty {
+		return s.defaultList(true)
+	}
+	return nil, c.err
+}
+
+// deadline bounds one operation; the error that ends it says how long that was.
+func (s *Service) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, s.o.Timeout, fmt.Errorf("no answer within %s: %w", s.o.Timeout, context.DeadlineExceeded))
+}
+
+func (s *Service) path(elem ...string) string {
+	return filepath.Join(append([]string{s.o.CacheDir}, elem...)...)
+}

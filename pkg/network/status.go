@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/containernetworking/cni/libcni"
+)
+
+const (
+	statusFresh   = 10 * time.Second       // an answer this young is not asked for again
+	statusTimeout = 10 * time.Second       // then the plugin is killed, which is an answer too
+	statusWait    = 500 * time.Millisecond // patience with the very first question
+)
+
+// status is the plugins' last word on whether they could ADD.
+type status struct {
+	mu      sync.Mutex // guards the rest
+	list    *libcni.NetworkConfigList
+	known   bool
+	err     error
+	at      time.Time
+	asking  chan struct{} // closed when the question under way is answered
+	askedAt time.Time
+}
+
+// Status is Ready plus what the plugins of a CNI 1.1 network answer to STATUS. It does not wait for them: it gives their
+// last answer, and has them asked again in the background when that is older than ten seconds. Only before the first
+// answer does it wait, half a second at most. Errors are of class ErrUnavailable.
+func (s *Service) Status(ctx context.Context) error {
+	if err := s.Ready(); err != nil {
+		return err
+	}
+	list, err := s.list()
+	if err != nil {
+		return err
+	}
+	if !atLeast11(list) {
+		return nil
+	}
+	st := &s.status
+	done := st.ask(list, func() error {
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), statusTimeout,
+			fmt.Errorf("no answer within %s: %w", statusTimeout, context.DeadlineExceeded))
+		defer cancel()
+		return s.cni.GetStatusNetworkList(ctx, list)
+	})
+	if done != nil {
+		wait := time.NewTimer(statusWait)
+		defer wait.Stop()
+		select {
+		case <-done:
+		case <-wait.C:
+		case <-ctx.Done():
+		}
+	}
+	return st.answer(list)
+}
+
+// ask starts the question if an answer is due, and returns what to wait on while there is none at all.
+func (st *status) ask(list *libcni.NetworkConfigList, question func() error) <-chan struct{} {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.list != list {
+		st.list, st.known, st.asking = list, false, nil
+	}
+	if st.asking == nil && (!st.known || time.Since(st.at) > statusFresh) {
+		done := make(chan struct{})
+		st.asking, st.askedAt = done, time.Now()
+		go func() {
+			err := question()
+			st.mu.Lock()
+			defer st.mu.Unlock()
+			if st.list == list { // else nobody wants to know any more
+				st.known, st.err, st.at, st.asking = true, err, time.Now(), nil
+			}
+			close(done)
+		}()
+	}
+	if st.known {
+		return nil
+	}
+	return st.asking
+}
+
+func (st *status) answer(list *libcni.NetworkConfigList) error {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	switch {
+	case st.list != list:
+		return nil // the configuration changed under the question; the next one will be asked
+	case !st.known:
+		return fmt.Errorf("network %q: no answer to STATUS for %s: %w", list.Name, time.Since(st.askedAt).Round(time.Millisecond), errdefs.ErrUnavailable)
+	case st.err != nil:
+		return fmt.Errorf("network %q: STATUS %s ago: %w: %w", list.Name, time.Since(st.at).Round(time.Second), st.err, errdefs.ErrUnavailable)
+	}
+	return nil
+}
