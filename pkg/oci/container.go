@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"fmt"
+	"maps"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ContainerInput is all that the spec of a container depends on.
+type ContainerInput struct {
+	ID, PodID string
+	Config    *cri.ContainerConfig
+	Sandbox   *cri.PodSandboxConfig // the pod's
+	Image     ocispec.ImageConfig
+	ImageName string // as the user wrote it, for annotations only
+	User      User   // from ResolveUser
+	RootFS    string // absolute path of the mounted root file system
+
+	Namespaces  Namespaces // of the pod
+	CgroupsPath string     // from CgroupsPath
+	Labels      Labels
+
+	// Files and the directory of the pod that each container sees, unless it has a mount of its own at the place. An empty
+	// path leaves the file out; an empty ShmPath gives the container a /dev/shm of its own.
+	HostnamePath, ResolvPath, HostsPath, ShmPath string
+
+	// Volumes holds, by index into Config.Mounts, where the image of a mount is mounted on the host, sub path included.
+	Volumes map[int]string
+	// Declared holds, by the paths that DeclaredVolumes returns, directories for the image's own volumes.
+	Declared map[string]string
+
+	// PassAnnotations are patterns of annotation keys, of pod and container, which the runtime handler wants to see.
+	PassAnnotations []string
+
+	Host   Host
+	Lookup Lookup
+}
+
+// container is a spec in the making.
+type container struct {
+	in         *ContainerInput
+	spec       *specs.Spec
+	sec        *cri.LinuxContainerSecurityContext // may be nil: its getters are safe
+	privileged bool
+}
+
+// Container builds the spec of an application container.
+func Container(in ContainerInput) (*specs.Spec, error) {
+	c := &container{in: &in, sec: in.Config.GetLinux().GetSecurityContext()}
+	c.privileged = c.sec.GetPrivileged()
+	c.spec = newSpec(in.RootFS, c.sec.GetReadonlyRootfs(), in.CgroupsPath)
+	for _, rule := range []func() error{
+		c.validate, c.process, c.capabilities, c.namespaces, c.lsm, c.paths, c.seccomp, c.mounts, c.devices, c.resources,
+		c.annotations, c.cdi,
+	} {
+		if err := rule(); err != nil {
+			return nil, fmt.Errorf("build spec of container %s: %w", in.ID, err)
+		}
+	}
+	return c.spec, nil
+}
+
+func newSpec(rootfs string, readonly bool, cgroups string) *specs.Spec {
+	return &specs.Spec{
+		Version:     specs.Version,
+		Root:        &specs.Root{Path: rootfs, Readonly: readonly},
+		Annotations: map[string]string{},
+		Linux:       &specs.Linux{CgroupsPath: cgroups, Resources: &specs.LinuxResources{}},
+	}
+}
+
+func (c *container) validate() error { return ValidateContainer(c.in.Config, c.in.Sandbox) }
+
+// ValidateContainer checks what can be checked before anything is made for the container. Container checks it again,
+// with all that depends on the machine.
+func ValidateContainer(config *cri.ContainerConfig, pod *cri.PodSandboxConfig) error {
+	sc := config.GetLinux().GetSecurityContext()
+	if proto.Size(config.GetWindows()) > 0 {
+		return invalid("windows", "this is a runtime for Linux")
+	}
+	if sc.GetPrivileged() && !pod.GetLinux().GetSecurityContext().GetPrivileged() {
+		return invalid("linux.security_context.privileged", "the pod is not privileged")
+	}
+	if config.GetStdinOnce() && !config.GetStdin() {
+		return invalid("stdin_once", "set without stdin")
+	}
+	if _, _, err := StopSignal(config, ""); err != nil {
+		return err
+	}
+	if o := sc.GetNamespaceOptions(); (o.GetTargetId() != "") != (o.GetPid() == cri.NamespaceMode_TARGET) {
+		return invalid(nsField+"target_id", "needs PID mode TARGET, and PID mode TARGET needs it")
+	}
+	for _, m := range config.GetMounts() {
+		if err := validateMount(fmt.Sprintf("mounts[%s]", m.GetContainerPath()), m); err != nil {
+			return err
+		}
+	}
+	return validateUser(sc)
+}
+
+func (c *container) capabilities() (err error) {
+	c.spec.Process.Capabilities, err = capabilities(c.sec, c.in.Host)
+	return err
+}
+
+func (c *container) annotations() error {
+	maps.Copy(c.spec.Annotations, passed(c.in.Sandbox.GetAnnotations(), c.in.PassAnnotations))
+	maps.Copy(c.spec.Annotations, passed(c.in.Config.GetAnnotations(), c.in.PassAnnotations))
+	annotatePod(c.spec.Annotations, c.in.PodID, c.in.Sandbox)
+	c.spec.Annotations[AnnotationType] = TypeContainer
+	c.spec.Annotations[AnnotationContainerName] = c.in.Config.GetMetadata().GetName()
+	c.spec.Annotations[AnnotationImageName] = c.in.ImageName
+	return nil
+}

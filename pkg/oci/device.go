@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// devices grants device nodes. The device cgroup starts from "none" (the runtime adds the harmless ones: null, zero, full,
+// random, urandom, tty, the console), a privileged container from "all", with the nodes of the host's /dev.
+func (c *container) devices() error {
+	c.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: c.privileged, Access: "rwm"}}
+	if c.privileged {
+		all, err := c.findDevices("linux.security_context.privileged", "/dev")
+		if err != nil {
+			return err
+		}
+		for _, d := range all {
+			c.addDevice(d, d.Path)
+		}
+	}
+	for _, d := range c.in.Config.GetDevices() {
+		if err := c.configDevice(d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// configDevice grants a device, or all below a directory of devices.
+func (c *container) configDevice(d *cri.Device) error {
+	field := fmt.Sprintf("devices[%s]", d.GetContainerPath())
+	if err := validateDevice(field, d); err != nil {
+		return err
+	}
+	found, err := c.findDevices(field, d.GetHostPath())
+	if err != nil {
+		return err
+	}
+	access := d.GetPermissions()
+	if access == "" {
+		access = "rwm"
+	}
+	for _, node := range found {
+		below := strings.TrimPrefix(node.Path, path.Clean(d.GetHostPath()))
+		c.addDevice(node, path.Join(d.GetContainerPath(), below))
+		if !c.privileged {
+			c.spec.Linux.Resources.Devices = append(c.spec.Linux.Resources.Devices, specs.LinuxDeviceCgroup{
+				Allow: true, Type: node.Type, Major: &node.Major, Minor: &node.Minor, Access: access,
+			})
+		}
+	}
+	return nil
+}
+
+func validateDevice(field string, d *cri.Device) error {
+	for name, p := range map[string]string{"container_path": d.GetContainerPath(), "host_path": d.GetHostPath()} {
+		if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
+			return invalid(field+"."+name, "%q is no absolute path", p)
+		}
+	}
+	if strings.Trim(d.GetPermissions(), "rwm") != "" {
+		return invalid(field+".permissions", "%q is not of r, w and m", d.GetPermissions())
+	}
+	return nil
+}
+
+func (c *container) findDevices(field, p string) ([]sys.Device, error) {
+	if c.in.Lookup.Devices == nil {
+		return nil, unmet(field, "no way to look at %s", p)
+	}
+	found, err := c.in.Lookup.Devices(p)
+	if err != nil {
+		return nil, invalid(field, "%v", err)
+	}
+	return found, nil
+}
+
+// addDevice makes the node; one at the same place is replaced.
+func (c *container) addDevice(d sys.Device, at string) {
+	node := specs.LinuxDevice{Path: at, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: &d.Mode, UID: &d.UID, GID: &d.GID}
+	for i := range c.spec.Linux.Devices {
+		if c.spec.Linux.Devices[i].Path == at {
+			c.spec.Linux.Devices[i] = node
+			return
+		}
+	}
+	c.spec.Linux.Devices = append(c.spec.Linux.Devices, node)
+}
+
+// cdi injects the devices named by CDI_devices and, in the older way, by annotations. It comes last, because an injected
+// device may edit any part of the spec.
+func (c *container) cdi() error {
+	var names []string
+	seen := map[string]bool{}
+	for _, d := range c.in.Config.GetCDIDevices() {
+		names = append(names, d.GetName())
+	}
+	_, annotated, err := cdi.ParseAnnotations(c.in.Config.GetAnnotations())
+	if err != nil {
+		return invalid("annotations", "%v", err)
+	}
+	var wanted []string
+	for _, name := range append(names, annotated...) {
+		if !seen[name] {
+			seen[name] = true
+			wanted = append(wanted, name)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	if c.in.Lookup.CDI == nil {
+		return unmet("CDI_devices", "no registry of CDI devices")
+	}
+	if err := c.in.Lookup.CDI(c.spec, wanted); err != nil {
+		return invalid("CDI_devices", "%v", err)
+	}
+	sortMounts(c.spec.Mounts)
+	return nil
+}

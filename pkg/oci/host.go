@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// Host describes the machine a spec is for. It does not change while the daemon runs.
+type Host struct {
+	sys.Facts
+	Hostname        string // the node's name: what pods without a hostname of their own get
+	SeccompRoot     string // where relative localhost profiles are looked up; "" = they are refused
+	AppArmorDefault string // loaded profile that RuntimeDefault means; "" = no confinement
+}
+
+// Lookup asks the machine what only the request decides on. A nil function means that a request in need of it is refused
+// with ErrFailedPrecondition, apart from the two checks that then don't happen. Live returns one that asks the kernel.
+type Lookup struct {
+	// ReadFile returns a seccomp profile.
+	ReadFile func(path string) ([]byte, error)
+	// Devices returns the device at path, or all devices below the directory path.
+	Devices func(path string) ([]sys.Device, error)
+	// CDI injects the named CDI devices into the spec.
+	CDI func(spec *specs.Spec, names []string) error
+	// AppArmorLoaded reports whether the kernel holds the profile. nil: not checked.
+	AppArmorLoaded func(profile string) (bool, error)
+	// Propagation reports how the mount that holds path propagates. nil: not checked.
+	Propagation func(path string) (Propagation, error)
+}
+
+// Propagation is how mount events leave and reach a mount.
+type Propagation struct {
+	Mount  string // mount point that holds the path
+	Shared bool   // events go out, and come in
+	Slave  bool   // events come in
+}
+
+// Namespaces are the paths of a pod's namespaces. An empty path of a namespace that the pod does have is an error for a
+// container and "make a new one" for pause.
+type Namespaces struct {
+	Network, IPC, UTS, PID, User string
+	Target                       string // PID namespace of the container that NamespaceMode_TARGET names
+}
+
+// Labels are SELinux contexts, already allocated. Empty on machines without SELinux.
+type Labels struct{ Process, Mount string }
+
+// invalid refuses what no machine could do.
+func invalid(field, format string, args ...any) error {
+	return fmt.Errorf("honour %s: %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)
+}
+
+// unmet refuses what this machine, or the state of the pod, does not allow.
+func unmet(field, format string, args ...any) error {
+	return fmt.Errorf("honour %s: %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrFailedPrecondition)
+}
+
+// OOMScoreAdj returns the value nearest to v that a process on this host may be given. Values differ from v only where
+// the daemon lacks CAP_SYS_RESOURCE: asking for less would make the runtime fail.
+func (h Host) OOMScoreAdj(v int) int { return max(v, h.OOMScoreAdjMin) }

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
+	"github.com/moby/sys/mountinfo"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// seccompMax bounds a profile, in bytes.
+const seccompMax = 4 << 20
+
+// Live returns the Lookup that asks the kernel and the file system. CDI specs are read from cdiDirs each time a container
+// asks for a CDI device, so there is nothing to watch while none does; a later directory wins.
+func Live(cdiDirs ...string) Lookup {
+	return Lookup{
+		ReadFile:       readProfile,
+		Devices:        sys.Devices,
+		AppArmorLoaded: sys.AppArmorLoaded,
+		Propagation:    propagationOf,
+		CDI:            func(spec *specs.Spec, names []string) error { return injectCDI(spec, names, cdiDirs) },
+	}
+}
+
+func readProfile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, seccompMax+1))
+	if err == nil && len(raw) > seccompMax {
+		err = fmt.Errorf("read %s: larger than %d bytes", path, seccompMax)
+	}
+	return raw, err
+}
+
+// propagationOf finds the mount that holds path, the nearest above it with the last one on top.
+func propagationOf(path string) (Propagation, error) {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return Propagation{}, fmt.Errorf("resolve %s: %w", path, err)
+	}
+	above, err := mountinfo.GetMounts(mountinfo.ParentsFilter(real))
+	if err != nil {
+		return Propagation{}, fmt.Errorf("read mounts above %s: %w", real, err)
+	}
+	var p Propagation
+	for _, m := range above {
+		if len(m.Mountpoint) < len(p.Mount) {
+			continue
+		}
+		p = Propagation{Mount: m.Mountpoint}
+		for field := range strings.FieldsSeq(m.Optional) {
+			p.Shared = p.Shared || strings.HasPrefix(field, "shared:")
+			p.Slave = p.Slave || strings.HasPrefix(field, "master:")
+		}
+	}
+	return p, nil
+}
+
+func injectCDI(spec *specs.Spec, names, dirs []string) error {
+	registry, err := cdi.NewCache(cdi.WithSpecDirs(dirs...), cdi.WithAutoRefresh(false))
+	if err != nil {
+		return fmt.Errorf("read CDI specs: %w", err)
+	}
+	// A broken file must not keep the others from working; its devices turn up as unresolved below.
+	broken := registry.Refresh()
+	if missing, err := registry.InjectDevices(spec, names...); err != nil {
+		return errors.Join(fmt.Errorf("inject CDI devices %s: %w", strings.Join(missing, ", "), err), broken)
+	}
+	return nil
+}
+
+// OpenIn returns an OpenFunc for the image whose root is the directory root: symbolic links, "..", and magic links are
+// resolved within it, and only regular files open.
+func OpenIn(root string) OpenFunc {
+	return func(path string) (io.ReadCloser, error) {
+		handle, err := pathrs.OpenInRoot(root, path)
+		if err != nil {
+			return nil, err
+		}
+		defer handle.Close()
+		fi, err := handle.Stat()
+		if err != nil {
+			return nil, err
+		}
+		// Anything else may block, or do something, when opened for reading.
+		if !fi.Mode().IsRegular() {
+			return nil, fmt.Errorf("open %s: not a regular file: %w", path, fs.ErrInvalid)
+		}
+		f, err := pathrs.Reopen(handle, os.O_RDONLY)
+		if err != nil {
+			return nil, err
+		}
+		return f, nil
+	}
+}

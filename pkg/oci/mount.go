@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const ttyGroup = 5 // the group "tty" on every distribution, which owns the slaves of /dev/pts
+
+// mounts lays out the file system: what every container has, what the pod gives, what the image declares, what the
+// config asks for. A mount of the config replaces the one we would have made at the same place. Parents come first.
+func (c *container) mounts() error {
+	asked, err := c.configMounts()
+	if err != nil {
+		return err
+	}
+	own := slices.Concat(c.systemMounts(), c.podMounts(), c.imageMounts())
+	own = slices.DeleteFunc(own, func(m specs.Mount) bool { return replaced(m.Destination, asked) })
+	c.spec.Mounts = slices.Concat(own, asked)
+	sortMounts(c.spec.Mounts)
+	return nil
+}
+
+// replaced: whoever brings a /dev brings all of it.
+func replaced(destination string, asked []specs.Mount) bool {
+	return slices.ContainsFunc(asked, func(m specs.Mount) bool {
+		return m.Destination == destination || m.Destination == "/dev" && strings.HasPrefix(destination, "/dev/")
+	})
+}
+
+// sortMounts puts parents before children, and otherwise keeps the order.
+func sortMounts(mounts []specs.Mount) {
+	slices.SortStableFunc(mounts, func(a, b specs.Mount) int {
+		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
+	})
+}
+
+func (c *container) systemMounts() []specs.Mount {
+	access := "ro"
+	if c.privileged {
+		access = "rw"
+	}
+	pts := []string{"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"}
+	if _, gids := IDMappings(c.in.Sandbox); len(gids) == 0 || gids[0].Size > ttyGroup {
+		pts = append(pts, fmt.Sprintf("gid=%d", ttyGroup))
+	}
+	sysfs := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}}
+	if usernsOf(c.in.Sandbox) != nil && hostNetwork(c.in.Sandbox) {
+		// A sysfs shows a network namespace, and only its owner may mount one.
+		sysfs.Type, sysfs.Source, sysfs.Options = "bind", "/sys", []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", access}
+	}
+	return []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
+		sysfs,
+		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts},
+		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
+	}
+}
+
+// podMounts are the files every container of the pod sees, read-only where the root is.
+func (c *container) podMounts() []specs.Mount {
+	access := "rw"
+	if c.sec.GetReadonlyRootfs() {
+		access = "ro"
+	}
+	shm := specs.Mount{Destination: "/dev/shm", Type: "bind", Source: c.in.ShmPath, Options: []string{"rbind", "rprivate", "rw"}}
+	switch c.sec.GetNamespaceOptions().GetIpc() {
+	case cri.NamespaceMode_NODE:
+		shm.Source = "/dev/shm"
+	case cri.NamespaceMode_CONTAINER:
+		shm.Source = ""
+	}
+	if shm.Source == "" {
+		shm = specs.Mount{Destination: "/dev/shm", Type: "tmpfs", Source: "shm", Options: []string{"nosuid", "noexec", "nodev", "mode=1777", "size=65536k"}}
+	}
+	out := []specs.Mount{shm}
+	for _, file := range []struct{ destination, source string }{
+		{"/etc/hosts", c.in.HostsPath}, {"/etc/hostname", c.in.HostnamePath}, {"/etc/resolv.conf", c.in.ResolvPath},
+	} {
+		if file.source != "" {
+			out = append(out, specs.Mount{Destination: file.destination, Type: "bind", Source: file.source, Options: []string{"rbind", "rprivate", access}})
+		}
+	}
+	return out
+}
+
+// imageMounts are the volumes an image declares; writable whatever the root is, which is what they are declared for.
+func (c *container) imageMounts() []specs.Mount {
+	var out []specs.Mount
+	for _, destination := range DeclaredVolumes(c.in.Config, c.in.Image.Volumes) {
+		if source := c.in.Declared[destination]; source != "" {
+			out = append(out, specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}})
+		}
+	}
+	return out
+}
+
+// DeclaredVolumes returns the container paths of an image's volumes that the config does not mount itself, cleaned and
+// sorted. The caller gives each a directory (ContainerInput.Declared), or leaves it in the root file system.
+func DeclaredVolumes(config *cri.ContainerConfig, volumes map[string]struct{}) []string {
+	var out []string
+	for v := range volumes {
+		p := path.Join("/", v)
+		taken := slices.ContainsFunc(config.GetMounts(), func(m *cri.Mount) bool { return path.Clean(m.GetContainerPath()) == p })
+		if p != "/" && !taken && !strings.ContainsRune(p, 0) {
+			out = append(out, p)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+func (c *container) configMounts() ([]specs.Mount, error) {
+	var out []specs.Mount
+	for i, m := range c.in.Config.GetMounts() {
+		field := fmt.Sprintf("mounts[%s]", m.GetContainerPath())
+		if err := validateMount(field, m); err != nil {
+			return nil, err
+		}
+		source := m.GetHostPath()
+		if m.GetImage() != nil {
+			if source = c.in.Volumes[i]; source == "" {
+				return nil, unmet(field+".image", "image %q is not mounted", m.GetImage().GetImage())
+			}
+		}
+		options, err := mountOptions(field, m)
+		if err != nil {
+			return nil, err
+		}
+		if err := c.propagate(field, source, m.GetPropagation()); err != nil {
+			return nil, err
+		}
+		out = append(out, specs.Mount{
+			Destination: path.Clean(m.GetContainerPath()), Type: "bind", Source: source, Options: options,
+			UIDMappings: idMappings(m.GetUidMappings()), GIDMappings: idMappings(m.GetGidMappings()),
+		})
+	}
+	return out, nil
+}
+
+// propagate checks that the source propagates as asked, and lets the root propagate as much as its mounts do.
+func (c *container) propagate(field, source string, want cri.MountPropagation) error {
+	if want == cri.MountPropagation_PROPAGATION_PRIVATE {
+		return nil
+	}
+	if c.in.Lookup.Propagation != nil {
+		p, err := c.in.Lookup.Propagation(source)
+		if err != nil {
+			return invalid(field+".propagation", "%v", err)
+		}
+		if !p.Shared && (want == cri.MountPropagation_PROPAGATION_BIDIRECTIONAL || !p.Slave) {
+			return unmet(field+".propagation", "%s is on mount %s, which is not shared", source, p.Mount)
+		}
+	}
+	if want == cri.MountPropagation_PROPAGATION_BIDIRECTIONAL {
+		c.spec.Linux.RootfsPropagation = "rshared"
+	} else if c.spec.Linux.RootfsPropagation == "" {
+		c.spec.Linux.RootfsPropagation = "rslave"
+	}
+	return nil
+}
+
+func mountOptions(field string, m *cri.Mount) ([]string, error) {
+	options := []string{"rbind"}
+	switch m.GetPropagation() {
+	case cri.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
+		options = append(options, "rslave")
+	case cri.MountPropagation_PROPAGATION_BIDIRECTIONAL:
+		options = append(options, "rshared")
+	default:
+		options = append(options, "rprivate")
+	}
+	switch {
+	case m.GetRecursiveReadOnly():
+		options = append(options, "rro")
+	case m.GetReadonly() || m.GetImage() != nil:
+		options = append(options, "ro")
+	default:
+		options = append(options, "rw")
+	}
+	if len(m.GetUidMappings()) > 0 {
+		options = append(options, "idmap")
+	}
+	extra, err := restrictions(field+".mount_options", m.GetMountOptions())
+	return append(options, extra...), err
+}
+
+// restrictions returns the options that may be asked for on top, in one order and once each. The opposite of a
+// restriction is accepted and gives way to it.
+func restrictions(field string, asked []string) ([]string, error) {
+	var out []string
+	for _, option := range []string{"nodev", "noexec", "nosuid"} {
+		opposite := strings.TrimPrefix(option, "no")
+		if slices.Contains(asked, option) {
+			out = append(out, option)
+		} else if slices.Contains(asked, opposite) {
+			out = append(out, opposite)
+		}
+		asked = without(asked, []string{option, opposite})
+	}
+	if len(asked) > 0 {
+		return nil, invalid(field, "%q is not one of nodev, noexec, nosuid", asked[0])
+	}
+	return out, nil
+}
+
+func validateMount(field string, m *cri.Mount) error {
+	switch {
+	case !path.IsAbs(m.GetContainerPath()) || strings.ContainsRune(m.GetContainerPath(), 0):
+		return invalid(field+".container_path", "not an absolute path")
+	case path.Clean(m.GetContainerPath()) == "/":
+		return invalid(field+".container_path", "a mount can't replace the root file system")
+	case m.GetImage() != nil && m.GetHostPath() != "":
+		return invalid(field+".host_path", "set together with image")
+	case m.GetImage() == nil && m.GetImageSubPath() != "":
+		return invalid(field+".image_sub_path", "set without image")
+	case m.GetImage() == nil && (!path.IsAbs(m.GetHostPath()) || strings.ContainsRune(m.GetHostPath(), 0)):
+		return invalid(field+".host_path", "%q is no absolute path", m.GetHostPath())
+	case m.GetRecursiveReadOnly() && !m.GetReadonly():
+		return invalid(field+".recursive_read_only", "set without readonly")
+	case m.GetRecursiveReadOnly() && m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE:
+		return invalid(field+".recursive_read_only", "set with propagation %s", m.GetPropagation())
+	case (len(m.GetUidMappings()) == 0) != (len(m.GetGidMappings()) == 0):
+		return invalid(field+".uidMappings", "set without gidMappings, or the other way round")
+	}
+	if _, ok := cri.MountPropagation_name[int32(m.GetPropagation())]; !ok {
+		return invalid(field+".propagation", "unknown value %d", m.GetPropagation())
+	}
+	for _, id := range slices.Concat(m.GetUidMappings(), m.GetGidMappings()) {
+		if id.GetLength() == 0 {
+			return invalid(field+".uidMappings", "a mapping of no ids")
+		}
+	}
+	return nil
+}

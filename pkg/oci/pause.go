@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"fmt"
+	"maps"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	pauseUser        = 65535 // nobody's; pause needs no rights at all
+	pauseOOMScoreAdj = -998  // with pause dies the pod, so it goes last
+	hostnameMax      = 64    // of the kernel
+)
+
+// PauseInput is all that the spec of a pod's infra container depends on.
+type PauseInput struct {
+	ID     string
+	Config *cri.PodSandboxConfig
+	RootFS string // absolute path of a directory that holds the program as "pause", and empty directories "dev" and "proc"
+
+	// Namespaces are joined where a path is given; others, unless they are the node's, are made.
+	Namespaces  Namespaces
+	CgroupsPath string // from CgroupsPath
+	Labels      Labels
+
+	PassAnnotations []string // as in ContainerInput
+	Host            Host
+	Lookup          Lookup
+}
+
+// Pause builds the spec of a pod's infra container: the process that holds the pod's namespaces. It has no
+// capabilities and a read-only root, whatever the pod's containers may do. Resources of the pod are not applied: the
+// kubelet owns the pod's cgroup.
+func Pause(in PauseInput) (*specs.Spec, error) {
+	p := &pause{in: &in, sec: in.Config.GetLinux().GetSecurityContext(), spec: newSpec(in.RootFS, true, in.CgroupsPath)}
+	for _, rule := range []func() error{p.validate, p.process, p.namespaces, p.mounts, p.confine, p.annotations} {
+		if err := rule(); err != nil {
+			return nil, fmt.Errorf("build spec of pod %s: %w", in.ID, err)
+		}
+	}
+	return p.spec, nil
+}
+
+type pause struct {
+	in   *PauseInput
+	spec *specs.Spec
+	sec  *cri.LinuxSandboxSecurityContext
+}
+
+func (p *pause) validate() error { return ValidatePod(p.in.Config) }
+
+// ValidatePod checks the parts of a pod's config that end up in specs. Network, DNS and logs have owners elsewhere.
+func ValidatePod(config *cri.PodSandboxConfig) error {
+	sc := config.GetLinux().GetSecurityContext()
+	if proto.Size(config.GetWindows()) > 0 {
+		return invalid("windows", "this is a runtime for Linux")
+	}
+	if len(config.GetHostname()) > hostnameMax {
+		return invalid("hostname", "longer than %d bytes", hostnameMax)
+	}
+	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		return invalid("linux.security_context.run_as_group", "set without run_as_user")
+	}
+	if err := validateIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups()); err != nil {
+		return err
+	}
+	if _, ok := cri.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())]; !ok {
+		return invalid("linux.security_context.supplemental_groups_policy", "unknown value %d", sc.GetSupplementalGroupsPolicy())
+	}
+	if err := validateNamespaces(sc.GetNamespaceOptions()); err != nil {
+		return err
+	}
+	if _, err := profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath()); err != nil {
+		return err
+	}
+	if _, err := profile("linux.security_context.apparmor", sc.GetApparmor(), ""); err != nil {
+		return err
+	}
+	return ValidateSysctls(config.GetLinux().GetSysctls(), sc.GetNamespaceOptions())
+}
+
+func (p *pause) process() error {
+	u := User{UID: pauseUser, GID: pauseUser}
+	if uids, gids := IDMappings(p.in.Config); len(uids) > 0 && (uids[0].Size <= pauseUser || gids[0].Size <= pauseUser) {
+		u = User{}
+	}
+	if v := p.sec.GetRunAsUser(); v != nil {
+		u = User{UID: uint32(v.Value), GID: uint32(p.sec.GetRunAsGroup().GetValue())}
+	}
+	u.Groups = []uint32{u.GID}
+	u.addGroups(p.sec.GetSupplementalGroups())
+	score := p.in.Host.OOMScoreAdj(pauseOOMScoreAdj)
+	p.spec.Process = &specs.Process{
+		Args: []string{"/pause"}, Cwd: "/", User: u.spec(), NoNewPrivileges: true,
+		Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &score,
+	}
+	return nil
+}
+
+func (p *pause) namespaces() error {
+	o, paths := podNamespaces(p.in.Config), p.in.Namespaces
+	add := func(kind specs.LinuxNamespaceType, path string, mode cri.NamespaceMode) {
+		if mode != cri.NamespaceMode_NODE {
+			p.spec.Linux.Namespaces = append(p.spec.Linux.Namespaces, specs.LinuxNamespace{Type: kind, Path: path})
+		}
+	}
+	add(specs.MountNamespace, "", cri.NamespaceMode_CONTAINER)
+	if usernsOf(p.in.Config) != nil {
+		add(specs.UserNamespace, paths.User, cri.NamespaceMode_POD)
+		p.spec.Linux.UIDMappings, p.spec.Linux.GIDMappings = IDMappings(p.in.Config)
+	}
+	add(specs.NetworkNamespace, paths.Network, o.GetNetwork())
+	add(specs.UTSNamespace, paths.UTS, o.GetNetwork())
+	add(specs.IPCNamespace, paths.IPC, o.GetIpc())
+	add(specs.PIDNamespace, paths.PID, o.GetPid())
+	if !hostNetwork(p.in.Config) && paths.UTS == "" {
+		p.spec.Hostname = p.in.Config.GetHostname()
+		if p.spec.Hostname == "" {
+			p.spec.Hostname = p.in.Host.Hostname
+		}
+	}
+	p.spec.Linux.Sysctl = sysctls(p.in.Config)
+	return nil
+}
+
+// mounts are as few as the runtime can do with, since each is on the way to every pod's start: /proc, which it needs to
+// write sysctls, and a /dev, which it would fill with nodes if there were none.
+func (p *pause) mounts() error {
+	p.spec.Mounts = []specs.Mount{
+		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
+		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}},
+	}
+	return nil
+}
+
+// confine sets seccomp and the LSMs as the pod asks for. A privileged pod says nothing about pause.
+func (p *pause) confine() error {
+	p.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
+	c := &container{in: &ContainerInput{Host: p.in.Host, Lookup: p.in.Lookup}, spec: p.spec}
+	const field = "linux.security_context.seccomp"
+	wanted, err := profile(field, p.sec.GetSeccomp(), p.sec.GetSeccompProfilePath())
+	if err != nil {
+		return err
+	}
+	if p.spec.Linux.Seccomp, err = filter(field, wanted, c); err != nil {
+		return err
+	}
+	if p.in.Host.SELinux {
+		p.spec.Process.SelinuxLabel, p.spec.Linux.MountLabel = p.in.Labels.Process, p.in.Labels.Mount
+	}
+	p.spec.Process.ApparmorProfile, err = appArmor(p.sec.GetApparmor(), p.in.Host, p.in.Lookup)
+	return err
+}
+
+func (p *pause) annotations() error {
+	maps.Copy(p.spec.Annotations, passed(p.in.Config.GetAnnotations(), p.in.PassAnnotations))
+	annotatePod(p.spec.Annotations, p.in.ID, p.in.Config)
+	annotatePause(p.spec.Annotations, p.in.Config)
+	return nil
+}

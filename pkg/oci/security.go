@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const localhostPrefix = "localhost/"
+
+// profile reads a security profile from its message or, where that is not set, from the deprecated string before it.
+// nil means that nothing was asked for.
+func profile(field string, p *cri.SecurityProfile, deprecated string) (*cri.SecurityProfile, error) {
+	if p == nil {
+		return deprecatedProfile(field, deprecated)
+	}
+	switch p.GetProfileType() {
+	case cri.SecurityProfile_RuntimeDefault, cri.SecurityProfile_Unconfined:
+		if p.GetLocalhostRef() != "" {
+			return nil, invalid(field+".localhost_ref", "set for profile type %s", p.GetProfileType())
+		}
+	case cri.SecurityProfile_Localhost:
+		if p.GetLocalhostRef() == "" || strings.ContainsRune(p.GetLocalhostRef(), 0) {
+			return nil, invalid(field+".localhost_ref", "no profile named")
+		}
+	default:
+		return nil, invalid(field+".profile_type", "unknown value %d", p.GetProfileType())
+	}
+	return p, nil
+}
+
+func deprecatedProfile(field, name string) (*cri.SecurityProfile, error) {
+	switch name {
+	case "":
+		return nil, nil
+	case "runtime/default", "docker/default":
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_RuntimeDefault}, nil
+	case "unconfined":
+		return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Unconfined}, nil
+	}
+	ref, ok := strings.CutPrefix(name, localhostPrefix)
+	if !ok || ref == "" || strings.ContainsRune(ref, 0) {
+		return nil, invalid(field, "unknown profile %q", name)
+	}
+	return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: ref}, nil
+}
+
+// seccomp sets the system call filter. Not asked for means none, which is what Kubernetes expects (its own default,
+// where enabled, arrives as RuntimeDefault). It comes after the capabilities: the default profile depends on them.
+func (c *container) seccomp() error {
+	const field = "linux.security_context.seccomp"
+	p, err := profile(field, c.sec.GetSeccomp(), c.sec.GetSeccompProfilePath())
+	if err != nil || c.privileged {
+		return err
+	}
+	c.spec.Linux.Seccomp, err = filter(field, p, c)
+	return err
+}
+
+// filter builds the filter of a profile against the capabilities in the spec.
+func filter(field string, p *cri.SecurityProfile, c *container) (*specs.LinuxSeccomp, error) {
+	if p == nil || p.GetProfileType() == cri.SecurityProfile_Unconfined {
+		return nil, nil
+	}
+	if !c.in.Host.Seccomp {
+		return nil, unmet(field, "this kernel has no seccomp filters")
+	}
+	if p.GetProfileType() == cri.SecurityProfile_RuntimeDefault {
+		built, err := seccomp.GetDefaultProfile(c.spec)
+		if err != nil {
+			return nil, unmet(field, "default profile: %v", err)
+		}
+		return built, nil
+	}
+	file, err := profilePath(field, p.GetLocalhostRef(), c.in.Host.SeccompRoot)
+	if err != nil {
+		return nil, err
+	}
+	if c.in.Lookup.ReadFile == nil {
+		return nil, unmet(field, "no way to read %s", file)
+	}
+	raw, err := c.in.Lookup.ReadFile(file)
+	if err != nil {
+		return nil, invalid(field, "read profile: %v", err)
+	}
+	built, err := seccomp.LoadProfile(string(raw), c.spec)
+	if err != nil {
+		return nil, invalid(field, "parse profile %s: %v", file, err)
+	}
+	return built, nil
+}
+
+// profilePath: the kubelet sends absolute paths, older clients the name below the root.
+func profilePath(field, ref, root string) (string, error) {
+	if filepath.IsAbs(ref) {
+		return filepath.Clean(ref), nil
+	}
+	if root == "" || !filepath.IsLocal(ref) {
+		return "", invalid(field+".localhost_ref", "%q is neither absolute nor below the profile directory", ref)
+	}
+	return filepath.Join(root, ref), nil
+}
+
+// lsm sets AppArmor and SELinux. A privileged container is confined by neither.
+func (c *container) lsm() error {
+	p, err := profile("linux.security_context.apparmor", c.sec.GetApparmor(), c.sec.GetApparmorProfile())
+	if err != nil || c.privileged {
+		return err
+	}
+	if c.in.Host.SELinux {
+		c.spec.Process.SelinuxLabel, c.spec.Linux.MountLabel = c.in.Labels.Process, c.in.Labels.Mount
+	}
+	c.spec.Process.ApparmorProfile, err = appArmor(p, c.in.Host, c.in.Lookup)
+	return err
+}
+
+// appArmor returns the profile to run under. Where nothing is said the default applies if there is one; what was asked
+// for in so many words and can't be had is an error, since the user counts on it.
+func appArmor(p *cri.SecurityProfile, host Host, look Lookup) (string, error) {
+	const field = "linux.security_context.apparmor"
+	if p.GetProfileType() == cri.SecurityProfile_Unconfined {
+		return "", nil
+	}
+	if !host.AppArmor {
+		if p == nil {
+			return "", nil
+		}
+		return "", unmet(field, "this kernel has no AppArmor")
+	}
+	if p.GetProfileType() == cri.SecurityProfile_RuntimeDefault { // also nil
+		return host.AppArmorDefault, nil
+	}
+	name := strings.TrimPrefix(p.GetLocalhostRef(), localhostPrefix)
+	if look.AppArmorLoaded != nil {
+		loaded, err := look.AppArmorLoaded(name)
+		if err != nil {
+			return "", unmet(field, "%v", err)
+		}
+		if !loaded {
+			return "", unmet(field, "profile %q is not loaded", name)
+		}
+	}
+	return name, nil
+}
+
+// paths sets what is masked and read-only. The lists of a security context are taken as they are, empty ones included:
+// that is how an unmasked /proc is asked for. Only where there is no security context at all do defaults apply.
+func (c *container) paths() error {
+	c.spec.Process.NoNewPrivileges = c.sec.GetNoNewPrivs()
+	for field, list := range map[string][]string{"masked_paths": c.sec.GetMaskedPaths(), "readonly_paths": c.sec.GetReadonlyPaths()} {
+		for _, p := range list {
+			if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
+				return invalid("linux.security_context."+field, "%q is no absolute path", p)
+			}
+		}
+	}
+	if c.privileged {
+		return nil
+	}
+	c.spec.Linux.MaskedPaths = slices.Clone(c.sec.GetMaskedPaths())
+	c.spec.Linux.ReadonlyPaths = slices.Clone(c.sec.GetReadonlyPaths())
+	if c.in.Config.GetLinux().GetSecurityContext() == nil {
+		c.spec.Linux.MaskedPaths, c.spec.Linux.ReadonlyPaths = defaultMasked(), defaultReadonly()
+	}
+	return nil
+}
+
+func defaultMasked() []string {
+	return []string{
+		"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
+		"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap",
+		"/sys/firmware",
+	}
+}
+
+func defaultReadonly() []string {
+	return []string{"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"}
+}
