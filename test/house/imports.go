@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package house
+
+import (
+	"go/ast"
+	"strconv"
+	"strings"
+)
+
+const module = "github.com/cri-shim/cri-shim/"
+
+// layers is the order of the house: a package imports only packages of lower layers, never its neighbours.
+var layers = map[string]int{
+	"pkg/server":    6,
+	"pkg/stream":    5,
+	"pkg/sandbox":   4,
+	"pkg/container": 3,
+	"pkg/runc":      2, "pkg/stats": 2,
+	"pkg/state": 1, "pkg/oci": 1, "pkg/monitor": 1, "pkg/network": 1, "pkg/nri": 1, "pkg/image": 1,
+	"pkg/sys": 0, "cmd/pause": 0,
+}
+
+// mains is what each program may import of ours; nil stands for anything.
+var mains = map[string][]string{
+	"cmd/cri-shim":    nil,
+	"cmd/cri-monitor": {"pkg/monitor", "pkg/sys"},
+}
+
+// wall keeps an outside package in the packages that are its door.
+type wall struct {
+	path  string // the package, or a prefix of packages when it ends in a slash
+	doors []string
+	why   string
+}
+
+var walls = []wall{
+	{"golang.org/x/sys/unix", []string{"pkg/sys", "pkg/monitor"}, "one door to the kernel"},
+	{"syscall", []string{"pkg/sys", "pkg/monitor"}, "one door to the kernel"},
+	{"unsafe", []string{"pkg/sys", "pkg/monitor"}, "one door to the kernel"},
+	{"os/exec", []string{"pkg/runc", "pkg/monitor"}, "one place runs the OCI runtime and reads its errors"},
+	{"github.com/containerd/containerd/v2/", []string{"pkg/image"}, "the heaviest dependency stays behind one wall"},
+	{"github.com/containerd/nri/", []string{"pkg/nri"}, "NRI is one package's trade"},
+	{"github.com/containernetworking/cni/", []string{"pkg/network"}, "CNI is one package's trade"},
+	{"go.etcd.io/bbolt", []string{"pkg/image"}, "pods and containers live in files, one per object"},
+	{"google.golang.org/grpc", []string{"pkg/server", "cmd/cri-shim"}, "domain code knows no status codes"},
+	{"google.golang.org/grpc/", []string{"pkg/server", "cmd/cri-shim"}, "domain code knows no status codes"},
+	{"k8s.io/cri-streaming/", []string{"pkg/stream"}, "streaming is one package's trade"},
+	{"github.com/opencontainers/cgroups", []string{"pkg/stats"}, "reading cgroups is one package's trade"},
+	{"log", []string{"nowhere"}, "log/slog is the logger, handed in by main"},
+	{"github.com/spf13/cobra", []string{"cmd/cri-shim"}, "flags belong to programs"},
+}
+
+var importRules = []Rule{
+	{"layers", "imports go strictly downwards, so that every package can be read without the ones above it", checkLayers},
+	{"walls", "what has one door can be replaced, bounded and tested at that door", checkWalls},
+	{"request types", "an RPC's request and response end at the server; below it, calls take values of their own", checkRequests},
+	{"replace", "a replaced module is not the one its users get with go install", checkReplace},
+}
+
+func checkLayers(t *Tree) []Finding {
+	var found []Finding
+	for _, f := range t.Go {
+		if !product(f) {
+			continue
+		}
+		for _, spec := range f.AST.Imports {
+			what := layerFault(f.dir(), importPath(spec))
+			if what != "" {
+				found = append(found, t.find(f, spec, "%s", what))
+			}
+		}
+		if _, known := layers[home(f.dir())]; !known && f.under("pkg") {
+			found = append(found, Finding{f.Path, 0, "package without a layer: add it to the table in test/house/imports.go"})
+		}
+	}
+	return found
+}
+
+// home is the package of ours a folder or import belongs to: its first two elements.
+func home(dir string) string {
+	parts := strings.SplitN(dir, "/", 3)
+	return strings.Join(parts[:min(2, len(parts))], "/")
+}
+
+func layerFault(dir, imported string) string {
+	own, isOwn := strings.CutPrefix(imported, module)
+	if !isOwn {
+		return ""
+	}
+	from, to := home(dir), home(own)
+	if allowed, isMain := mains[from]; isMain {
+		for _, a := range allowed {
+			if a == to {
+				return ""
+			}
+		}
+		if allowed == nil {
+			return ""
+		}
+		return from + " may import of ours only " + strings.Join(allowed, ", ") + ", not " + to
+	}
+	below, known := layers[to]
+	switch {
+	case from == to:
+		return ""
+	case !known:
+		return from + " imports " + to + ", which is in no layer"
+	case below >= layers[from]:
+		return from + " (layer " + strconv.Itoa(layers[from]) + ") imports " + to + " (layer " + strconv.Itoa(below) + ")"
+	}
+	return ""
+}
+
+func importPath(spec *ast.ImportSpec) string {
+	p, err := strconv.Unquote(spec.Path.Value)
+	if err != nil {
+		return spec.Path.Value
+	}
+	return p
+}
+
+func checkWalls(t *Tree) []Finding {
+	return t.each(product, func(f *File, n ast.Node) []Finding {
+		spec, ok := n.(*ast.ImportSpec)
+		if !ok {
+			return nil
+		}
+		for _, w := range walls {
+			if w.holds(importPath(spec)) && !f.under(w.doors...) {
+				return []Finding{t.find(f, n, "%s belongs in %s: %s", importPath(spec), strings.Join(w.doors, ", "), w.why)}
+			}
+		}
+		return nil
+	})
+}
+
+func (w wall) holds(imported string) bool {
+	if strings.HasSuffix(w.path, "/") {
+		return strings.HasPrefix(imported, w.path)
+	}
+	return imported == w.path
+}
+
+func checkRequests(t *Tree) []Finding {
+	keep := func(f *File) bool { return f.under("pkg") && !f.isTest() && !f.under("pkg/server", "pkg/stream") }
+	return t.each(keep, func(f *File, n ast.Node) []Finding {
+		pkg, name, ok := selector(n)
+		if ok && (pkg == "cri" || pkg == "runtimeapi") && (strings.HasSuffix(name, "Request") || strings.HasSuffix(name, "Response")) {
+			return []Finding{t.find(f, n, "%s.%s outside pkg/server", pkg, name)}
+		}
+		return nil
+	})
+}
+
+func checkReplace(t *Tree) []Finding {
+	var found []Finding
+	for _, o := range t.Other {
+		if !strings.HasSuffix(o.Path, "go.mod") {
+			continue
+		}
+		for i, line := range strings.Split(o.Src, "\n") {
+			if strings.HasPrefix(strings.TrimSpace(line), "replace") {
+				found = append(found, Finding{o.Path, i + 1, "replace directive"})
+			}
+		}
+	}
+	return found
+}
