@@ -65,6 +65,9 @@ func (l Layout) Monitor() string { return filepath.Join(l.State, "monitor") }
 // MonitorSocket is where the monitor listens.
 func (l Layout) MonitorSocket() string { return filepath.Join(l.State, "monitor.sock") }
 
+// UserNS is where the user namespace of a pod that has one is pinned.
+func (l Layout) UserNS(id PodID) string { return filepath.Join(l.State, "userns", string(id)) }
+
 // CNICache holds libcni's record of attachments.
 func (l Layout) CNICache() string { return filepath.Join(l.Root, "cni") }
 

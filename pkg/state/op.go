@@ -26,7 +26,7 @@ type op struct {
 	err    error
 	began  time.Time
 	stage  atomic.Pointer[stage]
-	traces []Span // guarded by stage order: one goroutine runs the op
+	traces []Span // touched only by the goroutine that runs the operation
 }
 
 type stage struct {
@@ -120,6 +120,13 @@ func Stage(ctx context.Context, name string) {
 	now := time.Now()
 	if s := run.stage.Swap(&stage{name: name, since: now}); s != nil {
 		run.traces = append(run.traces, Span{Step: s.name, Took: now.Sub(s.since)})
+	}
+}
+
+// AddSpans adds steps that ran side by side to what Trace returns.
+func AddSpans(ctx context.Context, spans ...Span) {
+	if run, ok := ctx.Value(opKey{}).(*op); ok {
+		run.traces = append(run.traces, spans...)
 	}
 }
 

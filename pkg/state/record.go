@@ -25,14 +25,16 @@ type Pod struct {
 	NetNS     string    `json:"netns,omitempty"` // pinned network namespace; "" on the host's network
 	IPs       []string  `json:"ips,omitempty"`   // primary first
 	PausePID  int       `json:"pausePid,omitempty"`
-	Cgroup    string    `json:"cgroup,omitempty"` // OCI cgroupsPath of the pause container
+	// CgroupParent is the pod's cgroup: the kubelet's, or one of our own that goes with the pod.
+	CgroupParent string `json:"cgroupParent,omitempty"`
+	Cgroup       string `json:"cgroup,omitempty"` // OCI cgroupsPath of the pause container
 	// Reason and Message tell why a pod is not ready; empty while it is.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`
 	// Trace lists how long each step of RunPodSandbox took.
 	Trace []Span `json:"trace,omitempty"`
 
-	Config    *cri.PodSandboxConfig       `json:"-"`
+	Config    *cri.PodSandboxConfig        `json:"-"`
 	Overhead  *cri.LinuxContainerResources `json:"-"` // last UpdatePodSandboxResources, or the config's
 	Resources *cri.LinuxContainerResources `json:"-"`
 }
@@ -48,7 +50,8 @@ type Container struct {
 	ID         ContainerID `json:"id"`
 	Pod        PodID       `json:"pod"`
 	Phase      Phase       `json:"phase"`
-	ImageID    string      `json:"imageId"` // config digest, sha256:…
+	ImageID    string      `json:"imageId"`             // config digest, sha256:…
+	ImageName  string      `json:"imageName,omitempty"` // as ContainerStatus reports it
 	CreatedAt  time.Time   `json:"createdAt"`
 	StartedAt  time.Time   `json:"startedAt,omitzero"`
 	FinishedAt time.Time   `json:"finishedAt,omitzero"`
@@ -62,14 +65,16 @@ type Container struct {
 	Volumes    []Volume    `json:"volumes,omitempty"`    // image volumes this container mounts
 	Trace      []Span      `json:"trace,omitempty"`
 
-	Config    *cri.ContainerConfig   `json:"-"`
-	User      *cri.ContainerUser     `json:"-"`
+	Config    *cri.ContainerConfig    `json:"-"`
+	User      *cri.ContainerUser      `json:"-"`
 	Resources *cri.ContainerResources `json:"-"`
-	Mounts    []*cri.Mount           `json:"-"` // as reported by ContainerStatus
+	Mounts    []*cri.Mount            `json:"-"` // as reported by ContainerStatus
 }
 
 // Volume is one image mounted read-only for a container.
 type Volume struct {
+	Index  int    `json:"index"`  // of the mount in the container's config
+	Image  string `json:"image"`  // reference as the config has it
 	Key    string `json:"key"`    // snapshot key in the image store
 	Target string `json:"target"` // host path of the mount
 }

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state_test
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func open(t *testing.T, dir, boot string) (*state.Store, *bytes.Buffer) {
+	t.Helper()
+	var log bytes.Buffer
+	s, err := state.Open(state.Layout{Root: dir, State: dir + "/run"}, boot, slog.New(slog.NewTextHandler(&log, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, &log
+}
+
+func pod(name string) state.Pod {
+	return state.Pod{ID: state.PodID(state.NewID()), CreatedAt: time.Now(), IPs: []string{"10.0.0.1"}, Config: &cri.PodSandboxConfig{
+		Metadata:    &cri.PodSandboxMetadata{Name: name, Namespace: "ns", Uid: "uid"},
+		Annotations: map[string]string{"a": "ünï\n\"code\""},
+	}}
+}
+
+func containerOf(p state.Pod, name string) state.Container {
+	return state.Container{
+		ID: state.ContainerID(state.NewID()), Pod: p.ID, CreatedAt: time.Now(),
+		Config:    &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: name}},
+		User:      &cri.ContainerUser{Linux: &cri.LinuxContainerUser{Uid: 7}},
+		Resources: &cri.ContainerResources{Linux: &cri.LinuxContainerResources{CpuShares: 9}},
+		Mounts:    []*cri.Mount{{ContainerPath: "/a", HostPath: "/b"}},
+	}
+}
+
+func begin(t *testing.T, s *state.Store, p state.Pod) state.Pod {
+	t.Helper()
+	p, began, err := s.BeginPod(p)
+	if err != nil || !began {
+		t.Fatalf("begin: %v, began %v", err, began)
+	}
+	return p
+}
+
+func TestRecordsSurviveAReopen(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, "boot-1")
+	p := begin(t, s, pod("web"))
+	p, err := s.MovePod(p.ID, state.PodUp, func(p *state.Pod) { p.PausePID = 42 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := s.BeginContainer(containerOf(p, "app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	again, _ := open(t, dir, "boot-1")
+	if again.Rebooted() {
+		t.Error("same boot id counts as a reboot")
+	}
+	gotPod, err := again.Pod(string(p.ID))
+	if err != nil || gotPod.Phase != state.PodReady || gotPod.PausePID != 42 || !proto.Equal(gotPod.Config, p.Config) {
+		t.Errorf("pod after reopen: %+v, %v", gotPod, err)
+	}
+	got, err := again.Container(string(c.ID))
+	if err != nil || got.Phase != state.Creating || !proto.Equal(got.User, c.User) || !proto.Equal(got.Mounts[0], c.Mounts[0]) ||
+		!proto.Equal(got.Resources, c.Resources) {
+		t.Errorf("container after reopen: %+v, %v", got, err)
+	}
+	if later, _ := open(t, dir, "boot-2"); !later.Rebooted() {
+		t.Error("another boot id does not count as a reboot")
+	}
+}
+
+func TestTheSameNameIsTheSamePod(t *testing.T) {
+	s, _ := open(t, t.TempDir(), "b")
+	first := begin(t, s, pod("web"))
+	second, began, err := s.BeginPod(pod("web"))
+	if err != nil || began || second.ID != first.ID {
+		t.Errorf("second begin: %v %v %v, want the first pod", second.ID, began, err)
+	}
+	if err := s.DropPod(first.ID); err != nil {
+		t.Fatal(err)
+	}
+	begin(t, s, pod("web"))
+	if err := s.DropPod(first.ID); err != nil {
+		t.Errorf("second drop: %v", err)
+	}
+}
+
+func TestFindByPrefix(t *testing.T) {
+	s, _ := open(t, t.TempDir(), "b")
+	a, b := pod("a"), pod("b")
+	a.ID, b.ID = state.PodID("ab1"+strings.Repeat("0", 61)), state.PodID("ab2"+strings.Repeat("0", 61))
+	begin(t, s, a)
+	begin(t, s, b)
+	if got, err := s.Pod("ab1"); err != nil || got.ID != a.ID {
+		t.Errorf("unique prefix: %v %v", got.ID, err)
+	}
+	if _, err := s.Pod("ab"); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "ambiguous") {
+		t.Errorf("ambiguous prefix: %v", err)
+	}
+	if _, err := s.Pod("ac"); !errdefs.IsNotFound(err) {
+		t.Errorf("unknown prefix: %v", err)
+	}
+	if _, err := s.Pod(""); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("empty id: %v", err)
+	}
+}
+
+// A record cut at any byte is set aside, named in the log, and costs only
+// itself.
+func TestTruncatedRecord(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, "b")
+	hurt, sound := begin(t, s, pod("hurt")), begin(t, s, pod("sound"))
+	path := filepath.Join(dir, "records/pods", string(hurt.ID)+".json")
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range whole {
+		if err := os.WriteFile(path, whole[:n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again, log := open(t, dir, "b")
+		if _, err := again.Pod(string(hurt.ID)); !errdefs.IsNotFound(err) {
+			t.Fatalf("cut at %d: still there: %v", n, err)
+		}
+		if _, err := again.Pod(string(sound.ID)); err != nil {
+			t.Fatalf("cut at %d: the other pod is lost: %v", n, err)
+		}
+		if !strings.Contains(log.String(), string(hurt.ID)) {
+			t.Fatalf("cut at %d: not named in the log: %s", n, log)
+		}
+		if _, err := os.Stat(path + ".bad"); err != nil {
+			t.Fatalf("cut at %d: not set aside: %v", n, err)
+		}
+	}
+}
+
+func TestHostileRecords(t *testing.T) {
+	s, _ := open(t, t.TempDir(), "b")
+	_ = s
+	good := pod("x")
+	for name, content := range map[string]string{
+		"newer version": `{"version":99,"pod":{"id":"` + string(good.ID) + `"},"config":{"metadata":{"name":"x"}}}`,
+		"other id":      `{"version":1,"pod":{"id":"` + state.NewID() + `"},"config":{"metadata":{"name":"x"}}}`,
+		"path as id":    `{"version":1,"pod":{"id":"../../etc"},"config":{"metadata":{"name":"x"}}}`,
+		"no metadata":   `{"version":1,"pod":{"id":"` + string(good.ID) + `"},"config":{}}`,
+		"not json":      "\x00\x01",
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "records/pods", string(good.ID)+".json")
+			if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
+				t.Fatal(err)
+			}
+			s, _ := open(t, dir, "b")
+			if n := len(s.Pods()); n != 0 {
+				t.Errorf("%d pods loaded", n)
+			}
+		})
+	}
+}
+
+// When the disk refuses a record, memory must not run ahead of it.
+func TestMoveThatCannotBeWritten(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, "b")
+	p := begin(t, s, pod("web"))
+	if err := os.RemoveAll(filepath.Join(dir, "records/pods")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.MovePod(p.ID, state.PodUp, nil); err == nil || !strings.Contains(err.Error(), string(p.ID)) {
+		t.Errorf("move without a directory: %v, want an error naming the pod", err)
+	}
+	if got, _ := s.Pod(string(p.ID)); got.Phase != state.PodCreating {
+		t.Errorf("phase is %s after a failed move", got.Phase)
+	}
+}
+
+func TestUpdateCannotMove(t *testing.T) {
+	s, _ := open(t, t.TempDir(), "b")
+	p := begin(t, s, pod("web"))
+	got, err := s.UpdatePod(p.ID, func(p *state.Pod) { p.Phase, p.Reason = state.PodReady, "x" })
+	if err != nil || got.Phase != state.PodCreating || got.Reason != "x" {
+		t.Errorf("update: %+v %v", got, err)
+	}
+}
+
+func TestFeedIsInOrderAndWhole(t *testing.T) {
+	s, _ := open(t, t.TempDir(), "b")
+	f := s.Watch()
+	defer f.Close()
+	p := begin(t, s, pod("web"))
+	c, _, err := s.BeginContainer(containerOf(p, "app"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	moves := []func() error{
+		func() error { _, err := s.MovePod(p.ID, state.PodUp, nil); return err },
+		func() error { _, err := s.MoveContainer(c.ID, state.Prepared, nil); return err },
+		func() error { _, err := s.MoveContainer(c.ID, state.Launch, nil); return err },
+		func() error { _, err := s.MoveContainer(c.ID, state.Run, nil); return err },
+		func() error { _, err := s.MoveContainer(c.ID, state.Exit, nil); return err },
+		func() error { return s.DropContainer(c.ID) },
+		func() error { _, err := s.MovePod(p.ID, state.PodDown, nil); return err },
+		func() error { return s.DropPod(p.ID) },
+	}
+	for i, move := range moves {
+		if err := move(); err != nil {
+			t.Fatalf("move %d: %v", i, err)
+		}
+	}
+	want := []struct {
+		kind state.ChangeKind
+		id   string
+	}{
+		{state.ChangeCreated, string(p.ID)}, {state.ChangeStarted, string(p.ID)},
+		{state.ChangeCreated, string(c.ID)}, {state.ChangeStarted, string(c.ID)}, {state.ChangeStopped, string(c.ID)},
+		{state.ChangeDeleted, string(c.ID)}, {state.ChangeStopped, string(p.ID)}, {state.ChangeDeleted, string(p.ID)},
+	}
+	for i, w := range want {
+		got, err := f.Next(t.Context())
+		if err != nil || got.Kind != w.kind || got.ID != w.id {
+			t.Fatalf("change %d: %+v %v, want %v", i, got, err, w)
+		}
+	}
+}
+
+func TestSlowReaderIsToldOfTheGap(t *testing.T) {
+	s, _ := open(t, t.TempDir(), "b")
+	f := s.Watch()
+	defer f.Close()
+	p := begin(t, s, pod("web"))
+	state.Flood(s, p, state.FeedLimit+10)
+	for range state.FeedLimit {
+		if _, err := f.Next(t.Context()); err != nil {
+			t.Fatalf("a change before the gap: %v", err)
+		}
+	}
+	if _, err := f.Next(t.Context()); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("at the gap: %v, want ResourceExhausted", err)
+	}
+}
+
+func TestConcurrentMovesAgree(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, "b")
+	p := begin(t, s, pod("web"))
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if _, err := s.UpdatePod(p.ID, func(p *state.Pod) { p.IPs = append(p.IPs[:len(p.IPs):len(p.IPs)], "x") }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	again, _ := open(t, dir, "b")
+	got, err := again.Pod(string(p.ID))
+	if err != nil || len(got.IPs) != 21 {
+		t.Errorf("%d addresses on disk, want 21: an update was lost (%v)", len(got.IPs), err)
+	}
+}
