@@ -3,6 +3,7 @@
 package network
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -40,8 +41,13 @@ func (s *Service) current() *conf {
 	}
 	c := s.load(files)
 	c.stamp = stamp
+	same := old != nil && old.list != nil && c.list != nil && old.file == c.file && bytes.Equal(old.list.Bytes, c.list.Bytes)
+	if same {
+		c.list = old.list // touched only; what is known of the old one, such as its STATUS, still holds
+	}
 	s.conf.Store(c)
 	switch {
+	case same:
 	case c.list != nil:
 		s.log.Info("cni configuration loaded", "file", c.file, "network", c.list.Name, "plugins", pluginTypes(c.list))
 	case old == nil || old.list != nil:

@@ -6,9 +6,12 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/fsnotify/fsnotify"
 )
+
+const settleFor = 20 * time.Millisecond
 
 // Run watches the configuration directory until ctx ends, so that a change is known, and logged, when it happens and
 // not at the next use. It watches the nearest directory that exists, so the configuration directory may come later, go
@@ -30,13 +33,28 @@ func (s *Service) Run(ctx context.Context) error {
 			return nil
 		case ev := <-w.Events:
 			// The directory itself went, or what is watched in its place changed: look where to watch now.
-			if ev.Name == watched && ev.Op.Has(fsnotify.Remove|fsnotify.Rename) {
+			if settle(w, ev, watched) {
 				watched = ""
 			}
 		case err := <-w.Errors: // an overflow loses events, no more; the look above makes up for it
 			s.log.Debug("cni configuration watch", "err", err)
 		}
 	}
+}
+
+// settle waits until nothing has happened for a moment, so that a file being written is not taken for a broken one.
+// It reports whether one of the events was the end of the watched directory itself.
+func settle(w *fsnotify.Watcher, ev fsnotify.Event, watched string) bool {
+	gone := false
+	for range 50 { // not for ever: somebody may be busy in there
+		gone = gone || ev.Name == watched && (ev.Op.Has(fsnotify.Remove) || ev.Op.Has(fsnotify.Rename))
+		select {
+		case ev = <-w.Events:
+		case <-time.After(settleFor):
+			return gone
+		}
+	}
+	return gone
 }
 
 // rewatch moves the watch to the nearest existing directory and returns it. It is repeated until it holds, as a

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network_test
+
+import (
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/network"
+)
+
+func withDefault(o *network.Options) {
+	o.DefaultNetwork = true
+	o.Default = network.DefaultNetwork{Bridge: "test-cri0", Table: "test-cri"}
+}
+
+func tables(t *testing.T, name string) int {
+	t.Helper()
+	c, err := nftables.New()
+	must(t, err)
+	all, err := c.ListTables()
+	must(t, err)
+	found := 0
+	for _, tab := range all {
+		if tab.Name == name {
+			found++
+		}
+	}
+	return found
+}
+
+func TestDefaultNetwork(t *testing.T) {
+	needPlugins(t)
+	n := newNode(t, withDefault)
+	t.Cleanup(func() { must(t, n.RemoveDefaultNetwork(t.Context())) })
+	must(t, n.Ready())
+	must(t, n.Status(t.Context()))
+	plain, mapped := n.pod("plain"), n.pod("mapped")
+	mapped.PortMappings = []*cri.PortMapping{{HostPort: 18081, ContainerPort: 80}}
+	for _, a := range []network.Attachment{plain, mapped} {
+		res, err := n.Add(t.Context(), a)
+		must(t, err)
+		if !strings.HasPrefix(res.IPs[0], "10.88.") {
+			t.Errorf("IPs %v", res.IPs)
+		}
+		targets := []string{net.JoinHostPort(res.IPs[0], "80")}
+		if a.PodID == "mapped" {
+			targets = append(targets, "192.0.2.1:18081")
+		}
+		reachable(t, a.NetNS, targets...)
+	}
+	if tables(t, "test-cri") != 1 {
+		t.Error("no masquerading")
+	}
+	if b, err := os.ReadFile("/proc/sys/net/ipv4/ip_forward"); err != nil || strings.TrimSpace(string(b)) != "1" {
+		t.Errorf("forwarding %q %v", b, err)
+	}
+	c, err := nftables.New()
+	must(t, err)
+	c.FlushRuleset() // a firewall's reload does that
+	must(t, c.Flush())
+	third := n.pod("third")
+	_, err = n.Add(t.Context(), third)
+	must(t, err)
+	if tables(t, "test-cri") != 1 {
+		t.Error("masquerading did not come back")
+	}
+	n.restart() // the bridge's own route is no collision
+	_, err = n.Add(t.Context(), n.pod("fourth"))
+	must(t, err)
+	for _, id := range []string{"plain", "mapped", "third", "fourth"} {
+		must(t, n.Del(t.Context(), network.Attachment{PodID: id}))
+	}
+	n.noLeaks()
+	must(t, n.RemoveDefaultNetwork(t.Context()))
+	must(t, n.RemoveDefaultNetwork(t.Context()))
+	if _, err := netlink.LinkByName("test-cri0"); err == nil || tables(t, "test-cri") != 0 {
+		t.Error("default network left its bridge or table")
+	}
+	if _, err := os.Stat(n.cache + "/ipam"); err == nil {
+		t.Error("default network left its address book")
+	}
+}
+
+func TestMasqueradeRule(t *testing.T) {
+	n := newNode(t, withDefault, func(o *network.Options) { o.Default.Subnets = []string{"10.66.0.0/16", "fd66::/64"} })
+	t.Cleanup(func() { must(t, n.RemoveDefaultNetwork(t.Context())) })
+	must(t, network.PrepareHost(t.Context(), n.Service))
+	must(t, network.PrepareHost(t.Context(), n.Service))
+	if tables(t, "test-cri") != 2 {
+		t.Errorf("tables: %d, want one for each family", tables(t, "test-cri"))
+	}
+}
+
+func TestDefaultNetworkAvoidsRoutes(t *testing.T) {
+	uplink, err := netlink.LinkByName("uplink")
+	must(t, err)
+	for _, tc := range []struct{ route, want string }{
+		{"", "10.88.0.0/16"},
+		{"10.88.5.0/24", "10.89.0.0/16"},
+		{"10.0.0.0/8", "172.30.0.0/16"},
+	} {
+		n := newNode(t, withDefault)
+		if tc.route != "" {
+			_, dst, err := net.ParseCIDR(tc.route)
+			must(t, err)
+			r := &netlink.Route{LinkIndex: uplink.Attrs().Index, Dst: dst}
+			must(t, netlink.RouteAdd(r))
+			defer func() { _ = netlink.RouteDel(r) }()
+		}
+		_ = n.Ready() // plugins need not be there for this
+		if n.log.count("subnets="+tc.want) != 1 {
+			t.Errorf("route %s: want %s, log:\n%s", tc.route, tc.want, &n.log.buf)
+		}
+	}
+}
+
+func TestDefaultNetworkGivesWay(t *testing.T) {
+	n := newNode(t, withDefault)
+	must(t, n.SetPodCIDRs([]string{"10.44.0.0/24"}))
+	if err := n.Ready(); err != nil && !strings.Contains(err.Error(), "bridge") {
+		t.Error(err)
+	}
+	if n.log.count("subnets=10.44.0.0/24") != 1 {
+		t.Errorf("the kubelet's CIDR is not used:\n%s", &n.log.buf)
+	}
+	n.write("10-x.conflist", `{"broken`)
+	wantErr(t, n.Ready(), "no CNI configuration in", "10-x.conflist") // somebody is about to configure: don't guess
+	n.write("10-x.conflist", `{"cniVersion":"1.0.0","name":"net","plugins":[`+n.fake("")+`]}`)
+	a := n.pod("p1")
+	res, err := n.Add(t.Context(), a)
+	must(t, err)
+	if res.IPs[0] != "203.0.113.7" {
+		t.Errorf("IPs %v", res.IPs)
+	}
+	must(t, n.Del(t.Context(), a))
+	if err := n.SetPodCIDRs([]string{"nonsense"}); err == nil {
+		t.Error("nonsense taken for a CIDR")
+	}
+}

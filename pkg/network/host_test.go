@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+
+	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// node is a service with directories of its own.
+type node struct {
+	t                    *testing.T
+	dir, conf, cache, ns string
+	log                  *logBuffer
+	opts                 network.Options
+	*network.Service
+}
+
+func newNode(t *testing.T, change ...func(*network.Options)) *node {
+	t.Helper()
+	dir := t.TempDir()
+	n := &node{t: t, dir: dir, conf: dir + "/net.d", cache: dir + "/cache", ns: dir + "/netns", log: &logBuffer{}}
+	bin := filepath.Join(dir, "bin")
+	must(t, os.MkdirAll(bin, 0o755))
+	must(t, os.MkdirAll(n.conf, 0o755))
+	must(t, os.Symlink(os.Args[0], filepath.Join(bin, fakePlugin)))
+	n.opts = network.Options{
+		ConfDir: n.conf, BinDirs: []string{bin, pluginDir()}, CacheDir: n.cache, Timeout: 20 * time.Second,
+		Log: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelInfo})),
+	}
+	for _, c := range change {
+		c(&n.opts)
+	}
+	n.restart()
+	t.Cleanup(func() {
+		left, err := sys.ListNetNS(n.ns + "/")
+		must(t, err)
+		for _, p := range left {
+			must(t, sys.RemoveNetNS(p))
+		}
+	})
+	return n
+}
+
+// restart is what a new daemon finds.
+func (n *node) restart() {
+	n.t.Helper()
+	s, err := network.New(n.opts)
+	must(n.t, err)
+	n.Service = s
+}
+
+func (n *node) pod(id string) network.Attachment {
+	n.t.Helper()
+	path := filepath.Join(n.ns, "cri-"+id)
+	must(n.t, sys.NewNetNS(path))
+	return network.Attachment{PodID: id, Namespace: "default", Name: "web-" + id, UID: "uid-" + id, NetNS: path}
+}
+
+// write moves a configuration file in, as installers do.
+func (n *node) write(name, text string) {
+	n.t.Helper()
+	tmp := filepath.Join(n.dir, name)
+	must(n.t, os.WriteFile(tmp, []byte(text), 0o600))
+	must(n.t, os.Rename(tmp, filepath.Join(n.conf, name)))
+}
+
+func (n *node) calls(name string) []call {
+	n.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(n.dir, name))
+	if os.IsNotExist(err) {
+		return nil
+	}
+	must(n.t, err)
+	var out []call
+	for line := range strings.Lines(string(raw)) {
+		var c call
+		must(n.t, json.Unmarshal([]byte(line), &c))
+		out = append(out, c)
+	}
+	return out
+}
+
+func commands(calls []call) string {
+	var out []string
+	for _, c := range calls {
+		out = append(out, c.Command)
+	}
+	return strings.Join(out, " ")
+}
+
+// noLeaks: no interface but the host's own and bridges, no reserved address, no record, no cached result, no rule.
+func (n *node) noLeaks() {
+	n.t.Helper()
+	// The kernel removes a veth some time after its namespace; a plugin's DEL waits for it.
+	links, err := netlink.LinkList()
+	must(n.t, err)
+	for _, l := range links {
+		if l.Type() == "veth" && !strings.HasPrefix(l.Attrs().Name, "uplink") {
+			n.t.Errorf("left: interface %s", l.Attrs().Name)
+		}
+	}
+	must(n.t, filepath.WalkDir(n.dir, func(path string, d fs.DirEntry, err error) error {
+		in := func(dir string) bool { return strings.HasPrefix(path, n.cache+"/"+dir+"/") }
+		if err == nil && !d.IsDir() && (in("attachments") || in("results") || in("ipam") && d.Name() != "lock" && !strings.HasPrefix(d.Name(), "last_reserved")) {
+			n.t.Errorf("left: %s", path)
+		}
+		return err
+	}))
+	for _, r := range rules(n.t) {
+		if strings.Contains(r, "cni") || strings.Contains(r, "CNI-DN") {
+			n.t.Errorf("left: rule %s", r)
+		}
+	}
+}
+
+// rules are "table/chain" of each nftables rule that names a pod.
+func rules(t *testing.T) []string {
+	t.Helper()
+	c, err := nftables.New()
+	must(t, err)
+	chains, err := c.ListChains()
+	must(t, err)
+	var out []string
+	for _, ch := range chains {
+		rs, err := c.GetRules(ch.Table, ch)
+		must(t, err)
+		for range rs {
+			// portmap's and bridge's per-pod rules jump to chains named after a hash; static ones live in known chains
+			if strings.HasPrefix(ch.Name, "CNI-DN-") || strings.HasPrefix(ch.Name, "CNI-SN-") || ch.Table.Name == "cni_hostport" && strings.HasPrefix(ch.Name, "cni") {
+				out = append(out, ch.Table.Name+"/"+ch.Name)
+			}
+		}
+	}
+	return out
+}
+
+func bridgeConf(version, bridge, ipamDir, more string) string {
+	return fmt.Sprintf(`{"cniVersion":%q,"name":"test-%s","plugins":[
+	{"type":"bridge","bridge":%q,"isGateway":true,"ipMasq":false,
+	 "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.77.0.0/16"}]],"routes":[{"dst":"0.0.0.0/0"}]}}%s]}`,
+		version, bridge, bridge, ipamDir, more)
+}
+
+func (n *node) bridgeConf(more string) string {
+	n.t.Cleanup(func() {
+		if l, err := netlink.LinkByName("test0"); err == nil {
+			_ = netlink.LinkDel(l)
+		}
+	})
+	return bridgeConf("1.0.0", "test0", n.cache+"/ipam", more)
+}
+
+func (n *node) fake(more string) string {
+	return fmt.Sprintf(`{"type":%q,"log":%q%s}`, fakePlugin, n.dir+"/calls", more)
+}
+
+func pluginDir() string {
+	if d := os.Getenv("CRI_TEST_CNI_BIN"); d != "" {
+		return d
+	}
+	wd, _ := os.Getwd()
+	return filepath.Join(wd, "../../bin/cni")
+}
+
+func needPlugins(t *testing.T) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(pluginDir(), "bridge")); err != nil {
+		t.Skip("no CNI plugins in bin/cni: run make cni-plugins")
+	}
+}
+
+type logBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *logBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *logBuffer) count(part string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), part)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantErr(t *testing.T, err error, parts ...string) {
+	t.Helper()
+	if err == nil {
+		t.Fatalf("no error, want one with %q", parts)
+	}
+	for _, p := range parts {
+		if !strings.Contains(err.Error(), p) {
+			t.Errorf("error %q lacks %q", err, p)
+		}
+	}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within 5 s", what)
+		}
+	}
+}
