@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/containerd/v2/plugins/content/local"
+	"github.com/containerd/containerd/v2/plugins/snapshots/overlay"
+	"github.com/containerd/errdefs"
+	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	lockWait    = time.Second // how long another process may hold the database before we say so
+	asidePrefix = "damaged-"
+	bootIDFile  = "/proc/sys/kernel/random/boot_id"
+)
+
+var errDamaged = errors.New("damaged")
+
+// database is the pair of bolt files and what containerd builds on them. This file is the only one that names
+// containerd's plugins/ packages: their interfaces are outside containerd's stability promise.
+type database struct {
+	root  string
+	meta  *metadata.DB
+	layer snapshots.Snapshotter // the overlay snapshotter below the metadata store
+}
+
+func metadataFile(root string) string { return filepath.Join(root, "metadata.db") }
+func layerDir(root string) string     { return filepath.Join(root, "layers") }
+func layerFile(root string) string    { return filepath.Join(layerDir(root), "metadata.db") }
+func contentDir(root string) string   { return filepath.Join(root, "content") }
+
+// openDatabase opens the store. A damaged one is set aside; the blobs stay and are used again by digest.
+func openDatabase(ctx context.Context, root string, log *slog.Logger) (*database, error) {
+	d, err := tryDatabase(ctx, root)
+	if err == nil || !errors.Is(err, errDamaged) {
+		return d, err
+	}
+	aside, aerr := setAside(root)
+	if aerr != nil {
+		return nil, errors.Join(err, aerr)
+	}
+	log.ErrorContext(ctx, "image store is damaged: set aside, starting with an empty one; images will be pulled again",
+		"err", err, "path", aside)
+	return tryDatabase(ctx, root)
+}
+
+func tryDatabase(ctx context.Context, root string) (*database, error) {
+	found := 0
+	for _, file := range []string{metadataFile(root), layerFile(root)} {
+		exists, err := checkBolt(file)
+		if err != nil {
+			return nil, err
+		}
+		if exists {
+			found++
+		}
+	}
+	if found == 1 {
+		return nil, fmt.Errorf("one of two databases is missing: %w", errDamaged)
+	}
+	d := &database{root: root}
+	if err := guard(func() error { return d.open(ctx) }); err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	return d, nil
+}
+
+func (d *database) open(ctx context.Context) error {
+	blobs, err := local.NewStore(contentDir(d.root))
+	if err != nil {
+		return fmt.Errorf("open content store: %w", err)
+	}
+	// The freelist is kept in the file (no NoFreelistSync): rebuilding it at open walks the tree in a goroutine of
+	// bolt's, where a damaged page is a panic that nobody can catch.
+	db, err := bolt.Open(metadataFile(d.root), 0o600, &bolt.Options{Timeout: lockWait, NoStatistics: true})
+	if err != nil {
+		return boltError(err)
+	}
+	if err := os.MkdirAll(layerDir(d.root), 0o700); err != nil {
+		return errors.Join(err, db.Close())
+	}
+	ms, err := storage.NewMetaStore(layerFile(d.root), func(o *bolt.Options) error {
+		o.Timeout = lockWait
+		return nil
+	})
+	if err != nil {
+		return errors.Join(err, db.Close())
+	}
+	d.layer, err = overlay.NewSnapshotter(layerDir(d.root),
+		overlay.WithMetaStore(ms), overlay.AsynchronousRemove, overlay.WithUpperdirLabel)
+	if err != nil {
+		return errors.Join(fmt.Errorf("open overlay snapshotter: %w", err), db.Close())
+	}
+	d.meta = metadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{snapshotterName: d.layer})
+	if err := d.meta.Init(ctx); err != nil {
+		return fmt.Errorf("open metadata store: %w", err)
+	}
+	// The snapshotter opens its file at the first use: let that be now.
+	err = d.layer.Walk(ctx, func(context.Context, snapshots.Info) error { return nil })
+	if err != nil && !errdefs.IsNotFound(err) {
+		return boltError(err)
+	}
+	return nil
+}
+
+func (d *database) close() error {
+	var errs []error
+	if d.meta != nil {
+		errs = append(errs, d.meta.Close())
+	}
+	if d.layer != nil {
+		errs = append(errs, d.layer.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// cleanup deletes layer directories without a record, and stores that were set aside before the last boot: containers
+// that run on their layers can't have survived it.
+func (d *database) cleanup(ctx context.Context) error {
+	var errs []error
+	if c, ok := d.layer.(snapshots.Cleaner); ok {
+		if err := c.Cleanup(ctx); !errdefs.IsNotFound(err) { // not found: there never was a layer
+			errs = append(errs, err)
+		}
+	}
+	aside, err := filepath.Glob(filepath.Join(d.root, asidePrefix+"*"))
+	errs = append(errs, err)
+	boot, err := bootID()
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for _, dir := range aside {
+		if !strings.HasPrefix(filepath.Base(dir), asidePrefix+boot) {
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// setAside moves both databases and the layers out of the way. Mounts made from those layers go on working.
+func setAside(root string) (string, error) {
+	boot, err := bootID()
+	if err != nil {
+		return "", err
+	}
+	aside := filepath.Join(root, fmt.Sprintf("%s%s-%d", asidePrefix, boot, time.Now().UnixNano()))
+	if err := os.Mkdir(aside, 0o700); err != nil {
+		return "", err
+	}
+	for _, path := range []string{metadataFile(root), layerDir(root)} {
+		err := os.Rename(path, filepath.Join(aside, filepath.Base(path)))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("set damaged store aside: %w", err)
+		}
+	}
+	return aside, nil
+}
+
+func bootID() (string, error) {
+	b, err := os.ReadFile(bootIDFile)
+	return strings.TrimSpace(string(b)), err
+}
+
+// checkBolt reads every key of a bolt file, so that damage shows now and not in the middle of a pull.
+func checkBolt(file string) (exists bool, err error) {
+	fi, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	if fi.Size() == 0 { // died before the first page was written
+		return false, os.Remove(file)
+	}
+	return true, guard(func() error {
+		db, err := bolt.Open(file, 0o600, &bolt.Options{ReadOnly: true, Timeout: lockWait, NoStatistics: true})
+		if err != nil {
+			return boltError(err)
+		}
+		// Not deferred: closing a database inside a panic would wait for the transaction that panicked.
+		err = db.View(func(tx *bolt.Tx) error {
+			return tx.ForEach(func(_ []byte, b *bolt.Bucket) error { return readBucket(b) })
+		})
+		return errors.Join(err, db.Close())
+	})
+}
+
+func readBucket(b *bolt.Bucket) error {
+	return b.ForEach(func(k, v []byte) error {
+		if v != nil {
+			return nil
+		}
+		child := b.Bucket(k)
+		if child == nil {
+			return fmt.Errorf("bucket %q: %w", k, errDamaged)
+		}
+		return readBucket(child)
+	})
+}
+
+// guard turns bolt's panics, and the fault of reading a truncated map, into errDamaged.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%v: %w", r, errDamaged)
+		}
+	}()
+	return f()
+}
+
+// boltError tells a database in use and a machine that can't read it from one that is damaged.
+func boltError(err error) error {
+	var path *fs.PathError
+	switch {
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fmt.Errorf("database is in use by another process: %w", errdefs.ErrFailedPrecondition)
+	case errors.As(err, &path), errors.Is(err, fs.ErrPermission):
+		return err
+	default:
+		return fmt.Errorf("%w: %w", err, errDamaged)
+	}
+}

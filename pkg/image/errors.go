@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"regexp"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker"
+	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
+	"github.com/containerd/errdefs"
+	crierrors "k8s.io/cri-api/pkg/errors"
+)
+
+// errCorrupt: a blob or layer is not what its digest says.
+var errCorrupt = fmt.Errorf("content does not match its digest: %w", errdefs.ErrDataLoss)
+
+// failure is an error whose text is final and whose class is all that callers can match: what containerd's libraries
+// wrapped inside must not decide the status code, nor carry a signed address into a log.
+type failure struct {
+	text  string
+	class error // may be nil: then the status is Unknown
+}
+
+func (f *failure) Error() string { return f.text }
+func (f *failure) Unwrap() error { return f.class }
+
+var (
+	urlQuery    = regexp.MustCompile(`(https?://[^\s"'?]*)\?[^\s"']*`)
+	urlUserinfo = regexp.MustCompile(`(https?://)[^\s"'/@]*@`)
+)
+
+// redact takes queries and passwords out of the addresses in an error: blob stores are reached by signed URLs.
+func redact(err error) string {
+	return urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(err.Error(), "$1"), "$1")
+}
+
+// pullError names the image and gives the failure of a pull one class:
+// registry not reachable or broken: text starts with cri-api's ErrRegistryUnavailable, no errdefs class;
+// 401 ErrUnauthenticated; 403 ErrPermissionDenied; 404 ErrNotFound; digest mismatch ErrDataLoss; else what err has.
+func pullError(ref string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var done *failure
+	if errors.As(err, &done) && done == err {
+		return err
+	}
+	text := fmt.Sprintf("pull image %q: %s", ref, redact(err))
+	switch status := statusOf(err); {
+	case errors.Is(err, docker.ErrInvalidAuthorization), status == http.StatusUnauthorized:
+		return &failure{fmt.Sprintf("pull image %q: the registry does not accept the credentials, or asks for some: %s", ref, redact(err)), errdefs.ErrUnauthenticated}
+	case status == http.StatusForbidden:
+		return &failure{fmt.Sprintf("pull image %q: the registry denies access: %s", ref, redact(err)), errdefs.ErrPermissionDenied}
+	case unavailable(err):
+		return &failure{crierrors.ErrRegistryUnavailable.Error() + ": " + text, crierrors.ErrRegistryUnavailable}
+	case status == http.StatusNotFound:
+		return &failure{text, errdefs.ErrNotFound}
+	case status != 0:
+		return &failure{text, nil}
+	}
+	return &failure{text, err}
+}
+
+// statusOf is the HTTP status a registry answered, or 0.
+func statusOf(err error) int {
+	var status remoteerrors.ErrUnexpectedStatus
+	if errors.As(err, &status) {
+		return status.StatusCode
+	}
+	return 0
+}
+
+// unavailable: no usable answer came. Trying the same again later may work, so what was downloaded is worth keeping.
+func unavailable(err error) bool {
+	if status := statusOf(err); status != 0 {
+		return status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
+	}
+	var (
+		request *url.Error
+		network net.Error
+	)
+	return errors.As(err, &request) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF)
+}

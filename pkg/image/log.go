@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+)
+
+// withLibraryLog hands containerd's libraries a logger that ends in ours. Only warnings and errors pass: below that
+// they log request headers and addresses.
+func withLibraryLog(ctx context.Context, l *slog.Logger) context.Context {
+	hooked := &logrus.Logger{Out: io.Discard, Formatter: discardFormat{}, Hooks: logrus.LevelHooks{}, Level: logrus.WarnLevel}
+	hooked.AddHook(logHook{l})
+	return log.WithLogger(ctx, logrus.NewEntry(hooked))
+}
+
+type discardFormat struct{}
+
+func (discardFormat) Format(*logrus.Entry) ([]byte, error) { return nil, nil }
+
+type logHook struct{ log *slog.Logger }
+
+func (logHook) Levels() []logrus.Level { return []logrus.Level{logrus.ErrorLevel, logrus.WarnLevel} }
+
+func (h logHook) Fire(e *logrus.Entry) error {
+	args := make([]any, 0, 4)
+	if err, ok := e.Data[logrus.ErrorKey].(error); ok {
+		args = append(args, "err", redact(err))
+	}
+	h.log.Warn(e.Message, args...)
+	return nil
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// targetMode: a container in a user namespace has to be able to go through the directories above its root.
+const targetMode = 0o711
+
+// MountVolume shows an image read-only on target, as the volume named key: prepared and mounted in one, idempotent.
+// Programs in it can't be executed (noexec), as Kubernetes has it.
+func (s *Service) MountVolume(ctx context.Context, key string, v RootFS, target string) error {
+	if err := s.prepare(ctx, key, v, false); err != nil {
+		return err
+	}
+	return s.mountKey(ctx, key, target, func(ctx context.Context, rec rootFSRecord) error {
+		return s.mountReadOnly(ctx, key, target, rec)
+	})
+}
+
+// RemoveVolume unmounts and forgets a volume. Idempotent.
+func (s *Service) RemoveVolume(ctx context.Context, key, target string) error {
+	return s.RemoveRootFS(ctx, key, target)
+}
+
+// mountKey does what all mounts have in common. A target that is mounted already is done: targets are named by id.
+func (s *Service) mountKey(ctx context.Context, key, target string, do func(context.Context, rootFSRecord) error) error {
+	if err := checkKey(key); err != nil {
+		return err
+	}
+	ctx = s.context(ctx)
+	if err := s.keys.Lock(ctx, key); err != nil {
+		return err
+	}
+	defer s.keys.Unlock(key)
+	rec, err := s.readRootFS(key)
+	if err != nil {
+		return err
+	}
+	mounted, err := sys.Mounted(target)
+	if err != nil || mounted {
+		return err
+	}
+	if err := os.MkdirAll(target, targetMode); err != nil {
+		return fmt.Errorf("make mount point: %w", err)
+	}
+	if err := do(ctx, rec); err != nil {
+		return fmt.Errorf("mount %s on %s: %w", key, target, err)
+	}
+	return nil
+}
+
+func (s *Service) mountWritable(ctx context.Context, key, target string, rec rootFSRecord) error {
+	lowers, err := s.lowers(ctx, rec.Chain)
+	if err != nil {
+		return err
+	}
+	if len(lowers) == 0 {
+		return sys.Bind(s.upperDir(key), target, false)
+	}
+	// The kernel leaves this mark while a volatile mount is up, and refuses the next one where it finds it: after a
+	// crash the upper layer may be incomplete. Ours is only ever mounted again before the container's first start, or
+	// for a look at what is left of it.
+	if err := os.RemoveAll(filepath.Join(s.workDir(key), "work", "incompat", "volatile")); err != nil {
+		return err
+	}
+	return s.withMappedLowers(key, lowers, rec, func(lowers []string) error {
+		return mountOverlay(target, "lowerdir="+strings.Join(lowers, ":"),
+			"upperdir="+s.upperDir(key), "workdir="+s.workDir(key), "volatile")
+	})
+}
+
+func (s *Service) mountReadOnly(ctx context.Context, key, target string, rec rootFSRecord) error {
+	lowers, err := s.lowers(ctx, rec.Chain)
+	if err != nil {
+		return err
+	}
+	if len(lowers) == 0 {
+		return sys.Bind(s.upperDir(key), target, true)
+	}
+	return s.withMappedLowers(key, lowers, rec, func(lowers []string) error {
+		if len(lowers) == 1 {
+			return sys.Bind(lowers[0], target, true)
+		}
+		return mountOverlay(target, "lowerdir="+strings.Join(lowers, ":"), "ro", "noexec")
+	})
+}
+
+// mountOverlay mounts through containerd's mount package, which also fits many layers into the one page of options.
+func mountOverlay(target string, options ...string) error {
+	// With the index on, an upper directory that a lazily unmounted overlay still holds could not be mounted again.
+	if _, err := os.Stat("/sys/module/overlay/parameters/index"); err == nil {
+		options = append(options, "index=off")
+	}
+	m := mount.Mount{Type: "overlay", Source: "overlay", Options: options}
+	return m.Mount(target)
+}
+
+// withMappedLowers gives do the layers with their owners shifted into the container's user namespace. The shifted mount
+// is needed only while do mounts on top of it; it has a place of its own below the key, so that one that a crash left
+// is found.
+func (s *Service) withMappedLowers(key string, lowers []string, rec rootFSRecord, do func([]string) error) (err error) {
+	if len(rec.UIDs) == 0 {
+		return do(lowers)
+	}
+	userns, err := mount.GetUsernsFD(idMap(rec.UIDs), idMap(rec.GIDs))
+	if err != nil {
+		return fmt.Errorf("make user namespace: %w", err)
+	}
+	defer userns.Close()
+	at := s.idMapDir(key)
+	if err := sys.Unmount(at); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return err
+	}
+	base := filepath.Join(layerDir(s.root), "snapshots")
+	if err := mount.IDMapMountWithAttrs(base, at, int(userns.Fd()), sys.MountReadOnly, 0); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, sys.Unmount(at)) }()
+	mapped := make([]string, 0, len(lowers))
+	for _, dir := range lowers {
+		rel, err := filepath.Rel(base, dir)
+		if err != nil {
+			return err
+		}
+		mapped = append(mapped, filepath.Join(at, rel))
+	}
+	return do(mapped)
+}
+
+// sweepIDMaps unmounts shifted layers that a crash left mounted.
+func (s *Service) sweepIDMaps() error {
+	dirs, err := filepath.Glob(s.idMapDir("*"))
+	for _, dir := range dirs {
+		err = errors.Join(err, sys.Unmount(dir))
+	}
+	return err
+}
+
+func idMap(maps []specs.LinuxIDMapping) string {
+	parts := make([]string, 0, len(maps))
+	for _, m := range maps {
+		parts = append(parts, fmt.Sprintf("%d:%d:%d", m.ContainerID, m.HostID, m.Size))
+	}
+	return strings.Join(parts, ",")
+}
+
+// hostRoot is the owner, on the host, of what root owns in the container.
+func (r RootFS) hostRoot() (sys.OwnerMode, error) {
+	owner := sys.OwnerMode{Mode: 0o755}
+	if len(r.UIDMappings) == 0 && len(r.GIDMappings) == 0 {
+		return owner, nil
+	}
+	uid, uok := hostID(r.UIDMappings)
+	gid, gok := hostID(r.GIDMappings)
+	if !uok || !gok {
+		return owner, fmt.Errorf("user namespace has no root user or no root group: %w", errdefs.ErrInvalidArgument)
+	}
+	owner.UID, owner.GID = uid, gid
+	return owner, nil
+}
+
+func hostID(maps []specs.LinuxIDMapping) (int, bool) {
+	for _, m := range maps {
+		if m.ContainerID == 0 && m.Size > 0 {
+			return int(m.HostID), true
+		}
+	}
+	return 0, false
+}

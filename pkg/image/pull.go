@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	"github.com/distribution/reference"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const (
+	leaseTime     = 24 * time.Hour // how long what a failed pull downloaded is kept for the next one
+	labelLeaseRef = "cri-shim.io/ref"
+)
+
+// Pull names an image and who asks for it.
+type Pull struct {
+	Ref  string
+	Auth *cri.AuthConfig // nil = anonymous
+}
+
+// Pull brings an image onto the node and returns its id. Calls for the same image with the same credentials share one
+// download. It ends when ctx does; what was downloaded is kept for a day, and the next call goes on from there.
+// Errors name the image; their classes are listed at pullError. The registry is always asked, also for what is present:
+// that is how a moved tag and a withdrawn right are seen.
+func (s *Service) Pull(ctx context.Context, p Pull) (string, error) {
+	named, err := normalize(p.Ref)
+	if err != nil {
+		return "", fmt.Errorf("pull image: %w", err)
+	}
+	creds, err := parseAuth(p.Auth)
+	if err != nil {
+		return "", fmt.Errorf("pull image %q: %w", p.Ref, err)
+	}
+	id, err := s.flights.do(ctx, flightKey{named.String(), creds.fingerprint()}, func(ctx context.Context) (string, error) {
+		return s.pull(s.context(ctx), named, creds)
+	})
+	return id, pullError(p.Ref, err)
+}
+
+func (s *Service) pull(ctx context.Context, named reference.Named, creds credentials) (string, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	w := newWatch(s.progressTimeout, cancel)
+	defer w.close()
+	done, err := s.lease(&ctx, named.String())
+	if err != nil {
+		return "", err
+	}
+	id, err := s.pullFrom(ctx, s.resolver(ctx, creds, w), named)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	// Only what may go on later keeps its partial blobs.
+	return id, errors.Join(err, done(err != nil && (ctx.Err() != nil || unavailable(err))))
+}
+
+func (s *Service) pullFrom(ctx context.Context, r remotes.Resolver, named reference.Named) (string, error) {
+	name, desc, err := r.Resolve(ctx, named.String())
+	if err != nil {
+		return "", fmt.Errorf("resolve: %w", err)
+	}
+	f, err := r.Fetcher(ctx, name)
+	if err != nil {
+		return "", fmt.Errorf("reach registry: %w", err)
+	}
+	return s.install(ctx, f, desc, named, nil)
+}
+
+// install fetches and unpacks one image and records it under its names. The context must carry a lease.
+func (s *Service) install(ctx context.Context, f remotes.Fetcher, root ocispec.Descriptor, named reference.Named, labels map[string]string) (string, error) {
+	sel, err := s.choose(ctx, f, root)
+	if err != nil {
+		return "", err
+	}
+	if err := s.unpack(ctx, f, root, sel); err != nil {
+		return "", err
+	}
+	img := installed{target: root, manifest: sel.manifest.Digest, config: sel.config.Digest, chain: sel.chain, extra: labels}
+	if img.size, err = s.diskSize(ctx, sel); err != nil {
+		return "", err
+	}
+	id := sel.config.Digest.String()
+	if err := s.record(ctx, names(named, root.Digest, id), img); err != nil {
+		return "", err
+	}
+	return id, s.pin(ctx, sel.chain.String())
+}
+
+// lease protects what a pull brings from garbage collection. The returned func ends it; with keep, the lease stays
+// until it expires, so that a later pull of the same name finds the partial blobs.
+func (s *Service) lease(ctx *context.Context, ref string) (func(keep bool) error, error) {
+	key := fmt.Sprintf("%x", sha256.Sum256([]byte(ref)))
+	l, err := s.leases.Create(*ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime), leases.WithLabel(labelLeaseRef, key))
+	if err != nil {
+		return nil, fmt.Errorf("make lease: %w", err)
+	}
+	base := *ctx
+	*ctx = leases.WithLease(*ctx, l.ID)
+	return func(keep bool) error {
+		ctx, cancel := s.cleanupContext(base)
+		defer cancel()
+		if keep {
+			if held, err := s.leases.ListResources(ctx, l); err != nil || len(held) > 0 {
+				return err
+			}
+		}
+		return s.endLeases(ctx, key, l, keep)
+	}, nil
+}
+
+// endLeases drops one lease, or all that pulls of this name left, and then what only they held.
+func (s *Service) endLeases(ctx context.Context, key string, l leases.Lease, only bool) error {
+	old := []leases.Lease{l}
+	if !only {
+		var err error
+		if old, err = s.leases.List(ctx, fmt.Sprintf("labels.%q==%s", labelLeaseRef, key)); err != nil {
+			return fmt.Errorf("list leases: %w", err)
+		}
+	}
+	for _, l := range old {
+		if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("end lease: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+const labelUpperDir = "containerd.io/snapshot/overlay.upperdir" // where the overlay snapshotter keeps a layer
+
+// rebaser is the snapshotter as the unpacker sees it. Layers unpack side by side, before their parents are there, so a
+// directory that a layer only implies ("tmp/x" without "tmp") would come out root's and 0755 and hide the parent's
+// (/tmp 1777). The rebaser remembers such directories, and gives them the parent's owner and mode when the layer is
+// committed on top of it.
+type rebaser struct {
+	snapshots.Snapshotter
+
+	mu      sync.Mutex          // guards pending
+	pending map[string][]string // layer directory → what it implies, parents first
+}
+
+func (r *rebaser) note(dir string, implied []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pending == nil {
+		r.pending = map[string][]string{}
+	}
+	if len(implied) > 0 {
+		r.pending[dir] = implied
+	}
+}
+
+func (r *rebaser) take(dir string) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	implied := r.pending[dir]
+	delete(r.pending, dir)
+	return implied
+}
+
+// Commit seals a layer after it has been given its parent.
+func (r *rebaser) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	var info snapshots.Info
+	for _, o := range opts {
+		if err := o(&info); err != nil {
+			return err
+		}
+	}
+	mounts, err := r.Mounts(ctx, key)
+	if err != nil {
+		return err
+	}
+	dir, _, err := layerDirs(mounts)
+	if err != nil {
+		return err
+	}
+	if implied := r.take(dir); info.Parent != "" && len(implied) > 0 {
+		if err := r.inherit(ctx, dir, info.Parent, implied); err != nil {
+			return fmt.Errorf("take over directories from parent layers: %w", err)
+		}
+	}
+	return r.Snapshotter.Commit(ctx, name, key, opts...)
+}
+
+// Remove also forgets what an abandoned layer implied.
+func (r *rebaser) Remove(ctx context.Context, key string) error {
+	if mounts, err := r.Mounts(ctx, key); err == nil {
+		if dir, _, err := layerDirs(mounts); err == nil {
+			r.take(dir)
+		}
+	}
+	return r.Snapshotter.Remove(ctx, key)
+}
+
+func (r *rebaser) inherit(ctx context.Context, dir, parent string, implied []string) error {
+	layer, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer layer.Close()
+	parents, err := r.openChain(ctx, parent)
+	defer closeRoots(parents)
+	if err != nil {
+		return err
+	}
+	for _, d := range implied {
+		if err := inheritOne(layer, parents, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openChain opens the directories of a layer and those below it, top first.
+func (r *rebaser) openChain(ctx context.Context, name string) ([]*os.Root, error) {
+	var roots []*os.Root
+	for name != "" {
+		info, err := r.Stat(ctx, name)
+		if err != nil {
+			return roots, err
+		}
+		root, err := os.OpenRoot(info.Labels[labelUpperDir])
+		if err != nil {
+			return roots, err
+		}
+		roots = append(roots, root)
+		name = info.Parent
+	}
+	return roots, nil
+}
+
+func closeRoots(roots []*os.Root) {
+	for _, r := range roots {
+		_ = r.Close() // opened for reading
+	}
+}
+
+func inheritOne(layer *os.Root, parents []*os.Root, dir string) error {
+	if fi, err := layer.Lstat(dir); err != nil || !fi.IsDir() {
+		return nil // the layer removed it again, or reached it through a link
+	}
+	for _, p := range parents {
+		fi, err := p.Lstat(dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil || !fi.IsDir() {
+			return nil // a whiteout or another file: below it, this directory is new
+		}
+		from, err := sys.Owner(fi)
+		if err != nil {
+			return err
+		}
+		return errors.Join(layer.Lchown(dir, from.UID, from.GID), layer.Chmod(dir, from.Mode))
+	}
+	return nil
+}
+
+// layerTree sees the entries of a layer go by.
+type layerTree struct {
+	said    map[string]bool // directories with an entry of their own
+	parents map[string]bool
+}
+
+func newLayerTree() *layerTree {
+	return &layerTree{said: map[string]bool{}, parents: map[string]bool{}}
+}
+
+// see is an archive filter that lets everything through.
+func (t *layerTree) see(h *tar.Header) (bool, error) {
+	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
+	if h.Typeflag == tar.TypeDir {
+		t.said[name] = true
+	}
+	for dir := path.Dir(name); dir != "." && !t.parents[dir]; dir = path.Dir(dir) {
+		t.parents[dir] = true
+	}
+	return true, nil
+}
+
+func (t *layerTree) implied() []string {
+	maps.DeleteFunc(t.parents, func(dir string, _ bool) bool { return t.said[dir] })
+	return slices.Sorted(maps.Keys(t.parents))
+}

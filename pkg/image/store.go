@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package image keeps the node's images and the root filesystems made from them.
+//
+// Images live in containerd's metadata store, content store and overlay snapshotter, used as libraries; nothing is
+// kept twice. An image is known by its id, the digest of its config; every name of it is one record in the store.
+// What a registry says is not believed: blobs are checked against their digest before they are visible, layers against
+// the config's diff ids, and layer files reach the disk (SyncFs) before the layer is committed.
+//
+// A container's writable layer is a plain directory below rootfs/, with a record of the image it came from. It is made
+// and removed without a database write, so that creating containers in parallel doesn't queue for one fsync. One
+// read-only view per unpacked image pins its layers, and lives until the image is gone and no container uses it.
+//
+// The package doesn't decide when to pull, keeps no container state and starts no work on its own.
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+)
+
+const (
+	namespace       = "k8s.io"
+	snapshotterName = "overlayfs"
+
+	defaultDownloads       = 3
+	defaultProgressTimeout = 5 * time.Minute
+	cleanupTimeout         = time.Minute
+)
+
+// Options says where images are kept and how they are pulled.
+type Options struct {
+	Root            string        // absolute directory; made when missing
+	RegistryConfig  string        // certs.d tree of hosts.toml, read again at each pull; "" = the registries themselves
+	MaxDownloads    int           // blobs in flight per pull; 0 = 3
+	ProgressTimeout time.Duration // a pull without a byte for this long is given up; 0 = 5 min, negative = never
+	Log             *slog.Logger  // nil = discard
+}
+
+// Service is the node's image store. All methods may be called at once from any goroutine.
+type Service struct {
+	root            string
+	registryConfig  string
+	downloads       int
+	progressTimeout time.Duration
+	log             *slog.Logger
+	platform        platforms.MatchComparer
+
+	db      *database
+	meta    *metadata.DB
+	content content.Store
+	images  images.Store
+	leases  leases.Manager
+	layers  *rebaser // through the metadata store
+
+	blobs   keyLock // what the unpacker fetches or unpacks
+	keys    keyLock // rootfs and volume keys
+	flights flights
+	usages  usageCache
+	// pins is held shared while a view is made or a container takes one, and alone while unused views are swept.
+	pins sync.RWMutex
+}
+
+// Open opens or makes the store and finishes what a crash left. A damaged database never stops it: the store is set
+// aside with an error in the log and an empty one takes its place. Errors: ErrFailedPrecondition when another process
+// has the store open, ErrInvalidArgument for a relative root.
+func Open(ctx context.Context, o Options) (*Service, error) {
+	if !filepath.IsAbs(o.Root) {
+		return nil, fmt.Errorf("open image store: root %q is not absolute: %w", o.Root, errdefs.ErrInvalidArgument)
+	}
+	if strings.ContainsAny(o.Root, `:,\`) {
+		return nil, fmt.Errorf("open image store: root %q has a character that overlay options can't carry: %w", o.Root, errdefs.ErrInvalidArgument)
+	}
+	s := &Service{
+		root: filepath.Clean(o.Root), registryConfig: o.RegistryConfig, downloads: o.MaxDownloads,
+		progressTimeout: o.ProgressTimeout, log: o.Log, platform: platforms.Default(),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	if s.downloads <= 0 {
+		s.downloads = defaultDownloads
+	}
+	if s.progressTimeout == 0 {
+		s.progressTimeout = defaultProgressTimeout
+	}
+	ctx = s.context(ctx)
+	for _, dir := range []string{s.root, s.rootfsDir()} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("open image store: %w", err)
+		}
+	}
+	var err error
+	if s.db, err = openDatabase(ctx, s.root, s.log); err != nil {
+		return nil, fmt.Errorf("open image store %s: %w", s.root, err)
+	}
+	s.meta = s.db.meta
+	s.content = s.meta.ContentStore()
+	s.images = metadata.NewImageStore(s.meta)
+	s.leases = metadata.NewLeaseManager(s.meta)
+	s.layers = &rebaser{Snapshotter: s.meta.Snapshotter(snapshotterName)}
+	if err := s.recover(ctx); err != nil {
+		// What recovery couldn't remove costs disk space, not correctness.
+		s.log.WarnContext(ctx, "clean up image store after start", "err", err)
+	}
+	return s, nil
+}
+
+// Close cuts running pulls off, waits for them and closes the store. Mounted root filesystems stay mounted.
+func (s *Service) Close() error {
+	s.flights.close()
+	return s.db.close()
+}
+
+// context gives ctx what containerd's stores look up in it.
+func (s *Service) context(ctx context.Context) context.Context {
+	return withLibraryLog(namespaces.WithNamespace(ctx, namespace), s.log)
+}
+
+// cleanupContext outlives the caller, but not for long.
+func (s *Service) cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(s.context(ctx)), cleanupTimeout)
+}
+
+// recover removes what pulls that died with the last daemon left behind. Their leases and partial blobs stay until the
+// lease expires: that is what lets the next pull go on where the dead one stopped.
+func (s *Service) recover(ctx context.Context) error {
+	var dead []string
+	err := s.eachLayer(ctx, func(i snapshots.Info) {
+		if i.Kind == snapshots.KindActive {
+			dead = append(dead, i.Name)
+		}
+	})
+	for _, name := range dead {
+		if rerr := s.layers.Remove(ctx, name); !errdefs.IsNotFound(rerr) {
+			err = errors.Join(err, rerr)
+		}
+	}
+	return errors.Join(err, s.sweepIDMaps(), s.GC(ctx), s.db.cleanup(ctx))
+}
+
+// eachLayer calls f for all snapshots. A store that never had one has no place for them yet: that is none.
+func (s *Service) eachLayer(ctx context.Context, f func(snapshots.Info)) error {
+	err := s.layers.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+		f(i)
+		return nil
+	})
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}

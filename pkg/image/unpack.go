@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/unpack"
+	"github.com/containerd/platforms"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sync/semaphore"
+)
+
+const parallelUnpacks = 2 // layers of one image; file creation, not decompression, is what takes the time
+
+// unpack downloads and unpacks the layers that are missing. Layers are unpacked side by side and put on top of each
+// other when they are committed.
+func (s *Service) unpack(ctx context.Context, f remotes.Fetcher, root ocispec.Descriptor, sel selection) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	u, err := unpack.NewUnpacker(ctx, s.content,
+		unpack.WithUnpackPlatform(unpack.Platform{
+			Platform: platforms.All, SnapshotterKey: snapshotterName, Snapshotter: s.layers,
+			SnapshotterCapabilities: []string{snapshots.RebaseCap}, Applier: applier{s.content, s.layers},
+		}),
+		unpack.WithLimiter(semaphore.NewWeighted(int64(s.downloads))),
+		unpack.WithUnpackLimiter(semaphore.NewWeighted(parallelUnpacks)),
+		unpack.WithDuplicationSuppressor(&s.blobs))
+	if err != nil {
+		return fmt.Errorf("prepare to unpack: %w", err)
+	}
+	children := images.SetChildrenMappedLabels(s.content, func(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		return sel.children[d.Digest], nil
+	}, images.ChildGCLabels)
+	h := u.Unpack(images.Handlers(s.fetcher(f), children))
+	if err := images.Dispatch(ctx, h, nil, root); err != nil {
+		cancel()
+		_, _ = u.Wait() // its error follows from the first
+		return err
+	}
+	if _, err := u.Wait(); err != nil {
+		return err
+	}
+	if sel.chain == "" {
+		return nil
+	}
+	if _, err := s.layers.Stat(ctx, sel.chain.String()); err != nil {
+		return fmt.Errorf("unpack layers: %w", err)
+	}
+	return nil
+}
+
+// diskSize is what the image takes on disk: the blobs that are kept and the unpacked layers, in bytes.
+func (s *Service) diskSize(ctx context.Context, sel selection) (uint64, error) {
+	size := sel.manifest.Size + sel.config.Size
+	for _, l := range sel.layers {
+		if _, err := s.content.Info(ctx, l.Digest); err == nil {
+			size += l.Size
+		}
+	}
+	for name := sel.chain.String(); name != ""; {
+		u, err := s.layers.Usage(ctx, name)
+		if err != nil {
+			return 0, fmt.Errorf("measure layer: %w", err)
+		}
+		i, err := s.layers.Stat(ctx, name)
+		if err != nil {
+			return 0, fmt.Errorf("measure layer: %w", err)
+		}
+		size += u.Size
+		name = i.Parent
+	}
+	return uint64(size), nil
+}
