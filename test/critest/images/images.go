@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package images makes the container images that upstream critest names, with the contents its specs look for, from
+// parts at hand: a busybox built from Debian's source package, nginx and Apache from Debian's packages, our own pause
+// and a few small files. Nothing is taken from a container registry.
+//
+// What was fetched and built is kept in a cache folder and made once; the images are put together anew each time. Every
+// tar and every config is written without times or names of this machine, so equal parts give equal digests, and
+// test-image-digest, which critest names by digest, is made of constants only.
+package images
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// Options tells where things are.
+type Options struct {
+	Cache string // kept between runs
+	Pause string // our pause program for this architecture
+	Say   func(format string, args ...any)
+}
+
+// Image is one image under all its names.
+type Image struct {
+	Names  []string // registry host, repository and tag
+	Layers [][]byte // uncompressed tars, lowest first
+	Config ocispec.ImageConfig
+}
+
+// Registries are the hosts that the images' names begin with.
+var Registries = []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io"}
+
+const (
+	e2e     = "registry.k8s.io/e2e-test-images/"
+	staging = "gcr.io/k8s-staging-cri-tools/"
+
+	// ByDigest is the image that critest names by digest; a critest that shall pass has the digest of ours.
+	ByDigest = staging + "test-image-digest:latest"
+)
+
+// Build makes every image.
+func Build(ctx context.Context, o Options) ([]Image, error) {
+	var err error
+	if o.Cache, err = filepath.Abs(o.Cache); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
+		return nil, err
+	}
+	busybox, err := busyboxLayer(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("build busybox: %w", err)
+	}
+	b := builder{busybox: busybox}
+	b.busyboxImages()
+	b.smallImages()
+	if err := b.servers(ctx, o); err != nil {
+		return nil, err
+	}
+	if err := b.programs(ctx, o); err != nil {
+		return nil, err
+	}
+	return b.images, nil
+}
+
+type builder struct {
+	busybox []byte
+	images  []Image
+}
+
+func (b *builder) add(config ocispec.ImageConfig, layers [][]byte, names ...string) {
+	config.Env = append(config.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	b.images = append(b.images, Image{Names: names, Layers: layers, Config: config})
+}
+
+// on adds an image that is busybox and one more layer of files.
+func (b *builder) on(config ocispec.ImageConfig, files []file, names ...string) {
+	b.add(config, [][]byte{b.busybox, layer(files)}, names...)
+}
+
+var shell = ocispec.ImageConfig{Cmd: []string{"sh"}}
+
+func user(name string) ocispec.ImageConfig {
+	c := shell
+	c.User = name
+	return c
+}
+
+func (b *builder) busyboxImages() {
+	b.add(shell, [][]byte{b.busybox}, e2e+"busybox:1.29-2")
+	for name, who := range map[string]string{
+		"uid": "1002", "username": "www-data", "uid-group": "1003:1004", "username-group": "www-data:1004",
+	} {
+		b.on(user(who), []file{{name: "user", data: who}}, staging+"test-image-user-"+name+":latest")
+	}
+	b.on(user("1000"), []file{
+		{name: "etc/passwd", data: passwd + "default-user:x:1000:1000:default user:/home/default-user:/bin/sh\n"},
+		{name: "etc/group", data: group + "default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"},
+		{name: "home/default-user/", mode: 0o755, uid: 1000},
+	}, staging+"test-image-predefined-group:latest")
+	for _, tag := range []string{"test", "all"} {
+		b.on(shell, []file{{name: "tag-" + tag, data: tag}}, staging+"test-image-tag:"+tag)
+	}
+}
+
+// smallImages are only ever pulled and listed.
+func (b *builder) smallImages() {
+	note := func(text string) [][]byte { return [][]byte{layer([]file{{name: "TEST", data: text}})} }
+	for _, n := range []string{"1", "2", "3", "latest"} {
+		b.add(shell, note("test-image-"+n), staging+"test-image-"+n+":latest")
+	}
+	b.add(shell, note("test-image-digest"), ByDigest)
+	b.add(shell, note("test-image-tags"), staging+"test-image-tags:1", staging+"test-image-tags:2", staging+"test-image-tags:3")
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images_test
+
+import (
+	"os"
+	"runtime"
+	"testing"
+
+	"github.com/cri-shim/cri-shim/test/critest/images"
+	"github.com/cri-shim/cri-shim/test/registry"
+)
+
+// TestBuild builds every image and pushes it, twice: critest names one image by digest, so digests must not move.
+func TestBuild(t *testing.T) {
+	cache := "../../../.cache/critest"
+	if _, err := os.Stat(cache + "/busybox"); err != nil {
+		t.Skip("the parts of critest's images are not in .cache yet; make critest fetches them")
+	}
+	o := images.Options{Cache: cache, Pause: "../../../cmd/pause/pause_" + runtime.GOARCH, Say: t.Logf}
+	r, err := registry.Start(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	first := map[string]string{}
+	for round := range 2 {
+		list, err := images.Build(t.Context(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, img := range list {
+			d, err := r.Push(t.Context(), registry.Image{Layers: img.Layers, Config: img.Config}, img.Names...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name := img.Names[0]; round == 0 {
+				first[name] = d.String()
+				t.Log(name, d)
+			} else if first[name] != d.String() {
+				t.Errorf("%s: digest %s, then %s", name, first[name], d)
+			}
+		}
+	}
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package images
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	securejoin "github.com/cyphar/filepath-securejoin"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const page = "<!doctype html><title>test image</title><p>It answers.\n"
+
+const nginxConf = `user www-data;
+worker_processes 1;
+pid /var/run/nginx.pid;
+error_log /dev/stderr notice;
+events { worker_connections 64; }
+http {
+	access_log /dev/stdout;
+	server { listen PORT; root /var/www/html; }
+}
+`
+
+const httpdConf = `ServerName localhost
+Listen 80
+PidFile /var/run/httpd.pid
+LoadModule mpm_event_module MODULES/mod_mpm_event.so
+LoadModule authz_core_module MODULES/mod_authz_core.so
+LoadModule dir_module MODULES/mod_dir.so
+User www-data
+Group www-data
+LogLevel notice
+ErrorLog /proc/self/fd/2
+DocumentRoot /var/www/html
+DirectoryIndex index.html
+`
+
+// servers adds the web servers: real ones, since specs look for nginx's master process and for httpd's log.
+func (b *builder) servers(ctx context.Context, o Options) error {
+	root := filepath.Join(o.Cache, "servers")
+	if err := fetchServers(ctx, o, root); err != nil {
+		return fmt.Errorf("fetch nginx and apache: %w", err)
+	}
+	nginx, err := withLibraries(root, "usr/sbin/nginx")
+	if err != nil {
+		return err
+	}
+	for port, name := range map[string]string{"80": e2e + "nginx:1.14-2", "12003": staging + "hostnet-nginx-" + runtime.GOARCH + ":latest"} {
+		b.on(ocispec.ImageConfig{
+			Entrypoint: []string{"nginx"}, Cmd: []string{"-g", "daemon off;"},
+			ExposedPorts: map[string]struct{}{port + "/tcp": {}}, StopSignal: "SIGQUIT",
+		}, append(nginx,
+			file{name: "etc/nginx/nginx.conf", data: strings.ReplaceAll(nginxConf, "PORT", port)},
+			file{name: "var/www/html/index.html", data: page},
+			file{name: "var/lib/nginx/"}, file{name: "var/log/nginx/"},
+		), name)
+	}
+	return b.apache(root)
+}
+
+func (b *builder) apache(root string) error {
+	const modules = "usr/lib/apache2/modules/"
+	httpd, err := withLibraries(root, "usr/sbin/apache2",
+		modules+"mod_mpm_event.so", modules+"mod_authz_core.so", modules+"mod_dir.so")
+	if err != nil {
+		return err
+	}
+	for i := range httpd {
+		if httpd[i].name == "usr/sbin/apache2" {
+			httpd[i].name = "usr/sbin/httpd" // the name it logs
+		}
+	}
+	b.on(ocispec.ImageConfig{
+		Cmd: []string{"httpd", "-f", "/etc/httpd.conf", "-D", "FOREGROUND"}, StopSignal: "SIGWINCH",
+		ExposedPorts: map[string]struct{}{"80/tcp": {}},
+	}, append(httpd,
+		file{name: "etc/httpd.conf", data: strings.ReplaceAll(httpdConf, "MODULES", "/"+strings.TrimSuffix(modules, "/"))},
+		file{name: "etc/apache2/"}, file{name: "var/www/html/index.html", data: page},
+	), e2e+"httpd:2.4.39-4")
+	return nil
+}
+
+func fetchServers(ctx context.Context, o Options, root string) error {
+	if _, err := os.Stat(root); err == nil {
+		return nil
+	}
+	work, err := os.MkdirTemp(o.Cache, "servers-fetch-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	d := debian{dir: work, say: o.Say}
+	if err := d.update(ctx); err != nil {
+		return err
+	}
+	err = d.unpack(ctx, filepath.Join(work, "root"), "nginx", "apache2-bin", "libapr1", "libaprutil1", "libc6", "libcrypt1",
+		"libexpat1", "libpcre2-8-0", "libssl3", "libuuid1", "zlib1g")
+	if err != nil {
+		return err
+	}
+	return os.Rename(filepath.Join(work, "root"), root)
+}
+
+// withLibraries is the programs and every library they need, links resolved: each file under the name it is asked for.
+func withLibraries(root string, programs ...string) ([]file, error) {
+	libs, err := libraries(root, programs...)
+	if err != nil {
+		return nil, err
+	}
+	var files []file
+	for _, name := range append(programs, libs...) {
+		at, err := securejoin.SecureJoin(root, name) // links are absolute and mean the unpacked tree
+		if err != nil {
+			return nil, err
+		}
+		data, err := os.ReadFile(at)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file{name: name, data: string(data), mode: 0o755})
+	}
+	return files, nil
+}
+
+// programs adds the images of our own programs: pause, and the set-uid program.
+func (b *builder) programs(ctx context.Context, o Options) error {
+	pause, err := os.ReadFile(o.Pause)
+	if err != nil {
+		return fmt.Errorf("read pause: %w", err)
+	}
+	b.add(ocispec.ImageConfig{Entrypoint: []string{"/pause"}}, [][]byte{layer([]file{{name: "pause", data: string(pause), mode: 0o755}})},
+		"registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9")
+
+	name := filepath.Join(o.Cache, "nnp")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", name,
+		"github.com/cri-shim/cri-shim/test/critest/images/nnp")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("build nnp: %w: %s", err, tail(out))
+	}
+	nnp, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	b.on(ocispec.ImageConfig{Entrypoint: []string{"/nnp"}}, []file{{name: "nnp", data: string(nnp), mode: 0o4755}}, e2e+"nonewprivs:1.3")
+	return nil
+}
