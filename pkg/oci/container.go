@@ -24,7 +24,7 @@ type ContainerInput struct {
 
 	Namespaces  Namespaces // of the pod
 	CgroupsPath string     // from CgroupsPath
-	Labels      Labels
+	Labels      Labels     // of the pod, from NewLabels
 
 	// Files and the directory of the pod that each container sees, unless it has a mount of its own at the place. An empty
 	// path leaves the file out; an empty ShmPath gives the container a /dev/shm of its own.
@@ -95,6 +95,9 @@ func ValidateContainer(config *cri.ContainerConfig, pod *cri.PodSandboxConfig) e
 	}
 	if o := sc.GetNamespaceOptions(); (o.GetTargetId() != "") != (o.GetPid() == cri.NamespaceMode_TARGET) {
 		return invalid(nsField+"target_id", "needs PID mode TARGET, and PID mode TARGET needs it")
+	}
+	if err := validateSELinux(sc.GetSelinuxOptions()); err != nil {
+		return err
 	}
 	for _, m := range config.GetMounts() {
 		if err := validateMount(fmt.Sprintf("mounts[%s]", m.GetContainerPath()), m); err != nil {

@@ -48,9 +48,6 @@ type Namespaces struct {
 	Target                       string // PID namespace of the container that NamespaceMode_TARGET names
 }
 
-// Labels are SELinux contexts, already allocated. Empty on machines without SELinux.
-type Labels struct{ Process, Mount string }
-
 // invalid refuses what no machine could do.
 func invalid(field, format string, args ...any) error {
 	return fmt.Errorf("honour %s: %s: %w", field, fmt.Sprintf(format, args...), errdefs.ErrInvalidArgument)

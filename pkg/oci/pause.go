@@ -5,6 +5,7 @@ package oci
 import (
 	"fmt"
 	"maps"
+	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
@@ -26,7 +27,7 @@ type PauseInput struct {
 	// Namespaces are joined where a path is given; others, unless they are the node's, are made.
 	Namespaces  Namespaces
 	CgroupsPath string // from CgroupsPath
-	Labels      Labels
+	Labels      Labels // from NewLabels
 
 	PassAnnotations []string // as in ContainerInput
 	Host            Host
@@ -81,6 +82,9 @@ func ValidatePod(config *cri.PodSandboxConfig) error {
 	if _, err := profile("linux.security_context.apparmor", sc.GetApparmor(), ""); err != nil {
 		return err
 	}
+	if err := validateSELinux(sc.GetSelinuxOptions()); err != nil {
+		return err
+	}
 	return ValidateSysctls(config.GetLinux().GetSysctls(), sc.GetNamespaceOptions())
 }
 
@@ -128,12 +132,12 @@ func (p *pause) namespaces() error {
 	return nil
 }
 
-// mounts are as few as the runtime can do with, since each is on the way to every pod's start: /proc, which it needs to
-// write sysctls, and a /dev, which it would fill with nodes if there were none.
+// mounts are as few as the runtime can do with, since each is on the way to every pod's start. It needs a /proc to drop
+// capabilities and to write sysctls, and would fill /dev with nodes, unless something is mounted there by bind.
 func (p *pause) mounts() error {
 	p.spec.Mounts = []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "noexec", "mode=755", "size=64k"}},
+		{Destination: "/dev", Type: "bind", Source: filepath.Join(p.in.RootFS, "dev"), Options: []string{"bind", "ro"}},
 	}
 	return nil
 }
@@ -141,13 +145,12 @@ func (p *pause) mounts() error {
 // confine sets seccomp and the LSMs as the pod asks for. A privileged pod says nothing about pause.
 func (p *pause) confine() error {
 	p.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
-	c := &container{in: &ContainerInput{Host: p.in.Host, Lookup: p.in.Lookup}, spec: p.spec}
 	const field = "linux.security_context.seccomp"
 	wanted, err := profile(field, p.sec.GetSeccomp(), p.sec.GetSeccompProfilePath())
 	if err != nil {
 		return err
 	}
-	if p.spec.Linux.Seccomp, err = filter(field, wanted, c); err != nil {
+	if p.spec.Linux.Seccomp, err = p.filter(field, wanted); err != nil {
 		return err
 	}
 	if p.in.Host.SELinux {
@@ -155,6 +158,13 @@ func (p *pause) confine() error {
 	}
 	p.spec.Process.ApparmorProfile, err = appArmor(p.sec.GetApparmor(), p.in.Host, p.in.Lookup)
 	return err
+}
+
+func (p *pause) filter(field string, wanted *cri.SecurityProfile) (*specs.LinuxSeccomp, error) {
+	if wanted != nil && wanted.GetProfileType() == cri.SecurityProfile_RuntimeDefault && p.in.Host.Seccomp {
+		return pauseFilter(), nil
+	}
+	return filter(field, wanted, &container{in: &ContainerInput{Host: p.in.Host, Lookup: p.in.Lookup}, spec: p.spec})
 }
 
 func (p *pause) annotations() error {

@@ -4,12 +4,9 @@ package oci
 
 import (
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/moby/profiles/seccomp"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -52,62 +49,6 @@ func deprecatedProfile(field, name string) (*cri.SecurityProfile, error) {
 	return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: ref}, nil
 }
 
-// seccomp sets the system call filter. Not asked for means none, which is what Kubernetes expects (its own default,
-// where enabled, arrives as RuntimeDefault). It comes after the capabilities: the default profile depends on them.
-func (c *container) seccomp() error {
-	const field = "linux.security_context.seccomp"
-	p, err := profile(field, c.sec.GetSeccomp(), c.sec.GetSeccompProfilePath())
-	if err != nil || c.privileged {
-		return err
-	}
-	c.spec.Linux.Seccomp, err = filter(field, p, c)
-	return err
-}
-
-// filter builds the filter of a profile against the capabilities in the spec.
-func filter(field string, p *cri.SecurityProfile, c *container) (*specs.LinuxSeccomp, error) {
-	if p == nil || p.GetProfileType() == cri.SecurityProfile_Unconfined {
-		return nil, nil
-	}
-	if !c.in.Host.Seccomp {
-		return nil, unmet(field, "this kernel has no seccomp filters")
-	}
-	if p.GetProfileType() == cri.SecurityProfile_RuntimeDefault {
-		built, err := seccomp.GetDefaultProfile(c.spec)
-		if err != nil {
-			return nil, unmet(field, "default profile: %v", err)
-		}
-		return built, nil
-	}
-	file, err := profilePath(field, p.GetLocalhostRef(), c.in.Host.SeccompRoot)
-	if err != nil {
-		return nil, err
-	}
-	if c.in.Lookup.ReadFile == nil {
-		return nil, unmet(field, "no way to read %s", file)
-	}
-	raw, err := c.in.Lookup.ReadFile(file)
-	if err != nil {
-		return nil, invalid(field, "read profile: %v", err)
-	}
-	built, err := seccomp.LoadProfile(string(raw), c.spec)
-	if err != nil {
-		return nil, invalid(field, "parse profile %s: %v", file, err)
-	}
-	return built, nil
-}
-
-// profilePath: the kubelet sends absolute paths, older clients the name below the root.
-func profilePath(field, ref, root string) (string, error) {
-	if filepath.IsAbs(ref) {
-		return filepath.Clean(ref), nil
-	}
-	if root == "" || !filepath.IsLocal(ref) {
-		return "", invalid(field+".localhost_ref", "%q is neither absolute nor below the profile directory", ref)
-	}
-	return filepath.Join(root, ref), nil
-}
-
 // lsm sets AppArmor and SELinux. A privileged container is confined by neither.
 func (c *container) lsm() error {
 	p, err := profile("linux.security_context.apparmor", c.sec.GetApparmor(), c.sec.GetApparmorProfile())
@@ -115,7 +56,8 @@ func (c *container) lsm() error {
 		return err
 	}
 	if c.in.Host.SELinux {
-		c.spec.Process.SelinuxLabel, c.spec.Linux.MountLabel = c.in.Labels.Process, c.in.Labels.Mount
+		labels := c.in.Labels.with(c.sec.GetSelinuxOptions())
+		c.spec.Process.SelinuxLabel, c.spec.Linux.MountLabel = labels.Process, labels.Mount
 	}
 	c.spec.Process.ApparmorProfile, err = appArmor(p, c.in.Host, c.in.Lookup)
 	return err

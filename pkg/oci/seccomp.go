@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/profiles/seccomp"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// seccomp sets the system call filter. Not asked for means none, which is what Kubernetes expects (its own default,
+// where enabled, arrives as RuntimeDefault). It comes after the capabilities: the default profile depends on them.
+func (c *container) seccomp() error {
+	const field = "linux.security_context.seccomp"
+	p, err := profile(field, c.sec.GetSeccomp(), c.sec.GetSeccompProfilePath())
+	if err != nil || c.privileged {
+		return err
+	}
+	c.spec.Linux.Seccomp, err = filter(field, p, c)
+	return err
+}
+
+// filter builds the filter of a profile against the capabilities in the spec.
+func filter(field string, p *cri.SecurityProfile, c *container) (*specs.LinuxSeccomp, error) {
+	if p == nil || p.GetProfileType() == cri.SecurityProfile_Unconfined {
+		return nil, nil
+	}
+	if !c.in.Host.Seccomp {
+		return nil, unmet(field, "this kernel has no seccomp filters")
+	}
+	if p.GetProfileType() == cri.SecurityProfile_RuntimeDefault {
+		return defaultFilter(field, c.spec)
+	}
+	file, err := profilePath(field, p.GetLocalhostRef(), c.in.Host.SeccompRoot)
+	if err != nil {
+		return nil, err
+	}
+	if c.in.Lookup.ReadFile == nil {
+		return nil, unmet(field, "no way to read %s", file)
+	}
+	raw, err := c.in.Lookup.ReadFile(file)
+	if err != nil {
+		return nil, invalid(field, "read profile: %v", err)
+	}
+	built, err := seccomp.LoadProfile(string(raw), c.spec)
+	if err != nil {
+		return nil, invalid(field, "parse profile %s: %v", file, err)
+	}
+	return built, nil
+}
+
+// profilePath: the kubelet sends absolute paths, older clients the name below the root.
+func profilePath(field, ref, root string) (string, error) {
+	if filepath.IsAbs(ref) {
+		return filepath.Clean(ref), nil
+	}
+	if root == "" || !filepath.IsLocal(ref) {
+		return "", invalid(field+".localhost_ref", "%q is neither absolute nor below the profile directory", ref)
+	}
+	return filepath.Join(root, ref), nil
+}
+
+// defaultFilter is the profile every runtime of Kubernetes ships, less the x32 architecture: kernels come without it, or
+// with it switched off, and it makes up a third of what loading the filter costs at each start and exec.
+func defaultFilter(field string, spec *specs.Spec) (*specs.LinuxSeccomp, error) {
+	built, err := seccomp.GetDefaultProfile(spec)
+	if err != nil {
+		return nil, unmet(field, "default profile: %v", err)
+	}
+	built.Architectures = slices.DeleteFunc(built.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
+	return built, nil
+}
+
+// pauseFilter is what RuntimeDefault means for pause: the few system calls that pause makes, and those of the runtime
+// between loading the filter and running pause, for the machine's own architecture. It is both stricter than the profile
+// for containers and much cheaper to load, which counts because the kubelet asks for it on every pod.
+func pauseFilter() *specs.LinuxSeccomp {
+	const calls = `
+		access arch_prctl brk capget capset chdir clock_getres clock_gettime clock_nanosleep clone clone3 close close_range
+		dup dup2 dup3 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd2 execve execveat exit exit_group
+		faccessat faccessat2 fchdir fcntl fstat fstatfs futex getcwd getdents64 getegid geteuid getgid getgroups getpgid
+		getpid getppid getrandom getresgid getresuid getrlimit getsid gettid getuid kill lseek madvise membarrier mincore
+		mmap mprotect mremap munmap nanosleep newfstatat open openat openat2 pipe2 poll ppoll prctl pread64 prlimit64
+		pwrite64 read readlink readlinkat readv recvfrom recvmsg restart_syscall rseq rt_sigaction rt_sigpending
+		rt_sigprocmask rt_sigqueueinfo rt_sigreturn rt_sigsuspend rt_sigtimedwait rt_tgsigqueueinfo sched_getaffinity
+		sched_yield sendmsg sendto set_robust_list set_tid_address setgid setgroups setpgid setresgid setresuid setsid
+		setuid sigaltstack stat statfs statx tgkill timer_create timer_delete timer_settime umask uname wait4 waitid write
+		writev`
+	return &specs.LinuxSeccomp{
+		DefaultAction: specs.ActErrno,
+		Syscalls:      []specs.LinuxSyscall{{Names: strings.Fields(calls), Action: specs.ActAllow}},
+	}
+}
