@@ -30,6 +30,13 @@ type failure struct {
 func (f *failure) Error() string { return f.text }
 func (f *failure) Unwrap() error { return f.class }
 
+// endedError: the pull was cut off, by its caller, by the watch or by Close. Apart, because what a network timeout says
+// of itself can't be told from a context's end.
+type endedError struct{ cause error }
+
+func (e *endedError) Error() string { return e.cause.Error() }
+func (e *endedError) Unwrap() error { return e.cause }
+
 var (
 	urlQuery    = regexp.MustCompile(`(https?://[^\s"'?]*)\?[^\s"']*`)
 	urlUserinfo = regexp.MustCompile(`(https?://)[^\s"'/@]*@`)
@@ -41,15 +48,15 @@ func redact(err error) string {
 }
 
 // pullError names the image and gives the failure of a pull one class:
-// registry not reachable or broken: text starts with cri-api's ErrRegistryUnavailable, no errdefs class;
+// cut off: the context's error; registry not reachable or broken: text starts with cri-api's ErrRegistryUnavailable, no errdefs class;
 // 401 ErrUnauthenticated; 403 ErrPermissionDenied; 404 ErrNotFound; digest mismatch ErrDataLoss; else what err has.
 func pullError(ref string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var done *failure
-	if errors.As(err, &done) && done == err {
-		return err
+	var ended *endedError
+	if errors.As(err, &ended) {
+		return fmt.Errorf("pull image %q: %w", ref, ended.cause)
 	}
 	text := fmt.Sprintf("pull image %q: %s", ref, redact(err))
 	switch status := statusOf(err); {

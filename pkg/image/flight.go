@@ -5,14 +5,14 @@ package image
 import (
 	"context"
 	"crypto/sha256"
-	"errors"
+	"fmt"
 	"runtime/debug"
 	"sync"
 
 	"github.com/containerd/errdefs"
 )
 
-var errClosing = errors.New("image store is closing")
+var errClosing = fmt.Errorf("image store is closing: %w", errdefs.ErrUnavailable)
 
 // flights are the pulls that run. Callers that want the same image with the same credentials share one; it is cut off
 // when the last of them is gone. The zero value is ready.
@@ -47,7 +47,7 @@ func (f *flights) do(ctx context.Context, key flightKey, fn func(context.Context
 		return fl.id, fl.err
 	case <-ctx.Done():
 		f.leave(key, fl, ctx.Err())
-		return "", ctx.Err()
+		return "", &endedError{ctx.Err()}
 	}
 }
 
@@ -55,10 +55,10 @@ func (f *flights) join(ctx context.Context, key flightKey, fn func(context.Conte
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.closed {
-		return nil, errors.Join(errClosing, errdefs.ErrUnavailable)
+		return nil, &endedError{errClosing}
 	}
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return nil, &endedError{err}
 	}
 	if fl := f.running[key]; fl != nil {
 		fl.waiters++

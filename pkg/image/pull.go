@@ -58,10 +58,14 @@ func (s *Service) pull(ctx context.Context, named reference.Named, creds credent
 	}
 	id, err := s.pullFrom(ctx, s.resolver(ctx, creds, w), named)
 	if err != nil && ctx.Err() != nil {
-		err = context.Cause(ctx)
+		err = &endedError{context.Cause(ctx)}
 	}
 	// Only what may go on later keeps its partial blobs.
-	return id, errors.Join(err, done(err != nil && (ctx.Err() != nil || unavailable(err))))
+	keep := err != nil && (ctx.Err() != nil || unavailable(err))
+	if cerr := done(keep); cerr != nil {
+		s.log.WarnContext(ctx, "clean up after pull", "image", named.String(), "err", redact(cerr))
+	}
+	return id, err
 }
 
 func (s *Service) pullFrom(ctx context.Context, r remotes.Resolver, named reference.Named) (string, error) {
@@ -96,8 +100,9 @@ func (s *Service) install(ctx context.Context, f remotes.Fetcher, root ocispec.D
 	return id, s.pin(ctx, sel.chain.String())
 }
 
-// lease protects what a pull brings from garbage collection. The returned func ends it; with keep, the lease stays
-// until it expires, so that a later pull of the same name finds the partial blobs.
+// lease protects what a pull brings from garbage collection. The returned func ends it and all that earlier pulls of
+// the name left, and frees what nobody has; with keep, a lease that holds something stays until it expires, so that a
+// later pull finds the partial blobs.
 func (s *Service) lease(ctx *context.Context, ref string) (func(keep bool) error, error) {
 	key := fmt.Sprintf("%x", sha256.Sum256([]byte(ref)))
 	l, err := s.leases.Create(*ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime), leases.WithLabel(labelLeaseRef, key))
@@ -106,28 +111,31 @@ func (s *Service) lease(ctx *context.Context, ref string) (func(keep bool) error
 	}
 	base := *ctx
 	*ctx = leases.WithLease(*ctx, l.ID)
+	s.working.Store(l.ID, true)
 	return func(keep bool) error {
 		ctx, cancel := s.cleanupContext(base)
 		defer cancel()
+		defer s.working.Delete(l.ID)
 		if keep {
 			if held, err := s.leases.ListResources(ctx, l); err != nil || len(held) > 0 {
 				return err
 			}
+			return s.leases.Delete(ctx, l)
 		}
-		return s.endLeases(ctx, key, l, keep)
+		return errors.Join(s.endLeases(ctx, key, l.ID), s.GC(ctx))
 	}, nil
 }
 
-// endLeases drops one lease, or all that pulls of this name left, and then what only they held.
-func (s *Service) endLeases(ctx context.Context, key string, l leases.Lease, only bool) error {
-	old := []leases.Lease{l}
-	if !only {
-		var err error
-		if old, err = s.leases.List(ctx, fmt.Sprintf("labels.%q==%s", labelLeaseRef, key)); err != nil {
-			return fmt.Errorf("list leases: %w", err)
-		}
+// endLeases drops a lease and those that failed pulls of the same name left, but not those of pulls that run.
+func (s *Service) endLeases(ctx context.Context, key, own string) error {
+	all, err := s.leases.List(ctx, fmt.Sprintf("labels.%q==%s", labelLeaseRef, key))
+	if err != nil {
+		return fmt.Errorf("list leases: %w", err)
 	}
-	for _, l := range old {
+	for _, l := range all {
+		if _, busy := s.working.Load(l.ID); busy && l.ID != own {
+			continue
+		}
 		if err := s.leases.Delete(ctx, l); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("end lease: %w", err)
 		}

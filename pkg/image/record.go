@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/metadata/boltutil"
@@ -23,7 +24,7 @@ const (
 	labelChain    = "cri-shim.io/chain"    // chain id of the top layer; empty for an image without layers
 	labelSize     = "cri-shim.io/size"     // bytes on disk
 	labelPinned   = "cri-shim.io/pinned"   // present: never for the kubelet to collect
-	labelPreload  = "cri-shim.io/preload"  // which file of a preload directory it came from
+	labelPreload  = "cri-shim.io/preload." // + mark of the preload entry that it came from
 )
 
 // installed is an image whose blobs and layers are in place.
@@ -69,8 +70,8 @@ func (s *Service) record(ctx context.Context, names []string, img installed) err
 }
 
 func keepLabels(now, old map[string]string) {
-	for _, key := range []string{labelPinned, labelPreload} {
-		if v, ok := old[key]; ok && now[key] == "" {
+	for key, v := range old {
+		if key == labelPinned || strings.HasPrefix(key, labelPreload) {
 			now[key] = v
 		}
 	}

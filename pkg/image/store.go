@@ -73,6 +73,7 @@ type Service struct {
 	keys    keyLock // rootfs and volume keys
 	flights flights
 	usages  usageCache
+	working sync.Map // ids of leases that pulls in this process hold
 	// pins is held shared while a view is made or a container takes one, and alone while unused views are swept.
 	pins sync.RWMutex
 }
