@@ -23,13 +23,7 @@ const (
 
 // busyboxLayer is a static busybox with every applet, and what a root filesystem needs besides. The applets are hard
 // links, each a name of its own: where a spec masks /bin/ls, a symbolic link would mask every other applet with it.
-func busyboxLayer(ctx context.Context, o Options) ([]byte, error) {
-	dir := filepath.Join(o.Cache, "busybox")
-	if _, err := os.Stat(filepath.Join(dir, "busybox.links")); err != nil {
-		if err := buildBusybox(ctx, o, dir); err != nil {
-			return nil, err
-		}
-	}
+func busyboxLayer(dir string) ([]byte, error) {
 	program, err := os.ReadFile(filepath.Join(dir, "busybox"))
 	if err != nil {
 		return nil, err
@@ -89,13 +83,14 @@ func buildBusybox(ctx context.Context, o Options, dir string) error {
 	if err := d.run(ctx, src, "make", fmt.Sprintf("-j%d", runtime.NumCPU()), "busybox", "busybox.links"); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	out := filepath.Join(work, "out")
+	if err := os.Mkdir(out, 0o755); err != nil {
 		return err
 	}
-	for _, name := range []string{"busybox", "busybox.links"} { // the list last: it says that both are whole
-		if err := os.Rename(filepath.Join(src, name), filepath.Join(dir, name)); err != nil {
+	for _, name := range []string{"busybox", "busybox.links"} {
+		if err := os.Rename(filepath.Join(src, name), filepath.Join(out, name)); err != nil {
 			return err
 		}
 	}
-	return nil
+	return os.Rename(out, dir)
 }

@@ -20,7 +20,7 @@ import (
 
 // Options tells where things are.
 type Options struct {
-	Cache string // kept between runs
+	Cache string // absolute path, kept between runs
 	Pause string // our pause program for this architecture
 	Say   func(format string, args ...any)
 }
@@ -43,27 +43,39 @@ const (
 	ByDigest = staging + "test-image-digest:latest"
 )
 
-// Build makes every image.
-func Build(ctx context.Context, o Options) ([]Image, error) {
-	var err error
-	if o.Cache, err = filepath.Abs(o.Cache); err != nil {
-		return nil, err
-	}
+// Fetch gets and builds the parts that the cache does not hold yet. It is the only step that may need the network.
+func Fetch(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
-		return nil, err
+		return fmt.Errorf("make image cache: %w", err)
 	}
-	busybox, err := busyboxLayer(ctx, o)
+	for name, step := range map[string]func(context.Context, Options, string) error{
+		"busybox": buildBusybox, "servers": fetchServers, "nnp": buildNNP,
+	} {
+		part := filepath.Join(o.Cache, name)
+		if _, err := os.Stat(part); err == nil {
+			continue
+		}
+		if err := step(ctx, o, part); err != nil {
+			return fmt.Errorf("make %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Build makes every image from the parts in the cache.
+func Build(o Options) ([]Image, error) {
+	busybox, err := busyboxLayer(filepath.Join(o.Cache, "busybox"))
 	if err != nil {
-		return nil, fmt.Errorf("build busybox: %w", err)
+		return nil, fmt.Errorf("build busybox image: %w", err)
 	}
 	b := builder{busybox: busybox}
 	b.busyboxImages()
 	b.smallImages()
-	if err := b.servers(ctx, o); err != nil {
-		return nil, err
+	if err := b.servers(filepath.Join(o.Cache, "servers")); err != nil {
+		return nil, fmt.Errorf("build server images: %w", err)
 	}
-	if err := b.programs(ctx, o); err != nil {
-		return nil, err
+	if err := b.programs(o); err != nil {
+		return nil, fmt.Errorf("build program images: %w", err)
 	}
 	return b.images, nil
 }

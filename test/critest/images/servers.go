@@ -43,11 +43,7 @@ DirectoryIndex index.html
 `
 
 // servers adds the web servers: real ones, since specs look for nginx's master process and for httpd's log.
-func (b *builder) servers(ctx context.Context, o Options) error {
-	root := filepath.Join(o.Cache, "servers")
-	if err := fetchServers(ctx, o, root); err != nil {
-		return fmt.Errorf("fetch nginx and apache: %w", err)
-	}
+func (b *builder) servers(root string) error {
 	nginx, err := withLibraries(root, "usr/sbin/nginx")
 	if err != nil {
 		return err
@@ -88,9 +84,6 @@ func (b *builder) apache(root string) error {
 }
 
 func fetchServers(ctx context.Context, o Options, root string) error {
-	if _, err := os.Stat(root); err == nil {
-		return nil
-	}
 	work, err := os.MkdirTemp(o.Cache, "servers-fetch-")
 	if err != nil {
 		return err
@@ -130,25 +123,27 @@ func withLibraries(root string, programs ...string) ([]file, error) {
 }
 
 // programs adds the images of our own programs: pause, and the set-uid program.
-func (b *builder) programs(ctx context.Context, o Options) error {
+func (b *builder) programs(o Options) error {
 	pause, err := os.ReadFile(o.Pause)
 	if err != nil {
-		return fmt.Errorf("read pause: %w", err)
+		return err
+	}
+	nnp, err := os.ReadFile(filepath.Join(o.Cache, "nnp"))
+	if err != nil {
+		return err
 	}
 	b.add(ocispec.ImageConfig{Entrypoint: []string{"/pause"}}, [][]byte{layer([]file{{name: "pause", data: string(pause), mode: 0o755}})},
 		"registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9")
+	b.on(ocispec.ImageConfig{Entrypoint: []string{"/nnp"}}, []file{{name: "nnp", data: string(nnp), mode: 0o4755}}, e2e+"nonewprivs:1.3")
+	return nil
+}
 
-	name := filepath.Join(o.Cache, "nnp")
+func buildNNP(ctx context.Context, _ Options, name string) error {
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", name,
 		"github.com/cri-shim/cri-shim/test/critest/images/nnp")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		return fmt.Errorf("build nnp: %w: %s", err, tail(out))
+		return fmt.Errorf("%w: %s", err, tail(out))
 	}
-	nnp, err := os.ReadFile(name)
-	if err != nil {
-		return err
-	}
-	b.on(ocispec.ImageConfig{Entrypoint: []string{"/nnp"}}, []file{{name: "nnp", data: string(nnp), mode: 0o4755}}, e2e+"nonewprivs:1.3")
 	return nil
 }
