@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
+	"slices"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
@@ -42,9 +44,17 @@ var (
 	urlUserinfo = regexp.MustCompile(`(https?://)[^\s"'/@]*@`)
 )
 
-// redact takes queries and passwords out of the addresses in an error: blob stores are reached by signed URLs.
+// redact takes queries and passwords out of the addresses in an error: blob stores are reached by signed URLs. Errors
+// that the libraries joined, often the same one of several layers, become one line.
 func redact(err error) string {
-	return urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(err.Error(), "$1"), "$1")
+	text := urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(err.Error(), "$1"), "$1")
+	var lines []string
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line != "" && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "; ")
 }
 
 // pullError names the image and gives the failure of a pull one class:

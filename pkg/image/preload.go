@@ -119,7 +119,7 @@ func (s *Service) mark(ctx context.Context, ids []string, label string) error {
 		if err != nil {
 			return err
 		}
-		rec.Labels[label] = ""
+		rec.Labels[label] = "done"
 		if _, err := s.images.Update(ctx, rec, "labels"); err != nil {
 			return err
 		}

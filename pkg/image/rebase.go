@@ -16,6 +16,7 @@ import (
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
@@ -76,14 +77,17 @@ func (r *rebaser) Commit(ctx context.Context, name, key string, opts ...snapshot
 	return r.Snapshotter.Commit(ctx, name, key, opts...)
 }
 
-// Remove also forgets what an abandoned layer implied.
+// Remove also forgets what an abandoned layer implied. The unpacker may abandon a layer twice.
 func (r *rebaser) Remove(ctx context.Context, key string) error {
-	if mounts, err := r.Mounts(ctx, key); err == nil {
+	if mounts, err := r.Mounts(ctx, key); err == nil && len(mounts) == 1 {
 		if dir, _, err := layerDirs(mounts); err == nil {
 			r.take(dir)
 		}
 	}
-	return r.Snapshotter.Remove(ctx, key)
+	if err := r.Snapshotter.Remove(ctx, key); !errdefs.IsNotFound(err) {
+		return err
+	}
+	return nil
 }
 
 func (r *rebaser) inherit(ctx context.Context, dir, parent string, implied []string) error {

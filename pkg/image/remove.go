@@ -135,9 +135,7 @@ func (s *Service) sweepPins(ctx context.Context) error {
 		}
 	})
 	for _, name := range unused {
-		if rerr := s.layers.Snapshotter.Remove(ctx, name); !errdefs.IsNotFound(rerr) {
-			err = errors.Join(err, rerr)
-		}
+		err = errors.Join(err, s.layers.Remove(ctx, name))
 	}
 	return err
 }

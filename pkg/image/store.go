@@ -149,9 +149,7 @@ func (s *Service) recover(ctx context.Context) error {
 		}
 	})
 	for _, name := range dead {
-		if rerr := s.layers.Remove(ctx, name); !errdefs.IsNotFound(rerr) {
-			err = errors.Join(err, rerr)
-		}
+		err = errors.Join(err, s.layers.Remove(ctx, name))
 	}
 	return errors.Join(err, s.sweepIDMaps(), s.GC(ctx), s.db.cleanup(ctx))
 }

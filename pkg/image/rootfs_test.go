@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/test/ocilayout"
+)
+
+// load puts an image into the store without a registry and returns its id.
+func (s store) load(t testing.TB, ref string, img ocilayout.Image) string {
+	t.Helper()
+	dir := t.TempDir()
+	b, err := img.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ocilayout.WriteBuilt(dir, ref, b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Preload(t.Context(), dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), b.ID()); err != nil {
+		t.Fatalf("%v; log: %s", err, s.log)
+	}
+	return b.ID()
+}
+
+func owner(t testing.TB, path string) sys.OwnerMode {
+	t.Helper()
+	fi, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := sys.Owner(fi)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func TestRootFSLayerCounts(t *testing.T) {
+	s := open(t)
+	many := ocilayout.Image{}
+	for i := range 120 { // more than fits into a page of mount options
+		many.Layers = append(many.Layers, ocilayout.Layer{file("top", strings.Repeat("x", i+1))})
+	}
+	for name, c := range map[string]struct {
+		img  ocilayout.Image
+		want int // size of "top"; 0: no such file
+	}{
+		"none": {ocilayout.Image{}, 0},
+		"one":  {ocilayout.Image{Layers: many.Layers[:1]}, 1},
+		"two":  {ocilayout.Image{Layers: many.Layers[:2]}, 2},
+		"120":  {many, 120},
+	} {
+		id := s.load(t, "example.org/"+name+":v1", c.img)
+		for _, mapped := range []bool{false, true} {
+			r, key := image.RootFS{ImageID: id}, name
+			if mapped {
+				r.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000000, Size: 65536}}
+				r.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 2000000, Size: 65536}}
+				key += "-mapped"
+			}
+			root := s.mount(t, key, r)
+			if fi, err := os.Stat(filepath.Join(root, "top")); c.want > 0 && (err != nil || fi.Size() != int64(c.want)) {
+				t.Errorf("%s: %v", key, err)
+			}
+			want := sys.OwnerMode{Mode: 0o755}
+			if mapped {
+				want.UID, want.GID = 1000000, 2000000
+			}
+			if got := owner(t, root); got != want {
+				t.Errorf("%s: root directory is %+v, want %+v", key, got, want)
+			}
+			if c.want > 0 {
+				want.Mode = 0o644
+				if got := owner(t, filepath.Join(root, "top")); got != want {
+					t.Errorf("%s: file is %+v, want %+v", key, got, want)
+				}
+			}
+			if err := os.WriteFile(filepath.Join(root, "w"), []byte("w"), 0o600); err != nil {
+				t.Errorf("%s: %v", key, err)
+			}
+			volume := filepath.Join(filepath.Dir(root), "volume")
+			if err := s.MountVolume(t.Context(), key+"-vol-0", r, volume); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.MountVolume(t.Context(), key+"-vol-0", r, volume); err != nil {
+				t.Errorf("%s: mounted twice: %v", key, err)
+			}
+			if err := os.WriteFile(filepath.Join(volume, "w"), nil, 0o600); !errors.Is(err, syscall.EROFS) {
+				t.Errorf("%s: write to a volume: %v", key, err)
+			}
+			if c.want > 0 {
+				if got := owner(t, filepath.Join(volume, "top")); got != want {
+					t.Errorf("%s: file in volume is %+v, want %+v", key, got, want)
+				}
+			}
+			for range 2 {
+				if err := s.RemoveVolume(t.Context(), key+"-vol-0", volume); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+	mounts := read(t, "/proc/self/mountinfo")
+	if strings.Contains(mounts, "/idmap ") {
+		t.Error("shifted layers are still mounted")
+	}
+}
+
+func TestRootFSIsIdempotent(t *testing.T) {
+	s := open(t)
+	one, two := s.load(t, "example.org/one:v1", simple("one")), s.load(t, "example.org/two:v1", simple("two"))
+	r := image.RootFS{ImageID: one}
+	root := s.mount(t, "key", r)
+	if err := os.WriteFile(filepath.Join(root, "w"), []byte("w"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.PrepareRootFS(t.Context(), "key", r); err != nil {
+			t.Error(err)
+		}
+		if err := s.MountRootFS(t.Context(), "key", root); err != nil {
+			t.Error(err)
+		}
+	}
+	if got := strings.Count(read(t, "/proc/self/mountinfo"), " "+root+" "); got != 1 {
+		t.Errorf("mounted %d times", got)
+	}
+	if read(t, filepath.Join(root, "w")) != "w" {
+		t.Error("what was written is gone")
+	}
+	if err := s.PrepareRootFS(t.Context(), "key", image.RootFS{ImageID: two}); !errdefs.IsAlreadyExists(err) {
+		t.Errorf("another image: %v", err)
+	}
+	for range 2 {
+		if err := s.RemoveRootFS(t.Context(), "key", root); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Lstat(root); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("mount point: %v", err)
+	}
+	if err := s.MountRootFS(t.Context(), "key", root); !errdefs.IsNotFound(err) {
+		t.Errorf("mount after removal: %v", err)
+	}
+	for _, key := range []string{"", "../x", "a/b", ".", "..", ".hidden"} {
+		if err := s.PrepareRootFS(t.Context(), key, r); !errdefs.IsInvalidArgument(err) {
+			t.Errorf("key %q: %v", key, err)
+		}
+	}
+	if err := s.PrepareRootFS(t.Context(), "none", image.RootFS{ImageID: "sha256:" + strings.Repeat("0", 64)}); !errdefs.IsNotFound(err) {
+		t.Errorf("no image: %v", err)
+	}
+	if keys, err := s.Keys(t.Context()); err != nil || len(keys) != 0 {
+		t.Errorf("keys %q, %v", keys, err)
+	}
+}
+
+// TestRootFSAfterCrash: the kernel marks the work directory of a volatile overlay and refuses it afterwards.
+func TestRootFSAfterCrash(t *testing.T) {
+	s := open(t)
+	root := s.mount(t, "key", image.RootFS{ImageID: s.load(t, "example.org/one:v1", simple("one"))})
+	mark := filepath.Join(s.root, "rootfs/key/work/work/incompat/volatile")
+	if _, err := os.Stat(mark); err != nil {
+		t.Fatalf("the mount is not volatile: %v", err)
+	}
+	// A clean unmount leaves the mark as a crash does.
+	if err := sys.Unmount(root); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(mark, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.MountRootFS(t.Context(), "key", root); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRootFSBusy(t *testing.T) {
+	s := open(t)
+	root := s.mount(t, "key", image.RootFS{ImageID: s.load(t, "example.org/one:v1", simple("one"))})
+	f, err := os.Open(filepath.Join(root, "etc/name"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := s.RemoveRootFS(t.Context(), "key", root); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 3)
+	if _, err := f.Read(b); err != nil || string(b) != "one" {
+		t.Errorf("open file: %q, %v", b, err)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	s := open(t)
+	before, err := s.FsInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := s.load(t, "example.org/big:v1", big(2<<20))
+	loaded, err := s.FsInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := loaded.Image.Bytes - before.Image.Bytes; got < 4<<20 || got > 5<<20 || loaded.Image.Inodes <= before.Image.Inodes {
+		t.Errorf("an image of 2 MiB, not compressible, takes %d bytes, %+v", got, loaded.Image)
+	}
+	if loaded.Image.Mountpoint != loaded.Container.Mountpoint || loaded.Image.Mountpoint != s.root {
+		t.Errorf("mount points %q %q", loaded.Image.Mountpoint, loaded.Container.Mountpoint)
+	}
+	if size := s.get(t, id).Size; size < 4<<20 || size > 5<<20 {
+		t.Errorf("image size %d", size)
+	}
+	root := s.mount(t, "key", image.RootFS{ImageID: id})
+	if err := os.WriteFile(filepath.Join(root, "w"), noise(1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	u, err := s.RootFSUsage(t.Context(), "key")
+	if err != nil || u.Bytes < 1<<20 || u.Bytes > 1<<20+64<<10 || u.Inodes != 2 {
+		t.Errorf("usage %+v, %v", u, err)
+	}
+	used, err := s.FsInfo(t.Context())
+	if err != nil || used.Container.Usage != u {
+		t.Errorf("container filesystem %+v, %v", used.Container, err)
+	}
+	if _, err := s.RootFSUsage(t.Context(), "none"); !errdefs.IsNotFound(err) {
+		t.Errorf("usage of nothing: %v", err)
+	}
+}
+
+// TestRemoveImageInUse: a running container keeps its layers, and the space comes back with it.
+func TestRemoveImageInUse(t *testing.T) {
+	s := open(t)
+	empty, err := s.FsInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	two := big(1 << 20)
+	two.Layers = append(two.Layers, ocilayout.Layer{file("top", "top")})
+	id := s.load(t, "example.org/used:v1", two)
+	roots := []string{s.mount(t, "a", image.RootFS{ImageID: id}), s.mount(t, "b", image.RootFS{ImageID: id})}
+	if err := s.Remove(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(t.Context(), id); !errdefs.IsNotFound(err) {
+		t.Fatalf("image: %v", err)
+	}
+	if err := s.RemoveRootFS(t.Context(), "a", roots[0]); err != nil {
+		t.Fatal(err)
+	}
+	// Mounted anew, so that nothing comes from a cache.
+	if err := sys.Unmount(roots[1]); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.MountRootFS(t.Context(), "b", roots[1]); err != nil {
+		t.Fatal(err)
+	}
+	if read(t, filepath.Join(roots[1], "noise")) != string(noise(1<<20)) || read(t, filepath.Join(roots[1], "top")) != "top" {
+		t.Error("layers are gone under a container")
+	}
+	held, err := s.FsInfo(t.Context())
+	if err != nil || held.Image.Bytes < empty.Image.Bytes+1<<20 || held.Image.Bytes > empty.Image.Bytes+3<<19 {
+		t.Errorf("layers without blobs take %d bytes, %v", held.Image.Bytes, err)
+	}
+	if err := s.RemoveRootFS(t.Context(), "b", roots[1]); err != nil {
+		t.Fatal(err)
+	}
+	after, err := s.FsInfo(t.Context())
+	if err != nil || after.Image.Usage != empty.Image.Usage {
+		t.Errorf("after the last user: %+v, %v", after.Image, err)
+	}
+	var left []string
+	for _, pattern := range []string{"content/blobs/sha256/*", "layers/snapshots/*", "rootfs/*"} {
+		m, err := filepath.Glob(filepath.Join(s.root, pattern))
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = slices.Concat(left, m)
+	}
+	if len(left) > 0 {
+		t.Errorf("left on disk: %q", left)
+	}
+}
