@@ -57,8 +57,8 @@ func (c *container) namespaces() error {
 		if paths.User == "" {
 			return unmet(nsField+"userns_options", "the pod's user namespace is unknown")
 		}
+		// The mappings come with the namespace; runc warns when they are given besides.
 		c.addNamespace(specs.UserNamespace, paths.User)
-		c.spec.Linux.UIDMappings, c.spec.Linux.GIDMappings = IDMappings(c.in.Sandbox)
 	}
 	if err := c.joinPod(specs.NetworkNamespace, paths.Network, want.GetNetwork(), pod.GetNetwork()); err != nil {
 		return err

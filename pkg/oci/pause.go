@@ -116,7 +116,9 @@ func (p *pause) namespaces() error {
 	add(specs.MountNamespace, "", cri.NamespaceMode_CONTAINER)
 	if usernsOf(p.in.Config) != nil {
 		add(specs.UserNamespace, paths.User, cri.NamespaceMode_POD)
-		p.spec.Linux.UIDMappings, p.spec.Linux.GIDMappings = IDMappings(p.in.Config)
+		if paths.User == "" {
+			p.spec.Linux.UIDMappings, p.spec.Linux.GIDMappings = IDMappings(p.in.Config)
+		}
 	}
 	add(specs.NetworkNamespace, paths.Network, o.GetNetwork())
 	add(specs.UTSNamespace, paths.UTS, o.GetNetwork())

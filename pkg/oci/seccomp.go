@@ -44,7 +44,7 @@ func filter(field string, p *cri.SecurityProfile, c *container) (*specs.LinuxSec
 	}
 	raw, err := c.in.Lookup.ReadFile(file)
 	if err != nil {
-		return nil, invalid(field, "read profile: %v", err)
+		return nil, invalid(field, "read profile %s: %v", file, err)
 	}
 	built, err := seccomp.LoadProfile(string(raw), c.spec)
 	if err != nil {

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci"
+)
+
+func TestLiveCDI(t *testing.T) {
+	dir := t.TempDir()
+	in := testInput()
+	in.Lookup = oci.Live(dir)
+	in.Config.CDIDevices = []*cri.CDIDevice{{Name: "vendor.com/gpu=0"}}
+	_, err := oci.Container(in)
+	refused(t, err)
+	// A spec that turns up later is seen without a restart, and a broken one beside it does no harm.
+	for name, text := range map[string]string{
+		"gpu.json":    `{"cdiVersion":"0.6.0","kind":"vendor.com/gpu","devices":[{"name":"0","containerEdits":{"env":["GPU=0"],"mounts":[{"hostPath":"/usr","containerPath":"/opt","options":["bind"]}]}}]}`,
+		"broken.json": `{`,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	spec, err := oci.Container(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(spec.Process.Env, "GPU=0") {
+		t.Errorf("env %v", spec.Process.Env)
+	}
+	valid(t, spec, nil)
+}
+
+func TestLiveSeccomp(t *testing.T) {
+	in := testInput()
+	in.Lookup = oci.Live()
+	in.Host.SeccompRoot = t.TempDir()
+	security(&in).Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "a/b.json"}
+	_, err := oci.Container(in)
+	refused(t, err)
+	file := filepath.Join(in.Host.SeccompRoot, "a/b.json")
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(`{"defaultAction":"SCMP_ACT_ERRNO"}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	spec, err := oci.Container(in)
+	if err != nil || spec.Linux.Seccomp.DefaultAction != "SCMP_ACT_ERRNO" {
+		t.Errorf("spec %v, error %v", spec, err)
+	}
+}
+
+func TestLivePropagation(t *testing.T) {
+	p, err := oci.Live().Propagation(t.TempDir())
+	if err != nil || p.Mount == "" {
+		t.Errorf("got %+v, %v", p, err)
+	}
+	if _, err := oci.Live().Propagation("/no/such/path"); err == nil {
+		t.Error("a missing path has a mount")
+	}
+}
+
+// Without SELinux everything about labels is a no-op.
+func TestLabels(t *testing.T) {
+	if testing.Short() {
+		t.Skip("may look at the machine's policy")
+	}
+	l, err := oci.NewLabels(&cri.SELinuxOption{Level: "s0:c1,c2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer oci.ReleaseLabels(l)
+	if err := oci.HoldLabels(l); err != nil {
+		t.Error(err)
+	}
+	if err := oci.Relabel(t.TempDir(), oci.Labels{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func BenchmarkContainer(b *testing.B) {
+	in := testInput()
+	security(&in).Seccomp = &cri.SecurityProfile{}
+	for b.Loop() {
+		if _, err := oci.Container(in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkPause(b *testing.B) {
+	in := testPause()
+	in.Config.Linux.SecurityContext.Seccomp = &cri.SecurityProfile{}
+	for b.Loop() {
+		if _, err := oci.Pause(in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
