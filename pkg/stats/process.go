@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stats
+
+import (
+	"bytes"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// processes is what only a walk through a container's processes tells; for metrics.
+type processes struct {
+	count, fds, sockets uint64
+	openFiles           *uint64 // soft limit of the first process
+}
+
+func (s *Service) processes(r *reader, d dirs, pid int) *processes {
+	if pid <= 0 || d.path == "" {
+		return nil
+	}
+	dir := d.unified
+	if !s.v2 {
+		dir = d.v1("pids")
+	}
+	var p processes
+	pids := r.pids(dir, nil)
+	for _, pid := range pids {
+		fds, sockets, err := sys.OpenFiles(pid)
+		if err != nil {
+			continue // ended since
+		}
+		p.fds += fds
+		p.sockets += sockets
+	}
+	p.count = uint64(len(pids))
+	p.openFiles = r.softLimit(pid, "Max open files")
+	return &p
+}
+
+// pids lists the processes of a cgroup and of those that the container made below it.
+func (r *reader) pids(dir string, pids []int) []int {
+	for line := range bytes.Lines(r.file(dir, "cgroup.procs")) {
+		if pid, err := strconv.Atoi(string(bytes.TrimSpace(line))); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return pids
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			pids = r.pids(filepath.Join(dir, e.Name()), pids)
+		}
+	}
+	return pids
+}
+
+// softLimit reads a line such as "Max open files            1024                 524288               files".
+func (r *reader) softLimit(pid int, name string) *uint64 {
+	for line := range bytes.Lines(r.file(fmt.Sprintf("/proc/%d", pid), "limits")) {
+		rest, ok := bytes.CutPrefix(line, []byte(name))
+		f := bytes.Fields(rest)
+		if !ok || len(f) < 2 {
+			continue
+		}
+		v := uint64(math.MaxUint64)
+		if string(f[0]) != "unlimited" {
+			var err error
+			if v, err = strconv.ParseUint(string(f[0]), 10, 64); err != nil {
+				return nil
+			}
+		}
+		return &v
+	}
+	return nil
+}

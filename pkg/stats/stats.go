@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package stats reads what pods and containers use, from cgroup v1 and v2, /proc and the network namespaces, and says it
+// as CRI stats and as the metrics that cAdvisor was known for.
+//
+// Invariants:
+//   - Everything is read when asked and nothing in between: an idle node does no work here.
+//   - What can't be read, because the container ended or the kernel lacks it, is left out of the answer; it is not an
+//     error and never a made-up zero.
+//   - The only memory is the last CPU reading of each object, for the rate, and that of objects gone is dropped.
+//
+// It knows no records and no images: the caller hands in identity, cgroup, process and a function for the disk use.
+// Units are those of the CRI: nanoseconds, bytes. The kernel's (microseconds, USER_HZ) end in this package.
+package stats
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Options of New.
+type Options struct {
+	CgroupV2   bool   // one unified hierarchy; false for v1 and hybrid
+	CgroupRoot string // "" means /sys/fs/cgroup
+	Log        *slog.Logger
+}
+
+// Service reads statistics. Its methods may be called concurrently.
+type Service struct {
+	v2    bool
+	root  string
+	log   *slog.Logger
+	table []metric
+	rates rates
+	disks disks
+	names deviceNames
+	bufs  sync.Pool // of *[]byte, for reading files into
+}
+
+// New makes the service. It reads nothing yet.
+func New(o Options) *Service {
+	if o.CgroupRoot == "" {
+		o.CgroupRoot = "/sys/fs/cgroup"
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Service{v2: o.CgroupV2, root: o.CgroupRoot, log: o.Log, table: table()}
+	s.bufs.New = func() any { b := make([]byte, 16<<10); return &b }
+	return s
+}
+
+// Container is what is to be measured, and who it is.
+type Container struct {
+	ID                  string
+	Metadata            *cri.ContainerMetadata
+	Labels, Annotations map[string]string
+	Image               string // as the user named it
+	Cgroup              string // OCI cgroupsPath
+	PID                 int    // of its first process; 0 when it does not run
+	StartedAt           time.Time
+	Resources           *cri.LinuxContainerResources
+	Disk                func(context.Context) (Disk, error) // use of the writable layer; may be nil
+}
+
+// Disk is the use of a writable layer.
+type Disk struct {
+	Mountpoint    string // a directory of the filesystem it is on
+	Bytes, Inodes uint64
+}
+
+// Pod is a pod to be measured, with its containers.
+type Pod struct {
+	ID                  string
+	Metadata            *cri.PodSandboxMetadata
+	Labels, Annotations map[string]string
+	CgroupParent        string // the pod's cgroup: a path or, with systemd, a slice
+	PID                 int    // of a process in the pod's network namespace (pause); 0 when there is none
+	NetNS               string // path of the pod's network namespace; "" for the node's own, which is not measured
+	CreatedAt           time.Time
+	Containers          []Container // those whose statistics are wanted
+}
+
+// Container measures one container. An ended one has its identity and its writable layer only.
+func (s *Service) Container(ctx context.Context, c Container) *cri.ContainerStats {
+	r := s.reader()
+	defer r.done()
+	return s.container(ctx, r, c)
+}
+
+func (s *Service) container(ctx context.Context, r *reader, c Container) *cri.ContainerStats {
+	u := s.cgroupUsage(r, s.containerDirs(c), false)
+	now := time.Now()
+	out := &cri.ContainerStats{
+		Attributes: &cri.ContainerAttributes{Id: c.ID, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations},
+		Cpu:        s.cpuUsage(c.ID, u.cpu, c.StartedAt, now),
+		Memory:     u.memory.cri(now),
+		Swap:       u.memory.swapUsage(now),
+		Io:         u.io.cri(now),
+	}
+	if d, ok := s.disk(ctx, c); ok {
+		out.WritableLayer = &cri.FilesystemUsage{
+			Timestamp:  now.UnixNano(),
+			FsId:       &cri.FilesystemIdentifier{Mountpoint: d.Mountpoint},
+			UsedBytes:  number(d.Bytes),
+			InodesUsed: number(d.Inodes),
+		}
+	}
+	return out
+}
+
+// Pod measures a pod and the containers handed in with it.
+func (s *Service) Pod(ctx context.Context, p Pod) *cri.PodSandboxStats {
+	r := s.reader()
+	defer r.done()
+	u := s.cgroupUsage(r, s.podDirs(p), false)
+	nics := s.interfaces(r, p)
+	now := time.Now()
+	linux := &cri.LinuxPodSandboxStats{
+		Cpu:     s.cpuUsage(p.ID, u.cpu, p.CreatedAt, now),
+		Memory:  u.memory.cri(now),
+		Network: networkUsage(nics, now),
+		Io:      u.io.cri(now),
+	}
+	if u.tasks != nil {
+		linux.Process = &cri.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: number(*u.tasks)}
+	}
+	for _, c := range p.Containers {
+		linux.Containers = append(linux.Containers, s.container(ctx, r, c))
+	}
+	return &cri.PodSandboxStats{
+		Attributes: &cri.PodSandboxAttributes{Id: p.ID, Metadata: p.Metadata, Labels: p.Labels, Annotations: p.Annotations},
+		Linux:      linux,
+	}
+}
+
+// reader is one caller's buffer for reading files.
+type reader struct {
+	buf  *[]byte
+	pool *sync.Pool
+}
+
+func (s *Service) reader() *reader {
+	return &reader{buf: s.bufs.Get().(*[]byte), pool: &s.bufs}
+}
+
+func (r *reader) done() { r.pool.Put(r.buf) }
+
+// dirs are one cgroup's directories.
+type dirs struct {
+	path    string // below the hierarchies, as the kernel writes it in /proc/PID/cgroup
+	unified string // on v2 all there is; on hybrid v1 the one that has pressure figures
+	root    string // v1: the controllers' parent
+}
+
+func (d dirs) v1(controller string) string { return filepath.Join(d.root, controller, d.path) }
