@@ -73,10 +73,10 @@ type Container struct {
 
 // Volume is one image mounted read-only for a container.
 type Volume struct {
-	Index  int    `json:"index"`  // of the mount in the container's config
-	Image  string `json:"image"`  // reference as the config has it
-	Key    string `json:"key"`    // snapshot key in the image store
-	Target string `json:"target"` // host path of the mount
+	Index   int    `json:"index"` // of the mount in the container's config
+	ImageID string `json:"imageId"`
+	Key     string `json:"key"`    // snapshot key in the image store
+	Target  string `json:"target"` // host path of the mount
 }
 
 // Name is what makes a pod the same pod when a request is retried.

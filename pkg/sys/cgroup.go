@@ -152,3 +152,42 @@ func BootID() (string, error) {
 	}
 	return strings.TrimSpace(string(raw)), nil
 }
+
+// SubCgroup is a cgroup made below a container's own, to find everything one
+// exec session started again.
+type SubCgroup struct {
+	Dir  string // on the host
+	Flag string // as the runtime's exec --cgroup wants it
+}
+
+// MakeSubCgroup makes the cgroup name below cgroupsPath: on the unified
+// hierarchy, or on one v1 controller that has no limits of its own to miss.
+func MakeSubCgroup(cgroupsPath, name string) (SubCgroup, error) {
+	for _, root := range cgroupRoots() {
+		sub := SubCgroup{Dir: filepath.Join(root, cgroupRelative(cgroupsPath), name), Flag: "/" + name}
+		if root != cgroupRoot {
+			controller := filepath.Base(root)
+			if controller != "freezer" && controller != "pids" {
+				continue
+			}
+			sub.Flag = controller + ":/" + name
+		}
+		if err := unix.Mkdir(sub.Dir, 0o755); err != nil {
+			return SubCgroup{}, fmt.Errorf("make exec cgroup: %w", &fs.PathError{Op: "mkdir", Path: sub.Dir, Err: err})
+		}
+		return sub, nil
+	}
+	return SubCgroup{}, errors.New("make exec cgroup: neither cgroup v2 nor the freezer or pids controller is mounted")
+}
+
+// Kill ends every process in the cgroup and waits for that.
+func (s SubCgroup) Kill(ctx context.Context) error { return KillCgroups(ctx, []string{s.Dir}) }
+
+// Remove removes the cgroup if nothing is left in it. What an exec session left
+// running stays, and goes with the container.
+func (s SubCgroup) Remove() error {
+	if err := unix.Rmdir(s.Dir); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EBUSY) {
+		return &fs.PathError{Op: "rmdir", Path: s.Dir, Err: err}
+	}
+	return nil
+}

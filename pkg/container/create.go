@@ -1,0 +1,218 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// NewContainer is a request for a container.
+type NewContainer struct {
+	Pod     state.PodID
+	Config  *cri.ContainerConfig
+	Sandbox *cri.PodSandboxConfig
+}
+
+// Create makes a container: root filesystem, spec and bundle, but no process.
+// The same request again gets the same container.
+func (s *Service) Create(ctx context.Context, in NewContainer) (state.ContainerID, error) {
+	name := state.ContainerName(in.Pod, in.Config)
+	return state.Do(ctx, s.Ops, "create "+name, func(ctx context.Context) (state.ContainerID, error) {
+		state.Stage(ctx, "wait for pod")
+		release, err := s.Ops.Lock(ctx, "pod/"+string(in.Pod))
+		if err != nil {
+			return "", err
+		}
+		defer release()
+		return s.create(ctx, in)
+	})
+}
+
+func (s *Service) create(ctx context.Context, in NewContainer) (state.ContainerID, error) {
+	pod, err := s.readyPod(in.Pod)
+	if err != nil {
+		return "", fmt.Errorf("create container: %w", err)
+	}
+	state.Stage(ctx, "find image")
+	img, err := s.Images.Get(ctx, in.Config.GetImage().GetImage())
+	if err != nil {
+		return "", fmt.Errorf("create container: %w", err)
+	}
+	c, began, err := s.begin(ctx, pod, in, img)
+	if err != nil || !began {
+		return c.ID, err
+	}
+	if err := s.prepare(ctx, pod, c, img); err != nil {
+		return "", s.abandon(ctx, c.ID, err)
+	}
+	return c.ID, nil
+}
+
+// begin writes the record of a new container, or finds the one a repeated
+// request means. What an earlier attempt left half done is torn down first.
+func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img image.Image) (state.Container, bool, error) {
+	id := state.ContainerID(state.NewID())
+	logPath, err := logPath(pod.Config, in.Config)
+	if err != nil {
+		return state.Container{}, false, err
+	}
+	_, signal, err := oci.StopSignal(in.Config, img.Config.StopSignal)
+	if err != nil {
+		return state.Container{}, false, err
+	}
+	volumes, err := s.volumes(ctx, id, in.Config)
+	if err != nil {
+		return state.Container{}, false, err
+	}
+	c := state.Container{
+		ID: id, Pod: pod.ID, Config: in.Config, CreatedAt: time.Now(),
+		ImageID: img.ID, ImageName: imageName(img, in.Config), LogPath: logPath,
+		Cgroup: oci.CgroupsPath(pod.CgroupParent, string(id), s.Host.Systemd), StopSignal: int32(signal),
+		Resources: &cri.ContainerResources{Linux: in.Config.GetLinux().GetResources()},
+		Mounts:    reportedMounts(in.Config, volumes),
+		Volumes:   volumes,
+	}
+	existing, began, err := s.Store.BeginContainer(c)
+	if err != nil || began {
+		return c, began, err
+	}
+	switch {
+	case existing.Phase == state.Created && state.SameConfig(existing.Config, in.Config):
+		return existing, false, nil
+	case existing.Phase == state.Creating:
+		if err := s.teardown(ctx, existing.ID); err != nil {
+			return existing, false, fmt.Errorf("clean up an earlier attempt at this container: %w", err)
+		}
+		return s.begin(ctx, pod, in, img)
+	}
+	return existing, false, fmt.Errorf("container %s is this attempt of it already, and %s: %w", existing.ID, existing.Phase, errdefs.ErrAlreadyExists)
+}
+
+// prepare is everything between the record and the Created container.
+func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container, img image.Image) error {
+	state.Stage(ctx, "prepare root filesystem")
+	uids, gids := oci.IDMappings(pod.Config)
+	err := s.Images.PrepareRootFS(ctx, string(c.ID), image.RootFS{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids})
+	if err != nil {
+		return err
+	}
+	if err := s.mount(ctx, pod, c); err != nil {
+		return err
+	}
+	state.Stage(ctx, "build spec")
+	spec, user, err := s.spec(ctx, pod, c, img)
+	if err != nil {
+		return err
+	}
+	if err := s.Runtime.WriteBundle(string(c.ID), spec); err != nil {
+		return err
+	}
+	trace := state.Trace(ctx)
+	_, err = s.Store.MoveContainer(c.ID, state.Prepared, func(c *state.Container) {
+		c.User, c.Trace = user, trace
+	})
+	return err
+}
+
+// mount brings the root filesystem and the image volumes of a container to
+// where its spec expects them. It may be repeated, and is after a reboot.
+func (s *Service) mount(ctx context.Context, pod state.Pod, c state.Container) error {
+	if err := s.Images.MountRootFS(ctx, string(c.ID), s.Layout.RootFS(c.ID)); err != nil {
+		return err
+	}
+	uids, gids := oci.IDMappings(pod.Config)
+	for _, v := range c.Volumes {
+		from := image.RootFS{ImageID: v.ImageID, UIDMappings: uids, GIDMappings: gids}
+		if err := s.Images.MountVolume(ctx, v.Key, from, v.Target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// abandon undoes a create that did not work. If even that fails, the record
+// stays as Creating: a retry, a pod removal and the next start repeat it.
+func (s *Service) abandon(ctx context.Context, id state.ContainerID, cause error) error {
+	ctx, cancel := cleanupContext(ctx)
+	defer cancel()
+	return errors.Join(fmt.Errorf("create container %s: %w", id, cause), s.teardown(ctx, id))
+}
+
+// volumes finds the images a container mounts; key and target derive from its id.
+func (s *Service) volumes(ctx context.Context, id state.ContainerID, c *cri.ContainerConfig) ([]state.Volume, error) {
+	var out []state.Volume
+	for i, m := range c.GetMounts() {
+		ref := m.GetImage().GetImage()
+		if ref == "" {
+			continue
+		}
+		img, err := s.Images.Get(ctx, ref)
+		if err != nil {
+			return nil, fmt.Errorf("image volume at %s: %w", m.GetContainerPath(), err)
+		}
+		name := fmt.Sprintf("vol-%d", i)
+		out = append(out, state.Volume{
+			Index: i, ImageID: img.ID,
+			Key: string(id) + "-" + name, Target: filepath.Join(s.Layout.ContainerFiles(id), name),
+		})
+	}
+	return out, nil
+}
+
+// reportedMounts are the mounts as ContainerStatus has them: as asked for, with
+// the id of each mounted image (ImageSpec.image_ref, KEP-5365).
+func reportedMounts(c *cri.ContainerConfig, volumes []state.Volume) []*cri.Mount {
+	var out []*cri.Mount
+	for _, m := range c.GetMounts() {
+		out = append(out, proto.Clone(m).(*cri.Mount))
+	}
+	for _, v := range volumes {
+		out[v.Index].Image.ImageRef = v.ImageID
+	}
+	return out
+}
+
+// logPath is where the CRI log goes. It cannot leave the pod's log directory.
+func logPath(pod *cri.PodSandboxConfig, c *cri.ContainerConfig) (string, error) {
+	dir, name := pod.GetLogDirectory(), c.GetLogPath()
+	if dir == "" || name == "" {
+		return "", nil
+	}
+	if !filepath.IsLocal(name) {
+		return "", fmt.Errorf("log path %q leaves the pod's log directory: %w", name, errdefs.ErrInvalidArgument)
+	}
+	if !filepath.IsAbs(dir) {
+		return "", fmt.Errorf("log directory %q is not absolute: %w", dir, errdefs.ErrInvalidArgument)
+	}
+	path := filepath.Join(dir, name)
+	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+		return "", fmt.Errorf("log directory: %w: %w", err, errdefs.ErrInvalidArgument)
+	}
+	return path, nil
+}
+
+// imageName is the name the container's image is reported by: what the user
+// wrote, else a tag, else what the request said.
+func imageName(img image.Image, c *cri.ContainerConfig) string {
+	switch {
+	case c.GetImage().GetUserSpecifiedImage() != "":
+		return c.GetImage().GetUserSpecifiedImage()
+	case len(img.RepoTags) > 0:
+		return img.RepoTags[0]
+	case len(img.RepoDigests) > 0:
+		return img.RepoDigests[0]
+	}
+	return c.GetImage().GetImage()
+}

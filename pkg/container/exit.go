@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"errors"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/state"
+)
+
+// unknownCode is what is reported when nobody could see how a process ended.
+const unknownCode = 255
+
+// Exited commits one exit of the monitor's feed. ErrNotFound when it is not
+// about a container of ours. Once it returns nil the exit may be acknowledged;
+// it may come twice.
+func (s *Service) Exited(ctx context.Context, e monitor.Exit) error {
+	id := state.ContainerID(e.ID)
+	c, err := s.Store.Container(e.ID)
+	if err != nil {
+		return err
+	}
+	if c.Phase == state.Starting {
+		// The feed was faster than the launch's own answer. The start did
+		// happen: readers of the feed see it before they see the end.
+		_, err = s.Store.MoveContainer(id, state.Run, func(c *state.Container) { c.PID = e.Pid })
+		if err != nil && !errdefs.IsFailedPrecondition(err) {
+			return err
+		}
+	}
+	c, err = s.Store.MoveContainer(id, state.Exit, func(c *state.Container) {
+		c.ExitCode, c.Reason, c.Message = exitStatus(e)
+		c.FinishedAt, c.PID = e.Time, 0
+	})
+	s.forgetSignal(id)
+	if errdefs.IsFailedPrecondition(err) {
+		return nil // committed before, or being removed
+	}
+	if err != nil {
+		return err
+	}
+	s.Log.Info("container exited", "container", id, "code", c.ExitCode, "reason", c.Reason)
+	s.reap(ctx, c)
+	return nil
+}
+
+// reap frees the cgroup and runtime state of an exited container, in the
+// background: nobody who waits for the exit waits for this. What it misses,
+// Remove repeats.
+func (s *Service) reap(ctx context.Context, c state.Container) {
+	state.Go(s.Ops, "reap container "+string(c.ID), func(ctx context.Context) error {
+		release, err := s.lock(ctx, c.ID)
+		if err != nil {
+			return err
+		}
+		defer release()
+		return s.deleteRuntime(ctx, c)
+	}, func(err error) {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			s.Log.Warn("exited container not cleaned up, removal repeats it", "container", c.ID, "err", err)
+		}
+	})
+}
+
+// exitStatus gives an exit the words kubelets know.
+func exitStatus(e monitor.Exit) (code int32, reason, message string) {
+	switch {
+	case e.OOM:
+		reason = "OOMKilled"
+	case e.Unknown:
+		return unknownCode, "Unknown", "the process ended while nobody could see its exit code"
+	case e.Code == 0 && e.Signal == 0:
+		reason = "Completed"
+	default:
+		reason = "Error"
+	}
+	code = int32(e.Code)
+	if e.Signal != 0 {
+		code = 128 + int32(e.Signal)
+	}
+	return code, reason, ""
+}

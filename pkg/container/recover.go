@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/state"
+)
+
+// action is what recovery does with one container.
+type action string
+
+const (
+	keep      action = "keep"
+	undo      action = "undo"       // a create nobody was told about: tear it down
+	finish    action = "finish"     // a remove that was cut off: tear it down
+	adopt     action = "adopt"      // a start that worked before anyone could say so
+	withdraw  action = "withdraw"   // a start that left nothing: it never happened
+	exitBlind action = "exit blind" // ended, and nobody saw how
+	leave     action = "leave"      // ended, and the exit feed will say how
+)
+
+// Fate is what the monitor knows of a container.
+type Fate string
+
+// The monitor's view.
+const (
+	Runs  Fate = "runs"
+	Ended Fate = "ended" // its exit is in the feed
+	Gone  Fate = "gone"  // the monitor never heard of it
+)
+
+// decide is recovery as a table: what the record says and what the monitor
+// knows make one action.
+func decide(p state.Phase, f Fate) action {
+	switch p {
+	case state.Creating:
+		return undo
+	case state.Removing:
+		return finish
+	case state.Starting:
+		return map[Fate]action{Runs: adopt, Ended: leave, Gone: withdraw}[f]
+	case state.Running:
+		return map[Fate]action{Runs: keep, Ended: leave, Gone: exitBlind}[f]
+	default: // Created, Exited
+		return keep
+	}
+}
+
+// Recover brings one container's record and the kernel back together after the
+// daemon was away. pid is what the monitor watches when fate is Runs.
+func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid int) error {
+	act := decide(c.Phase, fate)
+	if act != keep && act != leave {
+		s.Log.Info("container recovered", "container", c.ID, "phase", c.Phase, "fate", fate, "action", act)
+	}
+	var err error
+	switch act {
+	case undo, finish:
+		err = s.teardown(ctx, c.ID)
+	case adopt:
+		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = pid })
+	case withdraw:
+		if err = s.deleteRuntime(ctx, c); err == nil {
+			_, err = s.Store.MoveContainer(c.ID, state.Withdraw, func(c *state.Container) { c.StartedAt = time.Time{} })
+		}
+	case exitBlind:
+		_, err = s.Store.MoveContainer(c.ID, state.Exit, s.blindExit)
+		if err == nil {
+			s.reap(ctx, c)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("recover container %s (%s, %s): %w", c.ID, c.Phase, fate, err)
+	}
+	return nil
+}
+
+func (s *Service) blindExit(c *state.Container) {
+	c.ExitCode, c.Reason, c.FinishedAt, c.PID = unknownCode, "Unknown", time.Now(), 0
+	c.Message = "the process ended while nobody could see its exit code"
+	if s.Store.Rebooted() {
+		c.Reason, c.Message = "NodeRebooted", "the node was restarted while the container ran"
+	}
+}
+
+// RemoveOrphan tears down what carries a container's id and has no record.
+func (s *Service) RemoveOrphan(ctx context.Context, id state.ContainerID) error {
+	s.Log.Warn("orphaned container removed", "container", id)
+	return s.teardown(ctx, id)
+}

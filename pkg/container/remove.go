@@ -1,0 +1,116 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// cleanupLimit bounds what must be undone although its operation was cut off.
+const cleanupLimit = time.Minute
+
+// cleanupContext outlives a shutdown for as long as a cleanup may take.
+func cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+}
+
+// Remove ends the container if it runs and removes everything of it but its
+// log file, which is the kubelet's. ErrNotFound when there is none.
+func (s *Service) Remove(ctx context.Context, id state.ContainerID) error {
+	_, err := state.Do(ctx, s.Ops, "remove container "+string(id), func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.remove(ctx, id)
+	})
+	return err
+}
+
+func (s *Service) remove(ctx context.Context, id state.ContainerID) error {
+	state.Stage(ctx, "stop container")
+	if err := s.Stop(ctx, id, 0); err != nil {
+		return fmt.Errorf("remove container: %w", err)
+	}
+	state.Stage(ctx, "wait for container")
+	release, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := s.Store.MoveContainer(id, state.Remove, nil); err != nil {
+		return fmt.Errorf("remove container: %w", err)
+	}
+	state.Stage(ctx, "tear down container")
+	return s.teardown(ctx, id)
+}
+
+// teardown undoes everything a container can have caused and then drops its
+// record. It needs only the id, may be repeated, and stops at the first thing
+// that cannot be undone, with the record still there to say so.
+func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
+	c, err := s.Store.Container(string(id))
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if errdefs.IsNotFound(err) {
+		c = state.Container{ID: id}
+	}
+	steps := []struct {
+		name string
+		do   func(context.Context, state.Container) error
+	}{
+		{"runtime", s.deleteRuntime},
+		{"monitor", func(ctx context.Context, c state.Container) error { return s.Monitor.Forget(ctx, string(c.ID)) }},
+		{"image volumes", s.unmountVolumes},
+		{"root filesystem", func(ctx context.Context, c state.Container) error {
+			return s.Images.RemoveRootFS(ctx, string(c.ID), s.Layout.RootFS(c.ID))
+		}},
+		{"bundle", func(_ context.Context, c state.Container) error { return s.Runtime.RemoveBundle(string(c.ID)) }},
+		{"files", func(_ context.Context, c state.Container) error { return os.RemoveAll(s.Layout.ContainerFiles(c.ID)) }},
+	}
+	for _, step := range steps {
+		if err := step.do(ctx, c); err != nil {
+			return fmt.Errorf("tear down container %s: %s: %w", id, step.name, err)
+		}
+	}
+	s.forgetSignal(id)
+	return s.Store.DropContainer(id)
+}
+
+// deleteRuntime makes sure that no process of the container runs and frees the
+// runtime's state and cgroups.
+func (s *Service) deleteRuntime(ctx context.Context, c state.Container) error {
+	if err := s.Monitor.Kill(ctx, string(c.ID)); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("kill: %w", err)
+	}
+	if err := sys.KillCgroups(ctx, sys.CgroupDirs(c.Cgroup)); err != nil {
+		return err
+	}
+	if err := s.Runtime.Delete(ctx, s.handlerOf(c), string(c.ID)); err != nil {
+		return err
+	}
+	return sys.RemoveCgroup(ctx, c.Cgroup)
+}
+
+// handlerOf finds the runtime that started the container. Its pod may be gone;
+// then the default one is asked, which finds nothing and says so.
+func (s *Service) handlerOf(c state.Container) string {
+	pod, err := s.Store.Pod(string(c.Pod))
+	if err != nil {
+		return ""
+	}
+	return pod.Handler
+}
+
+func (s *Service) unmountVolumes(ctx context.Context, c state.Container) error {
+	var errs []error
+	for _, v := range c.Volumes {
+		errs = append(errs, s.Images.RemoveVolume(ctx, v.Key, v.Target))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// spec builds the container's OCI spec; its root filesystem is mounted.
+func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, img image.Image) (*specs.Spec, *cri.ContainerUser, error) {
+	rootfs := s.Layout.RootFS(c.ID)
+	user, err := oci.ResolveUser(oci.OpenIn(rootfs), img.Config.User, c.Config.GetLinux().GetSecurityContext())
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := checkSources(c.Config.GetMounts()); err != nil {
+		return nil, nil, err
+	}
+	volumes, err := volumePaths(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	ns, err := s.namespaces(pod, c.Config)
+	if err != nil {
+		return nil, nil, err
+	}
+	files := s.Layout.PodFiles(pod.ID)
+	in := oci.ContainerInput{
+		ID: string(c.ID), PodID: string(pod.ID), Config: c.Config, Sandbox: pod.Config,
+		Image: img.Config, ImageName: c.ImageName, User: user, RootFS: rootfs,
+		Namespaces: ns, CgroupsPath: c.Cgroup, Volumes: volumes,
+		HostnamePath: filepath.Join(files, "hostname"),
+		ResolvPath:   filepath.Join(files, "resolv.conf"),
+		HostsPath:    filepath.Join(files, "hosts"),
+		Host:         s.Host, Lookup: s.Lookup,
+	}
+	if pod.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() != cri.NamespaceMode_NODE {
+		in.ShmPath = s.Layout.PodShm(pod.ID)
+	}
+	spec, err := oci.Container(in)
+	if err != nil {
+		return nil, nil, err
+	}
+	return spec, user.CRI(), nil
+}
+
+// namespaces are where the container's processes go: those that pause holds,
+// and for PidMode TARGET those of another container of the same pod.
+func (s *Service) namespaces(pod state.Pod, c *cri.ContainerConfig) (oci.Namespaces, error) {
+	of := func(pid int, kind string) string { return fmt.Sprintf("/proc/%d/ns/%s", pid, kind) }
+	ns := oci.Namespaces{
+		Network: pod.NetNS, IPC: of(pod.PausePID, "ipc"), UTS: of(pod.PausePID, "uts"), PID: of(pod.PausePID, "pid"),
+	}
+	if uids, _ := oci.IDMappings(pod.Config); len(uids) > 0 {
+		ns.User = of(pod.PausePID, "user")
+	}
+	options := c.GetLinux().GetSecurityContext().GetNamespaceOptions()
+	if options.GetPid() != cri.NamespaceMode_TARGET {
+		return ns, nil
+	}
+	target, err := s.Store.Container(options.GetTargetId())
+	if err != nil {
+		return ns, fmt.Errorf("namespace target: %w", err)
+	}
+	if target.Pod != pod.ID {
+		return ns, fmt.Errorf("namespace target %s is in another pod: %w", target.ID, errdefs.ErrInvalidArgument)
+	}
+	if target.Phase != state.Running {
+		return ns, fmt.Errorf("namespace target %s is %s: %w", target.ID, target.Phase, errdefs.ErrFailedPrecondition)
+	}
+	ns.Target = of(target.PID, "pid")
+	return ns, nil
+}
+
+// checkSources refuses mounts whose host path is not there: CRI asks runtimes
+// to report that, not to make directories up.
+func checkSources(mounts []*cri.Mount) error {
+	for _, m := range mounts {
+		if m.GetImage().GetImage() != "" {
+			continue
+		}
+		if _, err := os.Stat(m.GetHostPath()); err != nil {
+			return fmt.Errorf("mount of %s: host path: %w: %w", m.GetContainerPath(), err, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// volumePaths says what each image mount mounts: the image's root, or a sub
+// path that is resolved inside it and must exist.
+func volumePaths(c state.Container) (map[int]string, error) {
+	out := map[int]string{}
+	for _, v := range c.Volumes {
+		mount := c.Config.GetMounts()[v.Index]
+		sub, at := mount.GetImageSubPath(), mount.GetContainerPath()
+		path, err := securejoin.SecureJoin(v.Target, sub)
+		if err != nil {
+			return nil, fmt.Errorf("image volume at %s: sub path %q: %w", at, sub, err)
+		}
+		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("image volume at %s: no sub path %q in the image: %w", at, sub, errdefs.ErrInvalidArgument)
+		} else if err != nil {
+			return nil, fmt.Errorf("image volume at %s: sub path %q: %w", at, sub, err)
+		}
+		out[v.Index] = path
+	}
+	return out, nil
+}
+
+// stdioOwner is the host user that the container's user is: the stdio pipes
+// are its, so that programs which open /dev/stdout again may.
+func (s *Service) stdioOwner(pod state.Pod, c state.Container) (uid, gid int) {
+	uids, gids := oci.IDMappings(pod.Config)
+	user := c.User.GetLinux()
+	return hostID(uids, user.GetUid()), hostID(gids, user.GetGid())
+}
+
+// hostID maps an id of a user namespace to the host's; without maps, or
+// outside of them, it is the same.
+func hostID(maps []specs.LinuxIDMapping, id int64) int {
+	for _, m := range maps {
+		if offset := id - int64(m.ContainerID); offset >= 0 && offset < int64(m.Size) {
+			return int(int64(m.HostID) + offset)
+		}
+	}
+	return int(id)
+}

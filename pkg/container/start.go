@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/runc"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// startErrorCode is what kubelets know as "could not be executed".
+const startErrorCode = 128
+
+// Start runs a created container. A program that cannot be executed leaves it
+// Exited with code 128 and reason StartError, and is an error as well.
+func (s *Service) Start(ctx context.Context, id state.ContainerID) error {
+	_, err := state.Do(ctx, s.Ops, "start container "+string(id), func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.start(ctx, id)
+	})
+	return err
+}
+
+func (s *Service) start(ctx context.Context, id state.ContainerID) error {
+	state.Stage(ctx, "wait for container")
+	release, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	c, err := s.Store.Container(string(id))
+	if err != nil {
+		return err
+	}
+	pod, err := s.readyPod(c.Pod)
+	if err != nil {
+		return fmt.Errorf("start container %s: %w", id, err)
+	}
+	c, err = s.Store.MoveContainer(id, state.Launch, func(c *state.Container) { c.StartedAt = time.Now() })
+	if err != nil {
+		return fmt.Errorf("start container: %w", err)
+	}
+	launched, err := s.launch(ctx, pod, c)
+	if err != nil {
+		return s.startFailed(ctx, c, err)
+	}
+	trace := state.Trace(ctx)
+	_, err = s.Store.MoveContainer(id, state.Run, func(c *state.Container) {
+		c.PID, c.Trace = launched.Pid, append(c.Trace, trace...)
+	})
+	if errdefs.IsFailedPrecondition(err) {
+		return nil // it has exited already, and the exit feed was faster
+	}
+	return err
+}
+
+func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) (monitor.Launched, error) {
+	state.Stage(ctx, "mount root filesystem")
+	if err := s.mount(ctx, pod, c); err != nil {
+		return monitor.Launched{}, err
+	}
+	state.Stage(ctx, "run container")
+	uid, gid := s.stdioOwner(pod, c)
+	return s.Runtime.Launch(ctx, runc.Launch{
+		Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath,
+		Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.StdinOnce,
+		UID: uid, GID: gid,
+		Cgroups: sys.CgroupDirs(c.Cgroup),
+		KillAll: sharesPIDs(c),
+	})
+}
+
+// startFailed books a start that ran nothing. When the cause was the daemon's
+// side (monitor away, shutdown), the container goes back to Created and may be
+// started again.
+func (s *Service) startFailed(ctx context.Context, c state.Container, cause error) error {
+	ctx, cancel := cleanupContext(ctx)
+	defer cancel()
+	err := fmt.Errorf("start container %s: %w", c.ID, cause)
+	if cleanup := s.deleteRuntime(ctx, c); cleanup != nil {
+		err = errors.Join(err, cleanup)
+	}
+	var failed *monitor.LaunchError
+	if !errors.As(cause, &failed) && !errdefs.IsNotFound(cause) {
+		if _, move := s.Store.MoveContainer(c.ID, state.Withdraw, func(c *state.Container) { c.StartedAt = time.Time{} }); move != nil {
+			err = errors.Join(err, move)
+		}
+		return err
+	}
+	_, move := s.Store.MoveContainer(c.ID, state.Exit, func(c *state.Container) {
+		c.ExitCode, c.Reason, c.Message = startErrorCode, "StartError", cause.Error()
+		c.FinishedAt = time.Now()
+	})
+	if move != nil {
+		err = errors.Join(err, move)
+	}
+	return err
+}
+
+// sharesPIDs tells whether the container's first process is not the first of
+// its PID namespace, so that its end does not end the others.
+func sharesPIDs(c state.Container) bool {
+	pid := c.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetPid()
+	return pid != cri.NamespaceMode_CONTAINER
+}

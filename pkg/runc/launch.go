@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package runc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// Launch says how to start the container whose bundle was written.
+type Launch struct {
+	Handler string
+	ID      string
+	LogPath string // CRI log; "" discards output
+
+	Stdio     bool // false: /dev/null on all three
+	Terminal  bool
+	Stdin     bool
+	StdinOnce bool
+	UID, GID  int // host owner of the stdio pipes: the container's user
+
+	Cgroups []string // host directories to read OOM counters from
+	KillAll bool     // end what is left in them when the first process ends
+}
+
+// consolePlaceholder is replaced by the monitor with its console socket.
+const consolePlaceholder = "{console}"
+
+// Launch starts the container and returns once its program was executed. An
+// error means that it was not: *monitor.LaunchError with the runtime's own
+// message in its text.
+func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error) {
+	h, err := s.Handler(l.Handler)
+	if err != nil {
+		return monitor.Launched{}, err
+	}
+	if err := os.MkdirAll(h.Root, 0o700); err != nil {
+		return monitor.Launched{}, fmt.Errorf("make runtime root: %w", err)
+	}
+	pidFile := filepath.Join(s.bundle(l.ID), "init.pid")
+	argv := append(h.flags(s.runtimeLog(l.ID)), "run", "--detach", "--bundle", s.bundle(l.ID), "--pid-file", pidFile)
+	if l.Terminal {
+		argv = append(argv, "--console-socket", consolePlaceholder)
+	}
+	launched, err := s.monitor.Launch(ctx, monitor.Launch{
+		ID: l.ID, Argv: append(argv, l.ID), Env: runtimeEnv(), Dir: s.bundle(l.ID), PidFile: pidFile,
+		RuntimeLog: s.runtimeLog(l.ID), LogPath: l.LogPath,
+		Stdio: l.Stdio, Terminal: l.Terminal, Stdin: l.Stdin, StdinOnce: l.StdinOnce,
+		UID: l.UID, GID: l.GID, Cgroups: l.Cgroups, KillAll: l.KillAll,
+	})
+	if err != nil {
+		return launched, s.launchFailure(h, l.ID, s.runtimeLog(l.ID), err)
+	}
+	return launched, nil
+}
+
+// Exec says what to run in a running container, and with which stdio.
+type Exec struct {
+	Handler  string
+	ID       string
+	Args     []string
+	Terminal bool // stdio is one pty; the three files are not used
+	Stdin    *os.File
+	Stdout   *os.File
+	Stderr   *os.File
+	// Cgroup is the cgroup below the container's to run in, as the runtime's
+	// flag has it; "" for the container's own.
+	Cgroup string
+}
+
+// Exec starts a further process with the user, capabilities and limits of the
+// container's own process.
+func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
+	h, err := s.Handler(e.Handler)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := s.Spec(e.ID)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(s.bundle(e.ID), "exec-")
+	if err != nil {
+		return nil, fmt.Errorf("make exec directory: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	if err := writeProcess(dir, spec.Process, e); err != nil {
+		return nil, err
+	}
+	log, pidFile := filepath.Join(dir, "log"), filepath.Join(dir, "pid")
+	argv := append(h.flags(log), "exec", "--detach", "--pid-file", pidFile, "--process", filepath.Join(dir, "process.json"))
+	if e.Terminal {
+		argv = append(argv, "--console-socket", consolePlaceholder)
+	}
+	if e.Cgroup != "" {
+		argv = append(argv, "--cgroup", e.Cgroup)
+	}
+	p, err := s.monitor.Exec(ctx, monitor.Exec{
+		Argv: append(argv, e.ID), Env: runtimeEnv(), Dir: dir, PidFile: pidFile, RuntimeLog: log,
+		Terminal: e.Terminal, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,
+	})
+	if err != nil {
+		return nil, s.launchFailure(h, e.ID, log, err)
+	}
+	return p, nil
+}
+
+func writeProcess(dir string, p *specs.Process, e Exec) error {
+	process := *p
+	process.Args, process.Terminal, process.ConsoleSize = e.Args, e.Terminal, nil
+	data, err := json.Marshal(process)
+	if err != nil {
+		return fmt.Errorf("encode process: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "process.json"), data, 0o600); err != nil {
+		return fmt.Errorf("write process: %w", err)
+	}
+	return nil
+}
+
+// launchFailure adds the runtime's own last message to a failed launch.
+func (s *Service) launchFailure(h Handler, id, logFile string, err error) error {
+	var failed *monitor.LaunchError
+	if !errors.As(err, &failed) {
+		return err
+	}
+	log, _ := os.ReadFile(logFile) // missing when the runtime died before its first message
+	message := lastMessage(log)
+	if message == "" {
+		message = lastMessage([]byte(failed.Stderr))
+	}
+	if message == "" {
+		return fmt.Errorf("%s: %w", filepath.Base(h.Path), err)
+	}
+	if class := classOf(message); class != nil {
+		err = &runtimeError{message: message, class: errors.Join(class, failed)}
+	} else {
+		err = &runtimeError{message: message, class: failed}
+	}
+	return fmt.Errorf("%s: %w", filepath.Base(h.Path), err)
+}
+
+// runtimeEnv is all a runtime gets to see of the daemon's environment.
+func runtimeEnv() []string {
+	env := []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	for _, name := range []string{"XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS"} { // systemd cgroup driver
+		if v, ok := os.LookupEnv(name); ok {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
+}

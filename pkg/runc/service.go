@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package runc keeps OCI bundles and speaks the command line that runc shares
+// with other OCI runtimes (crun, youki, runsc), one set of arguments per
+// RuntimeClass handler.
+//
+// What starts a process (run, exec) goes through the monitor, which parents it;
+// what only changes or removes (update, delete) runs as a short child of the
+// daemon. Launch is the one place that decides what a container is started with.
+//
+// Invariants: bundle and runtime state derive from the id; Delete and
+// RemoveBundle may be repeated; a runtime's failure ends in its own last
+// message, parsed here and nowhere else.
+//
+// The package does not know CRI, pods or phases, and never asks a runtime to
+// stop a process: `delete --force` sleeps, a pidfd does not.
+package runc
+
+import (
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/monitor"
+)
+
+// Handler is one RuntimeClass handler: a runtime binary and where it keeps state.
+type Handler struct {
+	Name    string
+	Path    string // absolute
+	Root    string // --root
+	Systemd bool   // --systemd-cgroup
+}
+
+// Options configure the service.
+type Options struct {
+	Handlers []Handler
+	Default  string // name of the handler that "" stands for
+	Bundles  string // directory of the bundles
+	Monitor  *monitor.Client
+	Log      *slog.Logger
+}
+
+// Service runs OCI runtimes.
+type Service struct {
+	handlers map[string]Handler
+	fallback string
+	bundles  string
+	monitor  *monitor.Client
+	log      *slog.Logger
+}
+
+// New checks the handlers and makes the service.
+func New(o Options) (*Service, error) {
+	s := &Service{handlers: map[string]Handler{}, fallback: o.Default, bundles: o.Bundles, monitor: o.Monitor, log: o.Log}
+	for _, h := range o.Handlers {
+		if !filepath.IsAbs(h.Path) || !filepath.IsAbs(h.Root) {
+			return nil, fmt.Errorf("runtime handler %q: path %q and root %q must be absolute: %w", h.Name, h.Path, h.Root, errdefs.ErrInvalidArgument)
+		}
+		s.handlers[h.Name] = h
+	}
+	if _, ok := s.handlers[o.Default]; !ok {
+		return nil, fmt.Errorf("default runtime handler %q is not configured: %w", o.Default, errdefs.ErrInvalidArgument)
+	}
+	return s, nil
+}
+
+// Handler finds a handler by its RuntimeClass name; "" is the default one. An
+// unknown name is ErrInvalidArgument, as CRI asks for rejection.
+func (s *Service) Handler(name string) (Handler, error) {
+	if name == "" {
+		name = s.fallback
+	}
+	h, ok := s.handlers[name]
+	if !ok {
+		return Handler{}, fmt.Errorf("runtime handler %q is not configured, known are %q: %w", name, s.Handlers(), errdefs.ErrInvalidArgument)
+	}
+	return h, nil
+}
+
+// Handlers lists the configured names in order.
+func (s *Service) Handlers() []string {
+	var names []string
+	for name := range s.handlers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Default is the name of the handler that "" stands for.
+func (s *Service) Default() string { return s.fallback }
+
+// flags are the global flags every call of a handler starts with.
+func (h Handler) flags(logFile string) []string {
+	args := []string{h.Path, "--root", h.Root, "--log", logFile, "--log-format", "json"}
+	if h.Systemd {
+		args = append(args, "--systemd-cgroup")
+	}
+	return args
+}

@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// shmSize is the size of a pod's /dev/shm in bytes, as with other runtimes;
+// pods that need more mount an emptyDir of medium Memory there.
+const shmSize = 64 << 20
+
+// makeFiles writes hostname and resolv.conf and mounts the shared memory that
+// the pod's containers have in common.
+func (s *Service) makeFiles(p state.Pod) error {
+	if err := s.installPause(); err != nil {
+		return err
+	}
+	dir := s.Layout.PodFiles(p.ID)
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("make pod directory: %w", err)
+	}
+	if err := writeFile(dir, "hostname", podHostname(p.Config)+"\n"); err != nil {
+		return err
+	}
+	resolv, err := resolvConf(p.Config.GetDnsConfig())
+	if err != nil {
+		return err
+	}
+	if err := writeFile(dir, "resolv.conf", resolv); err != nil {
+		return err
+	}
+	if p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() == cri.NamespaceMode_NODE {
+		return nil
+	}
+	uids, gids := oci.IDMappings(p.Config)
+	if err := sys.MountShm(s.Layout.PodShm(p.ID), shmSize, hostRoot(uids), hostRoot(gids)); err != nil {
+		return fmt.Errorf("mount shared memory: %w", err)
+	}
+	return nil
+}
+
+// hostRoot is the host id that a pod's root has.
+func hostRoot(maps []specs.LinuxIDMapping) int {
+	for _, m := range maps {
+		if m.ContainerID == 0 {
+			return int(m.HostID)
+		}
+	}
+	return 0
+}
+
+// writeHosts writes the /etc/hosts of containers that the kubelet gives none:
+// the host's own on the host's network, else the pod's name and addresses.
+func (s *Service) writeHosts(p state.Pod, ips []string) error {
+	dir := s.Layout.PodFiles(p.ID)
+	if p.NetNS == "" {
+		hosts, err := os.ReadFile("/etc/hosts")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("read the host's hosts file: %w", err)
+		}
+		return writeFile(dir, "hosts", string(hosts))
+	}
+	var b strings.Builder
+	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
+	for _, ip := range ips {
+		fmt.Fprintf(&b, "%s\t%s\n", ip, podHostname(p.Config))
+	}
+	return writeFile(dir, "hosts", b.String())
+}
+
+// installPause puts the pause program where pause containers find it. All pods
+// share it: it is read-only to them, and nothing else is in there.
+func (s *Service) installPause() error {
+	path := filepath.Join(s.Layout.PauseRootFS(), "pause")
+	if info, err := os.Stat(path); err == nil && info.Size() == int64(len(s.Pause)) {
+		return nil
+	}
+	for _, dir := range []string{"dev", "proc"} { // mount points of the runtime
+		if err := os.MkdirAll(filepath.Join(s.Layout.PauseRootFS(), dir), 0o755); err != nil {
+			return fmt.Errorf("make pause directory: %w", err)
+		}
+	}
+	next, err := os.CreateTemp(filepath.Dir(path), ".pause-")
+	if err != nil {
+		return fmt.Errorf("install pause: %w", err)
+	}
+	_, writeErr := next.Write(s.Pause)
+	err = errors.Join(writeErr, next.Chmod(0o555), next.Close())
+	if err == nil {
+		err = os.Rename(next.Name(), path)
+	}
+	if err != nil {
+		os.Remove(next.Name())
+		return fmt.Errorf("install pause: %w", err)
+	}
+	return nil
+}
+
+// writeFile writes a small file of a pod, world-readable because containers of
+// any user see it. A running container has it mounted, so it is not replaced.
+func writeFile(dir, name, content string) error {
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+		return fmt.Errorf("write pod's %s: %w", name, err)
+	}
+	return nil
+}
+
+// resolvConf writes a resolver configuration (resolv.conf(5)), or copies the
+// host's when the pod has none of its own.
+func resolvConf(dns *cri.DNSConfig) (string, error) {
+	if dns == nil {
+		host, err := os.ReadFile("/etc/resolv.conf")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("read the host's resolv.conf: %w", err)
+		}
+		return string(host), nil
+	}
+	var b strings.Builder
+	if len(dns.Searches) > 0 {
+		fmt.Fprintf(&b, "search %s\n", strings.Join(dns.Searches, " "))
+	}
+	for _, server := range dns.Servers {
+		fmt.Fprintf(&b, "nameserver %s\n", server)
+	}
+	if len(dns.Options) > 0 {
+		fmt.Fprintf(&b, "options %s\n", strings.Join(dns.Options, " "))
+	}
+	return b.String(), nil
+}
+
+// podHostname is the configured name; without one the host's own on the host's
+// network, and the pod's name elsewhere, cut to what the kernel takes.
+func podHostname(c *cri.PodSandboxConfig) string {
+	if c.GetHostname() != "" {
+		return c.GetHostname()
+	}
+	if hostNetwork(c) {
+		if name, err := os.Hostname(); err == nil {
+			return name
+		}
+	}
+	const kernelLimit = 63 // HOST_NAME_MAX is 64 with its end
+	name := c.GetMetadata().GetName()
+	return name[:min(len(name), kernelLimit)]
+}

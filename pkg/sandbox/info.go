@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// Info is what a verbose PodSandboxStatus adds: the pause pid, paths, how long
+// each step of the start took and the OCI spec of pause.
+func (s *Service) Info(_ context.Context, id state.PodID) (map[string]string, error) {
+	p, err := s.Store.Pod(string(id))
+	if err != nil {
+		return nil, err
+	}
+	info := map[string]any{
+		"pid": p.PausePID, "phase": p.Phase, "reason": p.Reason, "message": p.Message, "netns": p.NetNS,
+		"files": s.Layout.PodFiles(p.ID), "bundle": s.Layout.Bundle(string(p.ID)),
+		"cgroupsPath": p.Cgroup, "runtimeHandler": p.Handler, "trace": p.Trace,
+	}
+	if spec, err := s.Runtime.Spec(string(id)); err == nil {
+		info["runtimeSpec"] = spec
+	}
+	data, err := json.Marshal(info)
+	if err != nil {
+		return nil, fmt.Errorf("encode info of pod %s: %w", id, err)
+	}
+	return map[string]string{"info": string(data)}, nil
+}
+
+// NetNSPath is the network namespace that port-forwarding dials in; "" on the
+// host's network. Only a ready pod has one to dial in.
+func (s *Service) NetNSPath(id state.PodID) (string, error) {
+	p, err := s.Store.Pod(string(id))
+	if err != nil {
+		return "", err
+	}
+	if p.Phase != state.PodReady {
+		return "", fmt.Errorf("pod %s is %s: %w", p.ID, p.Phase, errdefs.ErrFailedPrecondition)
+	}
+	return p.NetNS, nil
+}
+
+// UpdateResources records what the kubelet gave the pod. The kubelet writes
+// the pod's cgroup itself; the record is for status and plugins.
+func (s *Service) UpdateResources(ctx context.Context, id state.PodID, overhead, resources *cri.LinuxContainerResources) error {
+	release, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	_, err = s.Store.UpdatePod(id, func(p *state.Pod) {
+		if overhead != nil {
+			p.Overhead = overhead
+		}
+		if resources != nil {
+			p.Resources = resources
+		}
+	})
+	if err != nil {
+		return errors.Join(fmt.Errorf("update resources of pod %s", id), err)
+	}
+	return nil
+}

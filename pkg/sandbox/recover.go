@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	"golang.org/x/sync/errgroup"
+)
+
+// recoverParallel is how many objects are recovered at a time.
+const recoverParallel = 16
+
+// action is what recovery does with one pod.
+type action string
+
+const (
+	keep   action = "keep"
+	undo   action = "undo"   // a run nobody was told about: tear it down
+	finish action = "finish" // a remove that was cut off: tear it down
+	down   action = "down"   // pause is gone
+	leave  action = "leave"  // pause ended, and the exit feed will say how
+)
+
+// decide is recovery as a table: what the record says and what the monitor
+// knows of pause make one action.
+func decide(p state.PodPhase, f container.Fate) action {
+	switch p {
+	case state.PodCreating:
+		return undo
+	case state.PodRemoving:
+		return finish
+	case state.PodReady:
+		return map[container.Fate]action{container.Runs: keep, container.Ended: leave, container.Gone: down}[f]
+	default: // NotReady
+		return keep
+	}
+}
+
+// Recover is called once, before RunExits, so that exits which came while the
+// daemon was away are still to be read. It brings records and kernel back
+// together.
+// One object that resists is logged and left as it is; the node starts.
+func (s *Service) Recover(ctx context.Context) error {
+	watched, err := s.Monitor.List(ctx)
+	if err != nil {
+		return fmt.Errorf("recover: ask the monitor what runs: %w", err)
+	}
+	fates := map[string]container.Fate{}
+	pids := map[string]int{}
+	for _, w := range watched {
+		fates[w.ID], pids[w.ID] = container.Runs, w.Pid
+	}
+	for _, id := range s.Monitor.Ended() {
+		fates[id] = container.Ended
+	}
+	fate := func(id string) container.Fate {
+		if f, ok := fates[id]; ok {
+			return f
+		}
+		return container.Gone
+	}
+	s.each(ctx, s.Store.Containers(), func(ctx context.Context, c state.Container) error {
+		return s.Containers.Recover(ctx, c, fate(string(c.ID)), pids[string(c.ID)])
+	})
+	var pods errgroup.Group
+	pods.SetLimit(recoverParallel)
+	for _, p := range s.Store.Pods() {
+		pods.Go(func() error { s.logFailure(s.recoverPod(ctx, p, fate(string(p.ID)))); return nil })
+	}
+	pods.Wait()
+	return s.sweep(ctx, fates)
+}
+
+func (s *Service) each(ctx context.Context, all []state.Container, do func(context.Context, state.Container) error) {
+	var g errgroup.Group
+	g.SetLimit(recoverParallel)
+	for _, c := range all {
+		g.Go(func() error { s.logFailure(do(ctx, c)); return nil })
+	}
+	g.Wait()
+}
+
+func (s *Service) logFailure(err error) {
+	if err != nil {
+		s.Log.Error("recovery left an object as it was, its removal repeats the attempt", "err", err)
+	}
+}
+
+func (s *Service) recoverPod(ctx context.Context, p state.Pod, fate container.Fate) error {
+	act := decide(p.Phase, fate)
+	if act != keep && act != leave {
+		s.Log.Info("pod recovered", "pod", p.ID, "phase", p.Phase, "fate", fate, "action", act)
+	}
+	switch act {
+	case undo, finish:
+		return s.teardown(ctx, p.ID)
+	case down:
+		how := "ended while nobody could see how"
+		if s.Store.Rebooted() {
+			how = "ended with the node's restart"
+		}
+		return s.Died(ctx, p.ID, how)
+	}
+	return nil
+}
+
+// sweep tears down what carries our names and has no record: ids the monitor
+// watches, bundles, directories, snapshots and network namespaces.
+func (s *Service) sweep(ctx context.Context, watched map[string]container.Fate) error {
+	found := map[string]bool{}
+	for id := range watched {
+		found[id] = true
+	}
+	bundles, err := s.Runtime.BundleIDs()
+	if err != nil {
+		return err
+	}
+	snapshots, err := s.Images.Keys(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range append(append(bundles, snapshots...), append(names(s.Layout.Pods()), names(s.Layout.Containers())...)...) {
+		found[id[:min(len(id), 64)]] = true // a volume's key is its container's id and a suffix
+	}
+	var errs []error
+	for id := range found {
+		errs = append(errs, s.removeOrphan(ctx, id))
+	}
+	return errors.Join(append(errs, s.sweepNetNS(ctx))...)
+}
+
+// removeOrphan tears down one id without a record. Whether it was a pod or a
+// container is not known: both teardowns find what is theirs.
+func (s *Service) removeOrphan(ctx context.Context, id string) error {
+	_, podErr := s.Store.Pod(id)
+	_, containerErr := s.Store.Container(id)
+	if podErr == nil || containerErr == nil || len(id) != 64 {
+		return nil
+	}
+	if err := s.Containers.RemoveOrphan(ctx, state.ContainerID(id)); err != nil {
+		return err
+	}
+	return s.teardown(ctx, state.PodID(id))
+}
+
+// sweepNetNS removes pinned namespaces of pods that are no more. Their
+// addresses are given back by CollectNetwork.
+func (s *Service) sweepNetNS(ctx context.Context) error {
+	wanted := map[string]bool{}
+	for _, p := range s.Store.Pods() {
+		wanted[p.NetNS] = true
+	}
+	pinned, err := sys.ListNetNS(s.Layout.NetNSTag())
+	if err != nil {
+		return err
+	}
+	for _, path := range pinned {
+		if wanted[path] || ctx.Err() != nil {
+			continue
+		}
+		s.Log.Warn("orphaned network namespace removed", "netns", path)
+		if err := sys.RemoveNetNS(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CollectNetwork gives back every address that no pod of ours holds (CNI GC).
+func (s *Service) CollectNetwork(ctx context.Context) error {
+	var valid []network.Attachment
+	for _, p := range s.Store.Pods() {
+		if p.NetNS != "" {
+			valid = append(valid, s.attachment(p))
+		}
+	}
+	return s.Network.GC(ctx, valid)
+}
+
+func names(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}

@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"testing"
+
+	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/state"
+)
+
+// Every cell: what a record says and what the monitor knows make one action.
+func TestDecide(t *testing.T) {
+	want := map[state.PodPhase][3]action{ // columns: runs, ended, gone
+		state.PodCreating: {undo, undo, undo},
+		state.PodReady:    {keep, leave, down},
+		state.PodNotReady: {keep, keep, keep},
+		state.PodRemoving: {finish, finish, finish},
+	}
+	for phase, row := range want {
+		for i, fate := range []container.Fate{container.Runs, container.Ended, container.Gone} {
+			if got := decide(phase, fate); got != row[i] {
+				t.Errorf("%s, %s: %s, want %s", phase, fate, got, row[i])
+			}
+		}
+	}
+}

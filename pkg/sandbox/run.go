@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/runc"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// NewPod is a request for a pod.
+type NewPod struct {
+	Config  *cri.PodSandboxConfig
+	Handler string // RuntimeClass handler, "" for the default
+}
+
+// Run starts a pod and returns its id once pause runs and the network is
+// there. The same request again, at any time, gets the same pod.
+func (s *Service) Run(ctx context.Context, in NewPod) (state.PodID, error) {
+	name := state.PodName(in.Config)
+	return state.Do(ctx, s.Ops, "run "+name, func(ctx context.Context) (state.PodID, error) {
+		if _, err := s.Runtime.Handler(in.Handler); err != nil {
+			return "", err
+		}
+		p, began, err := s.begin(ctx, in)
+		if err != nil || !began {
+			return p.ID, err
+		}
+		if err := s.bringUp(ctx, p); err != nil {
+			return "", s.abandon(ctx, p.ID, err)
+		}
+		return p.ID, nil
+	})
+}
+
+// begin writes the record of a new pod, or finds the pod a repeated request
+// means. What an earlier attempt left half done is torn down first.
+func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error) {
+	id := state.PodID(state.NewID())
+	parent := s.cgroupParent(id, in.Config)
+	pod := state.Pod{
+		ID: id, Handler: in.Handler, Config: in.Config, CreatedAt: time.Now(),
+		CgroupParent: parent, Cgroup: oci.CgroupsPath(parent, string(id), s.Host.Systemd),
+		Overhead: in.Config.GetLinux().GetOverhead(), Resources: in.Config.GetLinux().GetResources(),
+	}
+	if !hostNetwork(in.Config) {
+		pod.NetNS = s.Layout.NetNS(id)
+	}
+	existing, began, err := s.Store.BeginPod(pod)
+	if err != nil || began {
+		return pod, began, err
+	}
+	switch {
+	case existing.Phase == state.PodReady && state.SameConfig(existing.Config, in.Config):
+		return existing, false, nil
+	case existing.Phase == state.PodCreating || existing.Reason == reasonRunFailed:
+		if err := s.teardown(ctx, existing.ID); err != nil {
+			return existing, false, fmt.Errorf("clean up an earlier attempt at this pod: %w", err)
+		}
+		return s.begin(ctx, in)
+	}
+	return existing, false, fmt.Errorf("pod %s is this attempt of it already, and %s: %w", existing.ID, existing.Phase, errdefs.ErrAlreadyExists)
+}
+
+// bringUp is everything between the record and the Ready pod.
+func (s *Service) bringUp(ctx context.Context, p state.Pod) error {
+	state.Stage(ctx, "write pod files")
+	if err := s.makeFiles(p); err != nil {
+		return err
+	}
+	state.Stage(ctx, "make namespaces")
+	if err := s.makeNamespaces(p); err != nil {
+		return err
+	}
+	state.Stage(ctx, "set up network and run pause")
+	result, pid, err := s.networkAndPause(ctx, p)
+	if err != nil {
+		return err
+	}
+	state.Stage(ctx, "record pod")
+	if err := s.writeHosts(p, result.IPs); err != nil {
+		return err
+	}
+	trace := state.Trace(ctx)
+	_, err = s.Store.MovePod(p.ID, state.PodUp, func(p *state.Pod) {
+		p.PausePID, p.IPs, p.Trace = pid, result.IPs, append(p.Trace, trace...)
+	})
+	return err
+}
+
+// makeNamespaces pins the pod's network namespace, owned by the pod's user
+// namespace where it has one. Host-network pods need neither.
+func (s *Service) makeNamespaces(p state.Pod) error {
+	if p.NetNS == "" {
+		return nil
+	}
+	uids, gids := oci.IDMappings(p.Config)
+	if len(uids) == 0 {
+		return sys.NewNetNS(p.NetNS)
+	}
+	return sys.NewUserNetNS(s.Layout.UserNS(p.ID), p.NetNS, idMaps(uids), idMaps(gids))
+}
+
+// networkAndPause runs CNI ADD and pause side by side: both need only the
+// network namespace.
+func (s *Service) networkAndPause(ctx context.Context, p state.Pod) (network.Result, int, error) {
+	var result network.Result
+	var pid int
+	var spans [2]state.Span
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		began := time.Now()
+		if p.NetNS != "" {
+			result, err = s.Network.Add(gctx, s.attachment(p))
+		}
+		spans[0] = state.Span{Step: "network", Took: time.Since(began)}
+		return err
+	})
+	g.Go(func() (err error) {
+		began := time.Now()
+		pid, err = s.runPause(gctx, p)
+		spans[1] = state.Span{Step: "pause", Took: time.Since(began)}
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return result, pid, err
+	}
+	state.AddSpans(ctx, spans[:]...)
+	return result, pid, nil
+}
+
+// runPause starts the pod's infra container.
+func (s *Service) runPause(ctx context.Context, p state.Pod) (int, error) {
+	spec, err := oci.Pause(oci.PauseInput{
+		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup,
+		RootFS: s.Layout.PauseRootFS(), CgroupsPath: p.Cgroup,
+		Namespaces: oci.Namespaces{Network: p.NetNS, User: s.userNS(p)},
+	})
+	if err != nil {
+		return 0, err
+	}
+	if err := s.Runtime.WriteBundle(string(p.ID), spec); err != nil {
+		return 0, err
+	}
+	launched, err := s.Runtime.Launch(ctx, runc.Launch{
+		Handler: p.Handler, ID: string(p.ID), Cgroups: sys.CgroupDirs(p.Cgroup),
+	})
+	if err != nil {
+		return 0, fmt.Errorf("run pause: %w", err)
+	}
+	return launched.Pid, nil
+}
+
+func (s *Service) userNS(p state.Pod) string {
+	path := s.Layout.UserNS(p.ID)
+	if _, err := os.Lstat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+const reasonRunFailed = "RunFailed"
+
+// abandon undoes a run that did not work. If even that fails, the pod stays
+// visible as NotReady, so that the kubelet's Stop and Remove repeat it.
+func (s *Service) abandon(ctx context.Context, id state.PodID, cause error) error {
+	ctx, cancel := cleanupContext(ctx)
+	defer cancel()
+	err := fmt.Errorf("run pod %s: %w", id, cause)
+	if cleanup := s.teardown(ctx, id); cleanup != nil {
+		_, move := s.Store.MovePod(id, state.PodDown, func(p *state.Pod) {
+			p.Reason, p.Message = reasonRunFailed, cause.Error()
+		})
+		return errors.Join(err, cleanup, move)
+	}
+	return err
+}
+
+// attachment is what CNI is told of a pod.
+func (s *Service) attachment(p state.Pod) network.Attachment {
+	m := p.Config.GetMetadata()
+	return network.Attachment{
+		PodID: string(p.ID), Namespace: m.GetNamespace(), Name: m.GetName(), UID: m.GetUid(),
+		NetNS: p.NetNS, CgroupPath: p.Config.GetLinux().GetCgroupParent(),
+		PortMappings: p.Config.GetPortMappings(), DNS: p.Config.GetDnsConfig(),
+		Annotations: p.Config.GetAnnotations(),
+	}
+}
+
+func hostNetwork(c *cri.PodSandboxConfig) bool {
+	return c.GetLinux().GetSecurityContext().GetNamespaceOptions().GetNetwork() == cri.NamespaceMode_NODE
+}
+
+// cgroupParent is where the kubelet wants the pod, or a cgroup of our own that
+// goes with the pod. systemd has no such place without a unit: its pods are in
+// system.slice.
+func (s *Service) cgroupParent(id state.PodID, c *cri.PodSandboxConfig) string {
+	if parent := c.GetLinux().GetCgroupParent(); parent != "" || s.Host.Systemd {
+		return parent
+	}
+	return "/cri-" + string(id)
+}
+
+func idMaps(maps []specs.LinuxIDMapping) []sys.IDMap {
+	var out []sys.IDMap
+	for _, m := range maps {
+		out = append(out, sys.IDMap{HostID: m.HostID, ContainerID: m.ContainerID, Size: m.Size})
+	}
+	return out
+}

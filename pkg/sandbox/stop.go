@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	"golang.org/x/sync/errgroup"
+)
+
+// cleanupLimit bounds what must be undone although its operation was cut off.
+const cleanupLimit = time.Minute
+
+// cleanupContext outlives a shutdown for as long as a cleanup may take.
+func cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+}
+
+// Stop ends the pod's processes and gives its addresses back. Files and
+// records stay until Remove. A pod that is stopped already is stopped again,
+// which finds nothing to do. ErrNotFound when there is no such pod.
+func (s *Service) Stop(ctx context.Context, id state.PodID) error {
+	_, err := state.Do(ctx, s.Ops, "stop pod "+string(id), func(ctx context.Context) (struct{}, error) {
+		state.Stage(ctx, "wait for pod")
+		release, err := s.lock(ctx, id)
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer release()
+		if _, err := s.Store.MovePod(id, state.PodDown, nil); err != nil && !errdefs.IsFailedPrecondition(err) {
+			return struct{}{}, fmt.Errorf("stop pod: %w", err)
+		}
+		return struct{}{}, s.halt(ctx, id)
+	})
+	return err
+}
+
+// Remove stops the pod, removes its containers and forgets it. ErrNotFound
+// when there is no such pod.
+func (s *Service) Remove(ctx context.Context, id state.PodID) error {
+	_, err := state.Do(ctx, s.Ops, "remove pod "+string(id), func(ctx context.Context) (struct{}, error) {
+		state.Stage(ctx, "wait for pod")
+		release, err := s.lock(ctx, id)
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer release()
+		if _, err := s.Store.MovePod(id, state.PodRemove, nil); err != nil {
+			return struct{}{}, fmt.Errorf("remove pod: %w", err)
+		}
+		return struct{}{}, s.teardown(ctx, id)
+	})
+	return err
+}
+
+// teardown undoes everything a pod can have caused and drops its record. It
+// needs only the id, may be repeated, and leaves the record when something
+// could not be undone.
+func (s *Service) teardown(ctx context.Context, id state.PodID) error {
+	if err := s.halt(ctx, id); err != nil {
+		return err
+	}
+	state.Stage(ctx, "remove containers")
+	for _, c := range s.Store.ContainersOf(id) {
+		if err := s.Containers.Remove(ctx, c.ID); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("tear down pod %s: %w", id, err)
+		}
+	}
+	state.Stage(ctx, "remove pod files")
+	steps := []struct {
+		name string
+		do   func() error
+	}{
+		{"monitor", func() error { return s.Monitor.Forget(ctx, string(id)) }},
+		{"bundle", func() error { return s.Runtime.RemoveBundle(string(id)) }},
+		{"shared memory", func() error { return sys.Unmount(s.Layout.PodShm(id)) }},
+		{"files", func() error { return os.RemoveAll(s.Layout.PodFiles(id)) }},
+		{"cgroup", func() error { return s.removePodCgroup(ctx, id) }},
+	}
+	for _, step := range steps {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("tear down pod %s: %s: %w", id, step.name, err)
+		}
+	}
+	return s.Store.DropPod(id)
+}
+
+// halt ends every process of the pod and releases its network. The network
+// goes at the same time as the processes: they are being killed, and CNI DEL
+// is what takes long.
+func (s *Service) halt(ctx context.Context, id state.PodID) error {
+	state.Stage(ctx, "stop processes and release network")
+	p, err := s.Store.Pod(string(id))
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if errdefs.IsNotFound(err) {
+		p = state.Pod{ID: id, NetNS: s.Layout.NetNS(id)}
+	}
+	// No errgroup context: a network that fails must not leave processes behind.
+	var g errgroup.Group
+	g.Go(func() error { return s.haltProcesses(ctx, p) })
+	g.Go(func() error { return s.releaseNetwork(ctx, p) })
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("stop pod %s: %w", id, err)
+	}
+	return nil
+}
+
+// haltProcesses kills the containers, then pause, which holds the namespaces.
+func (s *Service) haltProcesses(ctx context.Context, p state.Pod) error {
+	var g errgroup.Group
+	for _, c := range s.Store.ContainersOf(p.ID) {
+		g.Go(func() error {
+			err := s.Containers.Stop(ctx, c.ID, 0)
+			if errdefs.IsNotFound(err) {
+				return nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	if err := s.Monitor.Kill(ctx, string(p.ID)); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("kill pause: %w", err)
+	}
+	if err := s.Runtime.Delete(ctx, p.Handler, string(p.ID)); err != nil {
+		return err
+	}
+	return sys.RemoveCgroup(ctx, p.Cgroup)
+}
+
+// releaseNetwork gives addresses and ports back, then unpins the namespaces.
+func (s *Service) releaseNetwork(ctx context.Context, p state.Pod) error {
+	if p.NetNS != "" {
+		if err := s.Network.Del(ctx, s.attachment(p)); err != nil {
+			return err
+		}
+		if err := sys.RemoveNetNS(p.NetNS); err != nil {
+			return err
+		}
+	}
+	return sys.RemoveNetNS(s.Layout.UserNS(p.ID))
+}
+
+// removePodCgroup removes the pod's cgroup if it is ours and not the kubelet's.
+func (s *Service) removePodCgroup(ctx context.Context, id state.PodID) error {
+	p, err := s.Store.Pod(string(id))
+	if err != nil && !errdefs.IsNotFound(err) {
+		return err
+	}
+	if err == nil && p.Config.GetLinux().GetCgroupParent() != "" {
+		return nil
+	}
+	return sys.RemoveCgroup(ctx, s.cgroupParent(id, nil)) // empty, so nothing, under systemd
+}
+
+// Died handles the end of a pause process nobody asked for: the pod is
+// NotReady with a reason and its containers end, for their namespaces are
+// held by nothing that reaps. The kubelet does the rest. ErrNotFound when id
+// is no pod.
+func (s *Service) Died(ctx context.Context, id state.PodID, how string) error {
+	p, err := s.Store.Pod(string(id))
+	if err != nil {
+		return err
+	}
+	if p.Phase != state.PodReady {
+		return nil // Stop or Remove asked for it
+	}
+	s.Log.Warn("pause ended, pod is not ready", "pod", id, "how", how)
+	_, err = s.Store.MovePod(id, state.PodDown, func(p *state.Pod) {
+		p.Reason, p.Message, p.PausePID = "PauseExited", "the pause process "+how, 0
+	})
+	if err != nil && !errdefs.IsFailedPrecondition(err) {
+		return err
+	}
+	state.Go(s.Ops, "end containers of "+string(id), func(ctx context.Context) error {
+		return s.haltProcesses(ctx, p)
+	}, func(err error) {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			s.Log.Error("containers of a dead pod not ended", "pod", id, "err", err)
+		}
+	})
+	return nil
+}
