@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Launch starts a container and returns when the launched program has exited
+// and left a process. The error is a *LaunchError when the program failed. When
+// ctx ends first the program is killed; whether a container came of it is then
+// not known, and List or its Exit tell.
+func (c *Client) Launch(ctx context.Context, l Launch) (Launched, error) {
+	r, _, err := c.call(ctx, &packet{Op: opLaunch, Launch: &l}, nil) // its descriptors are kept on arrival
+	if err != nil {
+		return Launched{}, err
+	}
+	if len(r.Running) != 1 {
+		return Launched{}, errors.New("monitor: launch: no process in the answer")
+	}
+	return r.Running[0].Launched, nil
+}
+
+// List returns what the monitor watches, by id. A container whose launch is
+// under way has pid 0.
+func (c *Client) List(ctx context.Context) ([]Running, error) {
+	var all []Running
+	for next := ""; ; {
+		r, fds, err := c.call(ctx, &packet{Op: opList, Next: next}, nil)
+		closeFDs(fds)
+		if err != nil {
+			return nil, err
+		}
+		for _, x := range r.Running {
+			all = append(all, x.Running)
+		}
+		if next = r.Next; next == "" {
+			return slices.Clip(all), nil
+		}
+	}
+}
+
+// Ack says that every exit up to seq was dealt with: they are not replayed any
+// more.
+func (c *Client) Ack(ctx context.Context, seq uint64) error {
+	return c.do(ctx, &packet{Op: opAck, Seq: seq})
+}
+
+// Resize sets the size of a container's terminal, in characters.
+// FailedPrecondition when it has none.
+func (c *Client) Resize(ctx context.Context, id string, width, height uint16) error {
+	return c.do(ctx, &packet{Op: opResize, ID: id, Width: width, Height: height})
+}
+
+// CloseStdin makes the container read the end of its input. It does nothing to
+// a terminal or to input that was not asked for.
+func (c *Client) CloseStdin(ctx context.Context, id string) error {
+	return c.do(ctx, &packet{Op: opStdin, ID: id})
+}
+
+// ReopenLog goes on in a new file at the container's log path.
+func (c *Client) ReopenLog(ctx context.Context, id string) error {
+	return c.do(ctx, &packet{Op: opReopen, ID: id})
+}
+
+// Signal sends sig to the container's first process. NotFound when it has ended.
+func (c *Client) Signal(ctx context.Context, id string, sig int) error {
+	return c.do(ctx, &packet{Op: opSignal, ID: id, Signal: sig})
+}
+
+// Forget drops what is left of a removed container, its exit record included.
+// It may be repeated. FailedPrecondition while the container runs.
+func (c *Client) Forget(ctx context.Context, id string) error {
+	if err := c.do(ctx, &packet{Op: opForget, ID: id}); err != nil {
+		return fmt.Errorf("forget container: %w", err)
+	}
+	return nil
+}
+
+// Upgrade has the monitor execute its binary anew, under the same pid, with its
+// children, descriptors and connections.
+func (c *Client) Upgrade(ctx context.Context) error {
+	return c.do(ctx, &packet{Op: opUpgrade})
+}

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// Delays between attempts to reach a monitor; the first is immediate.
+const (
+	firstRetry = 10 * time.Millisecond
+	lastRetry  = time.Second
+)
+
+// ClientOptions configure a Client.
+type ClientOptions struct {
+	Socket string // of the monitor
+	// Start starts a detached monitor when none answers, and returns once it listens; nil: never.
+	Start func(ctx context.Context) error
+	Log   *slog.Logger
+}
+
+// Client is the daemon's end. It keeps one connection, makes it again whenever
+// it breaks, and holds a second copy of every container's descriptors for the
+// monitor's successor. All methods may be called at any time and from any
+// goroutine; those that need a monitor fail with an error of class Unavailable
+// while there is none.
+type Client struct {
+	o     ClientOptions
+	exits *exitQueue
+
+	mu   sync.Mutex // guards what follows
+	link *link
+	why  error // of link being nil
+	kept map[string]*kept
+	// endings are closed when a container of that id has ended: Kill waits for them.
+	endings map[string][]chan struct{}
+
+	instance string // of the last monitor
+}
+
+// NewClient returns a client that is not connected: Run does that.
+func NewClient(o ClientOptions) *Client {
+	return &Client{
+		o: o, exits: newExitQueue(), kept: map[string]*kept{}, endings: map[string][]chan struct{}{},
+		why: unavailable{errors.New("monitor: not connected yet")},
+	}
+}
+
+// Run connects, and connects again for ever; it returns nil when ctx ends. Call
+// it once.
+func (c *Client) Run(ctx context.Context) error {
+	defer c.releaseAll()
+	go c.exits.feed(ctx)
+	delay := time.Duration(0)
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := c.connect(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if time.Since(began) > lastRetry {
+			delay = 0
+		}
+		c.o.Log.Warn("monitor connection", "err", err, "retry_in", delay)
+		c.setLink(nil, unavailable{fmt.Errorf("monitor: %w", err)})
+		select {
+		case <-ctx.Done():
+		case <-time.After(delay):
+		}
+		delay = min(max(firstRetry, 2*delay), lastRetry)
+	}
+	c.setLink(nil, unavailable{errors.New("monitor: client is closed")})
+	return nil
+}
+
+// Ready returns nil while there is a connection, else why not.
+func (c *Client) Ready() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
+}
+
+// Exits delivers the exits of containers in order, each once per process of the
+// daemon; what was not acknowledged comes again in the next one. An exit may
+// come before its Launch has returned. It is for a single reader, and is closed
+// when Run ends.
+func (c *Client) Exits() <-chan Exit { return c.exits.out }
+
+// connect makes one connection and serves it until it breaks.
+func (c *Client) connect(ctx context.Context) error {
+	sock, err := dial(c.o.Socket)
+	if err != nil && c.o.Start != nil {
+		if err := c.o.Start(ctx); err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+		sock, err = dial(c.o.Socket)
+	}
+	if err != nil {
+		return err
+	}
+	l := newLink(c, sock)
+	defer context.AfterFunc(ctx, l.close)()
+	ended := make(chan error, 1)
+	go func() { ended <- l.read() }()
+	if err := c.settle(ctx, l); err != nil {
+		l.close()
+		<-ended
+		return err
+	}
+	err = <-ended
+	l.close()
+	return err
+}
+
+// settle brings a new connection to where it can be used: agree on a version,
+// hand over what is kept, take what is not, ask for exits.
+func (c *Client) settle(ctx context.Context, l *link) error {
+	r, _, err := l.call(ctx, &packet{Op: opHello, Hello: &hello{Version: protocolVersion, Oldest: protocolVersion - 1}}, nil)
+	if err != nil {
+		return fmt.Errorf("greet: %w", err)
+	}
+	if r.Hello == nil {
+		return errors.New("greet: no hello in the answer")
+	}
+	if err := c.adopt(ctx, l); err != nil {
+		return fmt.Errorf("adopt: %w", err)
+	}
+	c.exits.begin(r.Hello.ExitLog)
+	if _, _, err := l.call(ctx, &packet{Op: opSubscribe}, nil); err != nil {
+		return fmt.Errorf("subscribe: %w", err)
+	}
+	c.mu.Lock()
+	again := c.instance != "" && c.instance != r.Hello.Instance
+	c.instance = r.Hello.Instance
+	c.mu.Unlock()
+	c.o.Log.Info("monitor connected", "pid", r.Hello.PID, "successor", again)
+	c.setLink(l, nil)
+	return nil
+}
+
+func (c *Client) setLink(l *link, why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link, c.why = l, why
+}
+
+// call sends a request on the current connection and waits for the answer,
+// whose descriptors are the caller's.
+func (c *Client) call(ctx context.Context, p *packet, fds []int) (*packet, []int, error) {
+	c.mu.Lock()
+	l, why := c.link, c.why
+	c.mu.Unlock()
+	if l == nil {
+		return nil, nil, why
+	}
+	return l.call(ctx, p, fds)
+}
+
+// do is call for requests whose answer is empty.
+func (c *Client) do(ctx context.Context, p *packet) error {
+	_, fds, err := c.call(ctx, p, nil)
+	closeFDs(fds)
+	return err
+}
+
+// event serves what the monitor sends unasked.
+func (c *Client) event(l *link, p *packet) {
+	switch p.Op {
+	case opExit:
+		if p.Exit != nil {
+			c.drop(p.Exit.ID)
+			c.exits.put(*p.Exit)
+			c.noteEnding(p.Exit.ID)
+		}
+	case opStdinClosed:
+		c.dropStdin(p.ID)
+	case opSessionExit, opDetached:
+		l.endSession(p)
+	default:
+		c.o.Log.Warn("monitor sent an unknown event", "op", p.Op, "err", p.Err.err())
+	}
+}

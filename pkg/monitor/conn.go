@@ -1,0 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxQueued bounds the packets a client has not read; one that reads so slowly
+// is cut off. It connects again and misses nothing: exits are replayed.
+const maxQueued = 4096
+
+// conn is the monitor's side of a connection.
+type conn struct {
+	m      *Monitor
+	sock   *socket
+	ctx    context.Context //nolint:containedctx // ends with the connection
+	cancel context.CancelFunc
+
+	subscribed bool // guarded by Monitor.mu
+
+	mu       sync.Mutex // guards what follows
+	wake     *sync.Cond // on mu: queue or closed changed
+	queue    []outgoing
+	closed   bool
+	greeted  bool
+	requests map[uint64]context.CancelFunc // launches and execs under way
+	attached map[uint64]*attachment
+}
+
+type outgoing struct {
+	b   []byte
+	fds []int // closed after sending
+}
+
+func newConn(m *Monitor, s *socket) *conn {
+	c := &conn{m: m, sock: s, requests: map[uint64]context.CancelFunc{}, attached: map[uint64]*attachment{}}
+	c.ctx, c.cancel = context.WithCancel(m.ctx)
+	c.wake = sync.NewCond(&c.mu)
+	return c
+}
+
+// post queues a packet and takes over fds. It never blocks.
+func (c *conn) post(p *packet, fds []int) {
+	b, err := p.encode()
+	if err != nil {
+		c.m.log.Error("packet not sent", "op", p.Op, "err", err)
+		closeFDs(fds)
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		closeFDs(fds)
+		return
+	}
+	c.queue = append(c.queue, outgoing{b: b, fds: fds})
+	if len(c.queue) > maxQueued {
+		c.m.log.Warn("client cut off: it does not read", "packets", len(c.queue))
+		c.closed = true
+		c.sock.close()
+	}
+	c.wake.Signal()
+}
+
+// write sends what is queued, until the connection closes.
+func (c *conn) write() {
+	for {
+		c.mu.Lock()
+		for len(c.queue) == 0 && !c.closed {
+			c.wake.Wait()
+		}
+		batch := c.queue
+		c.queue = nil
+		closed := c.closed
+		c.mu.Unlock()
+		for i := range batch {
+			if !closed && c.sock.send(batch[i].b, batch[i].fds) != nil {
+				closed = true // the reader sees it too and cleans up
+			}
+			closeFDs(batch[i].fds)
+		}
+		if closed {
+			c.sock.close()
+			return
+		}
+	}
+}
+
+// read serves requests until the connection closes, then ends what was the
+// client's alone: attachments and exec sessions.
+func (c *conn) read() {
+	for {
+		b, fds, err := c.sock.recv()
+		if errors.Is(err, errTooLong) {
+			c.post(&packet{Err: toWire(invalidArgument{err})}, nil)
+			continue
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) && c.ctx.Err() == nil {
+				c.m.log.Warn("connection lost", "err", err)
+			}
+			break
+		}
+		p, err := decode(b)
+		if err == nil && len(fds) != len(p.FDs) {
+			err = invalidArgument{fmt.Errorf("%s: %d descriptors came, %d announced", p.Op, len(fds), len(p.FDs))}
+		}
+		if err != nil {
+			closeFDs(fds)
+			req := uint64(0)
+			if p != nil {
+				req = p.Req
+			}
+			c.post(&packet{Req: req, Err: toWire(err)}, nil)
+			continue
+		}
+		c.dispatch(p, fds)
+	}
+	c.close()
+}
+
+func (c *conn) close() {
+	c.m.mu.Lock()
+	delete(c.m.conns, c)
+	c.m.mu.Unlock()
+	c.mu.Lock()
+	c.closed = true
+	attached := c.attached
+	c.attached = map[uint64]*attachment{}
+	c.wake.Signal()
+	c.mu.Unlock()
+	c.cancel()
+	c.sock.close()
+	for _, a := range attached {
+		a.end()
+	}
+	c.m.dropSessions(c)
+}
+
+// answer sends the reply to request p.
+func (c *conn) answer(p *packet, r *packet, err error) {
+	if r == nil {
+		r = new(packet)
+	}
+	r.Op, r.Req, r.Err = p.Op, p.Req, toWire(err)
+	c.post(r, nil)
+}
+
+// later runs a request that takes its time; cancel with its number ends ctx.
+func (c *conn) later(p *packet, work func(ctx context.Context)) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(c.ctx))
+	c.mu.Lock()
+	c.requests[p.Req] = cancel
+	c.mu.Unlock()
+	go func() {
+		defer func() {
+			cancel()
+			c.mu.Lock()
+			delete(c.requests, p.Req)
+			c.mu.Unlock()
+		}()
+		work(ctx)
+	}()
+}

@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// The journal makes "read from the pipe" and "written to the log" one step for
+// a monitor that may be killed between any two instructions. Every batch is
+// read straight into a slot of a file mapped MAP_SHARED, which outlives the
+// process, after the slot's header says what the batch is: whose, how many
+// bytes, and where in which log file it will go. The only thing the header
+// can't say is whether read(2) was done, because the process may be killed
+// inside it; so the end of the area to be read into is filled with random bytes
+// first. The next monitor finds them (not read: the bytes are still in the
+// pipe) or does not (read: the bytes are in the slot), frames the batch again,
+// to the same bytes since the time is in the header too, and appends what the
+// log lacks of them.
+//
+// A pipe read is one step for signals: SIGKILL takes effect before or after it.
+const (
+	maxSlots  = 64 // batches in flight at once; more wait
+	warmSlots = 2  // stay allocated while idle
+
+	readMax  = 64 << 10
+	slotData = 4096 // the tail of earlier batches, then what is read
+	slotSize = slotData + maxLine + readMax
+
+	sentinelLen = 8
+	maxID       = 128
+)
+
+// Slot states. Stores to the state are atomic, so they stay in program order
+// with the other fields, which is all a killed process needs.
+const (
+	slotFree    uint32 = iota
+	slotReading        // want bytes may or may not have been read
+	slotRead           // got bytes were read
+)
+
+// slotHeader is at the start of a slot; fields keep this order and size as long
+// as an older monitor's journal may be found (slotMagic).
+type slotHeader struct {
+	state    uint32
+	magic    uint32
+	stderr   uint32 // 1: stderr, 0: stdout
+	flush    uint32 // 1: the end of the stream: the tail goes too
+	tail     uint32 // bytes before what is read
+	want     uint32
+	got      uint32
+	idLen    uint32
+	logEnd   int64 // size of the log file before this batch
+	logIno   uint64
+	logDev   uint64
+	time     int64 // nanoseconds since 1970
+	sentinel [sentinelLen]byte
+	id       [maxID]byte
+}
+
+const slotMagic = 0x63726901
+
+type slot struct {
+	index  int
+	header *slotHeader
+	mem    []byte // tail and data
+	out    []byte // framed lines on their way to the log; not shared
+}
+
+// journal hands out slots. A slot belongs to one goroutine at a time.
+type journal struct {
+	fd    int
+	mem   []byte
+	free  chan *slot
+	mu    sync.Mutex // guards cold
+	cold  []*slot    // never used or given back to the file system
+	slots []*slot
+}
+
+// openJournal maps the journal at path. Slots that a killed monitor left are
+// for pending, before the first get.
+func openJournal(path string) (*journal, error) {
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open journal %s: %w", path, err)
+	}
+	j := &journal{fd: fd, free: make(chan *slot, maxSlots)}
+	if err := unix.Ftruncate(fd, maxSlots*slotSize); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("size journal: %w", err)
+	}
+	j.mem, err = unix.Mmap(fd, 0, maxSlots*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("map journal: %w", err)
+	}
+	for i := range maxSlots {
+		mem := j.mem[i*slotSize : (i+1)*slotSize]
+		j.slots = append(j.slots, &slot{index: i, mem: mem[slotData:], header: (*slotHeader)(unsafe.Pointer(&mem[0]))})
+	}
+	return j, nil
+}
+
+// pending returns the slots a killed monitor left in use. Holes of the file are
+// not touched: reading them would allocate them.
+func (j *journal) pending() []*slot {
+	var left []*slot
+	for _, s := range j.slots {
+		var head [8]byte
+		if _, err := unix.Pread(j.fd, head[:], int64(s.index*slotSize)); err != nil {
+			continue
+		}
+		if binary.NativeEndian.Uint32(head[:4]) != slotFree && binary.NativeEndian.Uint32(head[4:]) == slotMagic {
+			left = append(left, s)
+		}
+	}
+	return left
+}
+
+// start drops what was pending and makes slots available.
+func (j *journal) start() error {
+	j.cold = append(j.cold, j.slots...)
+	for _, s := range j.slots {
+		if err := j.release(s); err != nil {
+			return err
+		}
+	}
+	for range warmSlots {
+		s, err := j.warm()
+		if err != nil {
+			return err
+		}
+		j.free <- s
+	}
+	return nil
+}
+
+// warm takes a slot that has no memory yet and allocates it, so that writing to
+// the mapping can't run into a full file system (which would be SIGBUS).
+func (j *journal) warm() (*slot, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.cold) == 0 {
+		return nil, resourceExceeded{errors.New("all journal slots are in use")}
+	}
+	s := j.cold[0]
+	if err := unix.Fallocate(j.fd, 0, int64(s.index*slotSize), slotSize); err != nil {
+		return nil, fmt.Errorf("allocate journal slot: %w", err)
+	}
+	j.cold = j.cold[1:]
+	s.out = make([]byte, 0, readMax+maxLine+lineExtra)
+	return s, nil
+}
+
+func (j *journal) release(s *slot) error {
+	s.out = nil
+	err := unix.Fallocate(j.fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, int64(s.index*slotSize), slotSize)
+	if err != nil {
+		return fmt.Errorf("release journal slot: %w", err)
+	}
+	return nil
+}
+
+// get waits for a slot.
+func (j *journal) get() *slot {
+	select {
+	case s := <-j.free:
+		return s
+	default:
+	}
+	if s, err := j.warm(); err == nil {
+		return s
+	}
+	return <-j.free
+}
+
+// put gives a slot back; beyond the warm ones its memory goes back as well.
+func (j *journal) put(s *slot) {
+	if len(j.free) >= warmSlots && j.release(s) == nil {
+		j.mu.Lock()
+		j.cold = append([]*slot{s}, j.cold...)
+		j.mu.Unlock()
+		return
+	}
+	j.free <- s
+}
+
+func (j *journal) close() {
+	unix.Munmap(j.mem)
+	unix.Close(j.fd)
+}
+
+// batch is what a slot is about.
+type batch struct {
+	id     string
+	stderr bool
+	flush  bool
+	tail   int // bytes of mem that earlier batches left
+	want   int
+	at     time.Time
+	logEnd int64
+	logIno uint64
+	logDev uint64
+}
+
+// begin writes the header, and the sentinel where the read will end.
+func (s *slot) begin(b *batch) {
+	h := s.header
+	h.magic, h.stderr, h.flush = slotMagic, flag(b.stderr), flag(b.flush)
+	h.tail, h.want, h.got = uint32(b.tail), uint32(b.want), 0
+	h.logEnd, h.logIno, h.logDev = b.logEnd, b.logIno, b.logDev
+	h.time = b.at.UnixNano()
+	h.idLen = uint32(copy(h.id[:], b.id))
+	var mark [sentinelLen]byte
+	binary.NativeEndian.PutUint64(mark[:], rand.Uint64())
+	if b.want < sentinelLen {
+		// Few bytes could be hit by chance: take those that no UTF-8 text has.
+		for i := range mark {
+			mark[i] |= 0xf8
+		}
+	}
+	h.sentinel = mark
+	end := s.mem[:b.tail+b.want]
+	copy(end[max(b.tail, len(end)-sentinelLen):], mark[:])
+	atomic.StoreUint32(&h.state, slotReading)
+}
+
+// readDone notes the length of the read.
+func (s *slot) readDone(got int) {
+	s.header.got = uint32(got)
+	atomic.StoreUint32(&s.header.state, slotRead)
+}
+
+func (s *slot) done() { atomic.StoreUint32(&s.header.state, slotFree) }
+
+// recovered returns what a killed monitor left in the slot: the batch and its
+// content, tail and read bytes. ok is false when the read did not happen, or
+// the header makes no sense.
+func (s *slot) recovered() (b batch, content []byte, ok bool) {
+	h := s.header
+	if h.tail > maxLine || h.want > readMax || h.got > h.want || h.idLen > maxID {
+		return b, nil, false
+	}
+	b = batch{
+		id: string(h.id[:h.idLen]), stderr: h.stderr != 0, flush: h.flush != 0, tail: int(h.tail), want: int(h.want),
+		at: time.Unix(0, h.time), logEnd: h.logEnd, logIno: h.logIno, logDev: h.logDev,
+	}
+	got := int(h.got)
+	if h.state == slotReading {
+		if s.untouched() {
+			return b, nil, false
+		}
+		got = b.want
+	}
+	return b, s.mem[:b.tail+got], true
+}
+
+// untouched reports whether the sentinel is still there.
+func (s *slot) untouched() bool {
+	h := s.header
+	end := s.mem[:h.tail+h.want]
+	at := max(int(h.tail), len(end)-sentinelLen)
+	return string(end[at:]) == string(h.sentinel[:len(end)-at])
+}
+
+func flag(b bool) uint32 {
+	if b {
+		return 1
+	}
+	return 0
+}

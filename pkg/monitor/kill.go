@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"fmt"
+	"syscall"
+)
+
+// Kill sends SIGKILL to the container's first process and returns when the
+// monitor has dealt with its end. NotFound when it has ended already.
+func (c *Client) Kill(ctx context.Context, id string) error {
+	ended := make(chan struct{})
+	c.mu.Lock()
+	c.endings[id] = append(c.endings[id], ended)
+	c.mu.Unlock()
+	defer c.forgetEnding(id, ended)
+	if err := c.Signal(ctx, id, int(syscall.SIGKILL)); err != nil {
+		return err
+	}
+	select {
+	case <-ended:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("kill %s: %w", id, context.Cause(ctx))
+	}
+}
+
+// noteEnding wakes whoever waits for the end of id.
+func (c *Client) noteEnding(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, ended := range c.endings[id] {
+		close(ended)
+	}
+	delete(c.endings, id)
+}
+
+func (c *Client) forgetEnding(id string, ended chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kept := c.endings[id][:0]
+	for _, e := range c.endings[id] {
+		if e != ended {
+			kept = append(kept, e)
+		}
+	}
+	if len(kept) == 0 {
+		delete(c.endings, id)
+		return
+	}
+	c.endings[id] = kept
+}
+
+// Ended lists the containers whose exit waits in Exits to be read. Asked after
+// List, the two together name every container the monitor knows of: an exit is
+// sent before its container leaves the list.
+func (c *Client) Ended() []string { return c.exits.pending() }

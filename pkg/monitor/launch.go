@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+const stderrTail = 4 << 10 // bytes of a failed program's stderr that are given back
+
+// launch starts a container. Its directory and record come first, so that a
+// monitor that dies in here leaves a successor enough to go on from.
+func (m *Monitor) launch(ctx context.Context, l *Launch) (*container, error) {
+	if err := validID(l.ID); err != nil {
+		return nil, err
+	}
+	c := m.newContainer(l)
+	if err := m.enter(c); err != nil {
+		return nil, err
+	}
+	defer m.reap.begin()()
+	if err := c.launch(ctx, l); err != nil {
+		m.leave(c)
+		c.discard()
+		return nil, fmt.Errorf("launch %s: %w", l.ID, err)
+	}
+	return c, nil
+}
+
+func validID(id string) error {
+	if id == "" || len(id) > maxID || strings.ContainsAny(id, "/\x00") || strings.HasPrefix(id, ".") {
+		return invalidArgument{fmt.Errorf("container id %q is not usable as a name", id)}
+	}
+	return nil
+}
+
+// launch does the work: prepare, run the program, take over what it started.
+func (c *container) launch(ctx context.Context, l *Launch) error {
+	if l.PidFile == "" {
+		return invalidArgument{errors.New("no pid file")}
+	}
+	if err := os.Mkdir(c.dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("make container directory: %w", err)
+	}
+	if err := errors.Join(c.makePipes(), c.save(), c.out.log.open()); err != nil {
+		return err
+	}
+	stdio, err := c.openStdio()
+	if err != nil {
+		return err
+	}
+	defer stdio.close()
+	if err := c.openPipes(); err != nil {
+		return err
+	}
+	p := &program{argv: l.Argv, env: l.Env, dir: l.Dir, pidFile: l.PidFile, files: stdio.files}
+	if stdio.console != nil {
+		p.argv = stdio.console.fill(l.Argv)
+	}
+	started, err := c.m.run(ctx, p)
+	if err != nil {
+		if failed, ok := errors.AsType[*LaunchError](err); ok && failed.Stderr == "" {
+			failed.Stderr = c.errorText(stdio)
+		}
+		return err
+	}
+	if stdio.console != nil {
+		master, err := stdio.console.receive()
+		if err != nil {
+			return c.killStarted(started, err)
+		}
+		if err := c.setTTY(master); err != nil {
+			unix.Close(master)
+			return c.killStarted(started, err)
+		}
+	}
+	return c.takeOver(started)
+}
+
+// takeOver begins to parent the started process: from here on its exit is on
+// record whatever happens.
+func (c *container) takeOver(started child) error {
+	c.mu.Lock()
+	c.rec.Launched = Launched{Pid: started.pid}
+	if fd, err := sys.PidfdOpen(started.pid); err == nil {
+		c.pidfd = fd
+	}
+	ours := true
+	if st, err := sys.ReadProcStat(started.pid); err == nil {
+		c.rec.StartTime = st.StartTime
+		ours = st.PPID == os.Getpid()
+	}
+	err := c.save()
+	if err == nil {
+		err = c.startStreams()
+	}
+	c.mu.Unlock()
+	if err != nil {
+		return c.killStarted(started, err)
+	}
+	if ours {
+		c.m.reap.await(started.pid, started.since, c.exited)
+		return nil
+	}
+	return c.watchPidfd()
+}
+
+// killStarted ends a container that runs but can't be taken care of.
+func (c *container) killStarted(started child, why error) error {
+	fd, err := sys.PidfdOpen(started.pid)
+	if err == nil {
+		_ = sys.PidfdSignal(fd, sys.SIGKILL)
+		unix.Close(fd)
+	}
+	return why
+}
+
+// stdio is the container's side of its stdio, while the program starts.
+type stdio struct {
+	files   [3]int
+	console *console
+	own     []int // to close
+	errPipe int   // read end of the program's own stderr, with a terminal; else -1
+}
+
+func (s *stdio) close() {
+	closeFDs(s.own)
+	if s.errPipe >= 0 {
+		unix.Close(s.errPipe)
+	}
+	if s.console != nil {
+		s.console.close()
+	}
+}
+
+// openStdio opens the container's ends: stdout and stderr for reading and
+// writing, so that a pipe without a reader makes the writer wait and never
+// fail; stdin for reading only, so that the last writer's close is its end.
+func (c *container) openStdio() (_ *stdio, err error) {
+	s := &stdio{errPipe: -1}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	null, err := unix.Open("/dev/null", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/null: %w", err)
+	}
+	s.own = append(s.own, null)
+	s.files = [3]int{null, null, null}
+	switch {
+	case !c.rec.Stdio:
+		return s, nil
+	case c.rec.Terminal:
+		var pipe [2]int
+		if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+			return nil, fmt.Errorf("make stderr pipe: %w", err)
+		}
+		s.errPipe, s.files[2] = pipe[0], pipe[1]
+		s.own = append(s.own, pipe[1])
+		s.console, err = c.m.newConsole()
+		return s, err
+	}
+	for i, name := range []string{"stdin", "stdout", "stderr"} {
+		flags := unix.O_RDWR
+		if name == "stdin" {
+			if !c.rec.Stdin {
+				continue
+			}
+			flags = unix.O_RDONLY
+		}
+		fd, err := sys.OpenFIFO(filepath.Join(c.dir, name), flags, true)
+		if err != nil {
+			return nil, err
+		}
+		s.own = append(s.own, fd)
+		s.files[i] = fd
+	}
+	return s, nil
+}
+
+// errorText is the end of what the failed program wrote to stderr.
+func (c *container) errorText(s *stdio) string {
+	fd := s.errPipe
+	if fd >= 0 {
+		_ = unix.SetNonblock(fd, true)
+	}
+	for _, st := range c.streams {
+		if st.stderr {
+			fd = st.fd
+		}
+	}
+	if fd < 0 {
+		return ""
+	}
+	text, chunk := []byte(nil), make([]byte, stderrTail)
+	for {
+		n, err := unix.Read(fd, chunk)
+		if n <= 0 || err != nil {
+			return strings.ToValidUTF8(strings.TrimSpace(string(text)), "?")
+		}
+		text = append(text, chunk[:n]...)
+		text = text[max(0, len(text)-stderrTail):]
+	}
+}

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options of a monitor process.
+type Options struct {
+	Dir    string // its own state; on a tmpfs, mode 0700, made when missing
+	Socket string // path of the socket it listens on, at most 107 bytes
+	// OOMScoreAdj is what programs it launches get back, because its own was lowered; "" leaves it alone.
+	OOMScoreAdj string
+	Listening   func() // called once requests are accepted; may be nil
+	Log         *slog.Logger
+}
+
+// ErrRunning is the error of a second monitor on the same directory.
+var ErrRunning = errors.New("another monitor has this directory")
+
+// Monitor is the node's one parent of containers.
+type Monitor struct {
+	o        Options
+	log      *slog.Logger
+	ctx      context.Context //nolint:containedctx // the process's lifetime, for work no request waits for
+	instance string
+	oomAdj   string
+	lock     *os.File
+	listener *socket
+	poll     *poller
+	journal  *journal
+	exits    *exitLog
+	reap     *reaper
+	counter  atomic.Uint64 // sessions, console sockets
+
+	mu         sync.Mutex // guards what follows
+	containers map[string]*container
+	conns      map[*conn]struct{}
+	sessions   map[uint64]*session
+}
+
+// Run is the monitor process: it takes the directory over from a monitor that
+// died, listens, and returns when ctx ends. Containers outlive it.
+func Run(ctx context.Context, o Options) error {
+	m := &Monitor{
+		o: o, log: o.Log, ctx: ctx, oomAdj: o.OOMScoreAdj, reap: newReaper(),
+		containers: map[string]*container{}, conns: map[*conn]struct{}{}, sessions: map[uint64]*session{},
+	}
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails
+	m.instance = hex.EncodeToString(b[:])
+	if err := m.open(); err != nil {
+		return err
+	}
+	return m.loop(ctx)
+}
+
+// open takes the directory, finishes what a dead monitor left, and listens.
+func (m *Monitor) open() (err error) {
+	if err := os.MkdirAll(m.o.Dir, 0o700); err != nil {
+		return fmt.Errorf("make monitor directory: %w", err)
+	}
+	if m.lock, err = lockDir(m.o.Dir); err != nil {
+		return err
+	}
+	// Orphans of the programs we launch come to us, not to init.
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return fmt.Errorf("become subreaper: %w", err)
+	}
+	if m.poll, err = newPoller(); err != nil {
+		return err
+	}
+	if m.exits, err = openExitLog(filepath.Join(m.o.Dir, "exits.log"), m.log); err != nil {
+		return err
+	}
+	if m.journal, err = openJournal(filepath.Join(m.o.Dir, "journal")); err != nil {
+		return err
+	}
+	if err := m.recover(); err != nil {
+		return err
+	}
+	m.listener, err = listen(m.o.Socket)
+	return err
+}
+
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = ErrRunning
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
+}
+
+func (m *Monitor) loop(ctx context.Context) error {
+	signals, stop := childSignals()
+	defer stop()
+	go m.reap.run(ctx, signals)
+	failed := make(chan error, 2)
+	go func() { failed <- m.poll.run() }()
+	go func() { failed <- m.serve() }()
+	if m.o.Listening != nil {
+		m.o.Listening()
+	}
+	m.log.Info("monitor ready", "pid", os.Getpid(), "dir", m.o.Dir, "containers", len(m.containers))
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// serve accepts connections for ever.
+func (m *Monitor) serve() error {
+	for {
+		fd, err := m.listener.accept()
+		if errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("accept: %w", err)
+		}
+		if err := m.welcome(fd); err != nil {
+			m.log.Warn("connection refused", "err", err)
+		}
+	}
+}
+
+// welcome begins to serve a connection, for the monitor's own user only.
+func (m *Monitor) welcome(fd int) error {
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err == nil && cred.Uid != 0 && int(cred.Uid) != os.Geteuid() {
+		err = fmt.Errorf("peer is user %d", cred.Uid)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
+	s, err := newSocket(fd)
+	if err != nil {
+		return err
+	}
+	c := newConn(m, s)
+	m.mu.Lock()
+	m.conns[c] = struct{}{}
+	m.mu.Unlock()
+	go c.write()
+	go c.read()
+	return nil
+}
+
+// enter reserves c's id.
+func (m *Monitor) enter(c *container) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.containers[c.rec.ID]; ok {
+		return alreadyExists{fmt.Errorf("container %s is already running", c.rec.ID)}
+	}
+	m.containers[c.rec.ID] = c
+	return nil
+}
+
+func (m *Monitor) leave(c *container) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.containers[c.rec.ID] == c {
+		delete(m.containers, c.rec.ID)
+	}
+}
+
+func (m *Monitor) container(id string) (*container, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.containers[id]
+	if c == nil {
+		return nil, notFound{fmt.Errorf("container %s is not running", id)}
+	}
+	return c, nil
+}
+
+// publish tells every subscriber of an exit; the exit log orders the calls.
+func (m *Monitor) publish(e Exit) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for c := range m.conns {
+		if c.subscribed {
+			c.post(&packet{Op: opExit, Exit: &e}, nil)
+		}
+	}
+}
+
+// broadcast tells every subscriber.
+func (m *Monitor) broadcast(p *packet) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for c := range m.conns {
+		if c.subscribed {
+			c.post(p, nil)
+		}
+	}
+}

@@ -1,0 +1,255 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// drainRounds bounds how long one stream keeps a slot while others wait.
+const drainRounds = 16
+
+// output is the log side of a container, shared by its streams: one batch at a
+// time, so that the journal's idea of the log's end is true.
+type output struct {
+	id      string
+	journal *journal
+	mu      sync.Mutex // guards what follows; held across writes to the log
+	log     logFile
+	tails   tailFile
+}
+
+// stream is what a container writes to one descriptor. At most one goroutine
+// drains it: the poller's registration is one-shot, and mu settles the rest.
+type stream struct {
+	out    *output
+	name   string // "stdout" or "stderr"
+	stderr bool
+	tty    bool
+	watch  *watch
+
+	mu     sync.Mutex // guards what follows; held while draining
+	fd     int
+	closed bool
+	tail   int // bytes of an unfinished line, in out.tails
+
+	sinkMu sync.Mutex // guards sinks
+	sinks  []*sink
+}
+
+// start begins to watch the stream.
+func (st *stream) start(p *poller) error {
+	w, err := p.add(st.fd, func(events uint32) { go st.ready(events) })
+	if err != nil {
+		return err
+	}
+	st.watch = w
+	w.arm(unix.EPOLLIN)
+	return nil
+}
+
+// ready drains a stream the poller found readable, for a bounded time.
+func (st *stream) ready(events uint32) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.closed {
+		return
+	}
+	more := st.drain(drainRounds)
+	if !more && events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+		// No writer is left and none can come: the pipes are known to the container only by descriptor. What a
+		// terminal's next opener writes is found when the container ends.
+		st.watch.stop()
+		return
+	}
+	st.watch.arm(unix.EPOLLIN)
+}
+
+// finish drains everything there is, then the unfinished line, and closes.
+func (st *stream) finish() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.closed {
+		return
+	}
+	for st.drain(drainRounds) {
+	}
+	if st.tail > 0 {
+		s := st.out.journal.get()
+		st.flush(s)
+		st.out.journal.put(s)
+	}
+	st.closed = true
+	if st.watch != nil {
+		st.watch.stop()
+	}
+	unix.Close(st.fd)
+}
+
+// drain reads until there is nothing or rounds are over: more says which. The
+// caller holds mu.
+func (st *stream) drain(rounds int) (more bool) {
+	n := st.readable()
+	if n == 0 {
+		return false
+	}
+	s := st.out.journal.get()
+	defer st.out.journal.put(s)
+	for range rounds {
+		if !st.step(s, min(n, readMax)) {
+			return false
+		}
+		if n = st.readable(); n == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func (st *stream) readable() int {
+	n, err := sys.Readable(st.fd)
+	if err == nil && n == 0 && st.tty {
+		// What the other side wrote may still be on its way through the line discipline; poll pushes it.
+		_, _ = unix.Poll([]unix.PollFd{{Fd: int32(st.fd), Events: unix.POLLIN}}, 0)
+		n, err = sys.Readable(st.fd)
+	}
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// step moves want bytes to the log and to who is attached. false: there was
+// nothing to read after all.
+func (st *stream) step(s *slot, want int) bool {
+	data := st.record(s, want)
+	if len(data) == 0 {
+		return false
+	}
+	st.fanOut(data)
+	return true
+}
+
+// record reads want bytes and writes them to the log, as one step for the
+// journal. The result is what was read; it stays valid as long as s is held.
+func (st *stream) record(s *slot, want int) []byte {
+	o := st.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	b := st.batch(want)
+	if st.tail > 0 {
+		if err := o.tails.load(st.stderr, s.mem[:st.tail]); err != nil {
+			o.log.log.Error("unfinished log line lost", "container", o.id, "err", err)
+			st.tail, b.tail = 0, 0
+		}
+	}
+	s.begin(&b)
+	n, err := unix.Read(st.fd, s.mem[b.tail:b.tail+want])
+	for errors.Is(err, unix.EINTR) {
+		n, err = unix.Read(st.fd, s.mem[b.tail:b.tail+want])
+	}
+	if err != nil || n <= 0 { // EIO: a terminal without an open slave
+		s.done()
+		return nil
+	}
+	s.readDone(n)
+	content := s.mem[:b.tail+n]
+	rest := o.writeLog(content, st.name, b.at, s.out)
+	st.keepTail(rest)
+	s.done()
+	return content[b.tail:]
+}
+
+// flush writes the unfinished line as a P record. The caller holds mu.
+func (st *stream) flush(s *slot) {
+	o := st.out
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	b := st.batch(0)
+	b.flush = true
+	if err := o.tails.load(st.stderr, s.mem[:st.tail]); err != nil {
+		o.log.log.Error("unfinished log line lost", "container", o.id, "err", err)
+		st.tail = 0
+		return
+	}
+	s.begin(&b)
+	s.readDone(0)
+	o.log.write(appendLine(s.out, linePrefix(nil, b.at, st.name), 'P', s.mem[:st.tail]))
+	st.keepTail(nil)
+	s.done()
+}
+
+func (st *stream) batch(want int) batch {
+	l := &st.out.log
+	return batch{
+		id: st.out.id, stderr: st.stderr, tail: st.tail, want: want, at: time.Now(),
+		logEnd: l.end, logIno: l.ino, logDev: l.dev,
+	}
+}
+
+// keepTail makes rest what the next batch begins with.
+func (st *stream) keepTail(rest []byte) {
+	if len(rest) == 0 && st.tail == 0 {
+		return
+	}
+	if err := st.out.tails.store(st.stderr, rest); err != nil {
+		st.out.log.log.Error("unfinished log line lost", "container", st.out.id, "err", err)
+		rest = nil
+	}
+	st.tail = len(rest)
+}
+
+// writeLog frames content into the log and returns its unfinished line. The
+// caller holds mu.
+func (o *output) writeLog(content []byte, name string, at time.Time, buf []byte) (rest []byte) {
+	if o.log.fd < 0 {
+		return nil
+	}
+	var room [64]byte
+	prefix := linePrefix(room[:0], at, name)
+	for {
+		lines, used, more := frame(buf[:0], content, prefix)
+		content = content[used:]
+		if len(lines) > 0 {
+			o.log.write(lines)
+		}
+		if !more {
+			return content
+		}
+	}
+}
+
+// reopen goes on in a new log file.
+func (o *output) reopen() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.log.path == "" {
+		return nil
+	}
+	if o.log.fd < 0 {
+		return o.log.open()
+	}
+	return o.log.reopen()
+}
+
+func (o *output) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.log.close()
+	o.tails.close()
+}
+
+func newStream(out *output, fd int, name string) *stream {
+	return &stream{out: out, fd: fd, name: name, stderr: name == "stderr"}
+}
+
+func newOutput(id, dir, logPath string, j *journal, log *slog.Logger) *output {
+	return &output{id: id, journal: j, log: logFile{path: logPath, fd: -1, log: log}, tails: tailFile{path: dir + "/tail", fd: -1}}
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sys
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+)
+
+// OOMKills sums the processes the kernel's OOM killer ended in the given cgroup
+// directories: memory.events of cgroup v2 (oom_kill; a group kill counts each
+// process, and oom_group_kill once more), memory.oom_control of v1 (oom_kill,
+// Linux 4.13). Directories without such a file count nothing, so the list may
+// name every hierarchy and need not exist yet. The counters go with the cgroup:
+// read them before it is removed.
+func OOMKills(dirs []string) uint64 {
+	var sum uint64
+	for _, dir := range dirs {
+		for _, name := range [...]string{"memory.events", "memory.oom_control"} {
+			raw, err := os.ReadFile(filepath.Join(dir, name))
+			if err != nil {
+				continue
+			}
+			sum += oomKills(raw)
+		}
+	}
+	return sum
+}
+
+func oomKills(raw []byte) uint64 {
+	var sum uint64
+	for line := range bytes.Lines(raw) {
+		key, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte(" "))
+		if k := string(key); k != "oom_kill" && k != "oom_group_kill" {
+			continue
+		}
+		n, err := strconv.ParseUint(string(value), 10, 64)
+		if err == nil {
+			sum += n
+		}
+	}
+	return sum
+}
