@@ -126,6 +126,9 @@ func (o *options) onNode(ctx context.Context) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
+	if err := os.Chmod(dir, 0o711); err != nil { // a user namespace's root goes through
+		return 1, err
+	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	before, err := node.TakeSnapshot()
 	if err != nil {
@@ -162,7 +165,7 @@ func (o *options) start(ctx context.Context, dir string) (*node.Node, *registry.
 		if err != nil {
 			return nil, nil, err
 		}
-		reg, no.Registry, no.Hosts = r, r.Addr, filepath.Join(dir, "certs.d")
+		reg, no.Registry, no.Hosts = r, r.URL, filepath.Join(dir, "certs.d")
 	}
 	n, err := node.Start(ctx, no)
 	return n, reg, err
@@ -179,7 +182,7 @@ func (o *options) registry(ctx context.Context, dir string) (*registry.Registry,
 		return nil, err
 	}
 	for _, img := range list {
-		digest, err := r.Push(ctx, registry.Image{Layers: img.Layers, Config: img.Config}, img.Names...)
+		digest, err := img.Push(ctx, r.URL)
 		if err != nil {
 			return r, err
 		}
@@ -209,7 +212,7 @@ func (o *options) serveImages(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("serving on %s; config_path = %q\n", r.Addr, filepath.Join(dir, "certs.d"))
+	fmt.Printf("serving on %s; config_path = %q\n", r.URL, filepath.Join(dir, "certs.d"))
 	<-ctx.Done()
 	return r.Close()
 }

@@ -132,6 +132,7 @@ func namespaces() ([]string, error) {
 
 var (
 	counters = regexp.MustCompile(`counter packets \d+ bytes \d+|\[\d+:\d+\]`)
+	kept     = regexp.MustCompile(`CNI-HOSTPORT-(DNAT|SETMARK|MASQ)`)
 	perPod   = regexp.MustCompile(`CNI-(DN|SN|[0-9a-f])|@?hostports|cni-hostport|id: "[0-9a-f]|dnat to|DNAT|[0-9a-f]{64}`)
 )
 
@@ -147,7 +148,7 @@ func rules() ([]string, error) {
 			return nil, fmt.Errorf("run %s: %w", strings.Join(command, " "), err)
 		}
 		for s := bufio.NewScanner(bytes.NewReader(out)); s.Scan(); {
-			if line := strings.TrimSpace(counters.ReplaceAllString(s.Text(), "")); perPod.MatchString(line) && !strings.HasPrefix(line, "#") {
+			if line := strings.TrimSpace(counters.ReplaceAllString(s.Text(), "")); perPod.MatchString(kept.ReplaceAllString(line, "")) && !strings.HasPrefix(line, "#") {
 				list = append(list, command[0]+": "+line)
 			}
 		}

@@ -5,12 +5,15 @@ package images
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
 	"strings"
+
+	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
 const (
@@ -23,28 +26,24 @@ const (
 
 // busyboxLayer is a static busybox with every applet, and what a root filesystem needs besides. The applets are hard
 // links, each a name of its own: where a spec masks /bin/ls, a symbolic link would mask every other applet with it.
-func busyboxLayer(dir string) ([]byte, error) {
-	program, err := os.ReadFile(filepath.Join(dir, "busybox"))
-	if err != nil {
-		return nil, err
-	}
+func busyboxLayer(dir string) (ocilayout.Layer, error) {
 	links, err := os.ReadFile(filepath.Join(dir, "busybox.links"))
 	if err != nil {
 		return nil, err
 	}
-	files := []file{{name: "bin/busybox", data: string(program), mode: 0o755}}
+	files := ocilayout.Layer{
+		{Path: "tmp", Dir: true, Mode: fs.ModeSticky | 0o777}, text("etc/passwd", passwd), text("etc/group", group),
+		{Path: "bin/busybox", Mode: 0o755, Source: filepath.Join(dir, "busybox")}, {Path: "var/run", Symlink: "../run"},
+	}
+	for _, d := range []string{"dev", "home", "mnt", "proc", "root", "run", "sys", "usr/lib", "var/lib", "var/log", "var/www"} {
+		files = append(files, folder(d))
+	}
 	applets := strings.Fields(string(links))
 	slices.Sort(applets)
 	for _, a := range applets {
-		files = append(files, file{name: strings.TrimPrefix(a, "/"), hard: "bin/busybox", mode: 0o755})
+		files = append(files, ocilayout.File{Path: strings.TrimPrefix(a, "/"), Hardlink: "bin/busybox", Mode: 0o755})
 	}
-	for _, d := range []string{"dev/", "etc/", "home/", "mnt/", "proc/", "root/", "sys/", "usr/lib/", "var/lib/", "var/log/", "var/www/"} {
-		files = append(files, file{name: d})
-	}
-	return layer(append(files,
-		file{name: "tmp/", mode: 0o1777}, file{name: "run/", mode: 0o755}, file{name: "var/run", link: "../run"},
-		file{name: "etc/passwd", data: passwd}, file{name: "etc/group", data: group},
-	)), nil
+	return files, nil
 }
 
 var (

@@ -14,7 +14,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/cri-shim/cri-shim/test/ocilayout"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -27,9 +30,24 @@ type Options struct {
 
 // Image is one image under all its names.
 type Image struct {
-	Names  []string // registry host, repository and tag
-	Layers [][]byte // uncompressed tars, lowest first
-	Config ocispec.ImageConfig
+	Names []string // registry host, repository and tag
+	ocilayout.Image
+}
+
+// Push builds the image and pushes it to the registry at url under each of its names, their hosts left out. It returns
+// the manifest's digest.
+func (i Image) Push(ctx context.Context, url string) (digest.Digest, error) {
+	built, err := i.Build()
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", i.Names[0], err)
+	}
+	for _, name := range i.Names {
+		_, ref, _ := strings.Cut(name, "/")
+		if _, err := ocilayout.PushBuilt(ctx, url, ref, built); err != nil {
+			return "", err
+		}
+	}
+	return built.Manifest.Digest, nil
 }
 
 // Registries are the hosts that the images' names begin with.
@@ -74,25 +92,23 @@ func Build(o Options) ([]Image, error) {
 	if err := b.servers(filepath.Join(o.Cache, "servers")); err != nil {
 		return nil, fmt.Errorf("build server images: %w", err)
 	}
-	if err := b.programs(o); err != nil {
-		return nil, fmt.Errorf("build program images: %w", err)
-	}
+	b.programs(o)
 	return b.images, nil
 }
 
 type builder struct {
-	busybox []byte
+	busybox ocilayout.Layer
 	images  []Image
 }
 
-func (b *builder) add(config ocispec.ImageConfig, layers [][]byte, names ...string) {
+func (b *builder) add(config ocispec.ImageConfig, layers []ocilayout.Layer, names ...string) {
 	config.Env = append(config.Env, "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-	b.images = append(b.images, Image{Names: names, Layers: layers, Config: config})
+	b.images = append(b.images, Image{names, ocilayout.Image{Layers: layers, Config: config, Compression: ocilayout.None}})
 }
 
 // on adds an image that is busybox and one more layer of files.
-func (b *builder) on(config ocispec.ImageConfig, files []file, names ...string) {
-	b.add(config, [][]byte{b.busybox, layer(files)}, names...)
+func (b *builder) on(config ocispec.ImageConfig, files []ocilayout.File, names ...string) {
+	b.add(config, []ocilayout.Layer{b.busybox, files}, names...)
 }
 
 var shell = ocispec.ImageConfig{Cmd: []string{"sh"}}
@@ -104,25 +120,25 @@ func user(name string) ocispec.ImageConfig {
 }
 
 func (b *builder) busyboxImages() {
-	b.add(shell, [][]byte{b.busybox}, e2e+"busybox:1.29-2")
+	b.add(shell, []ocilayout.Layer{b.busybox}, e2e+"busybox:1.29-2")
 	for name, who := range map[string]string{
 		"uid": "1002", "username": "www-data", "uid-group": "1003:1004", "username-group": "www-data:1004",
 	} {
-		b.on(user(who), []file{{name: "user", data: who}}, staging+"test-image-user-"+name+":latest")
+		b.on(user(who), []ocilayout.File{text("user", who)}, staging+"test-image-user-"+name+":latest")
 	}
-	b.on(user("1000"), []file{
-		{name: "etc/passwd", data: passwd + "default-user:x:1000:1000:default user:/home/default-user:/bin/sh\n"},
-		{name: "etc/group", data: group + "default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"},
-		{name: "home/default-user/", mode: 0o755, uid: 1000},
+	b.on(user("1000"), []ocilayout.File{
+		text("etc/passwd", passwd+"default-user:x:1000:1000:default user:/home/default-user:/bin/sh\n"),
+		text("etc/group", group+"default-user:x:1000:\ngroup-defined-in-image:x:50000:default-user\n"),
+		{Path: "home/default-user", Dir: true, UID: 1000, GID: 1000},
 	}, staging+"test-image-predefined-group:latest")
 	for _, tag := range []string{"test", "all"} {
-		b.on(shell, []file{{name: "tag-" + tag, data: tag}}, staging+"test-image-tag:"+tag)
+		b.on(shell, []ocilayout.File{text("tag", tag)}, staging+"test-image-tag:"+tag)
 	}
 }
 
 // smallImages are only ever pulled and listed.
 func (b *builder) smallImages() {
-	note := func(text string) [][]byte { return [][]byte{layer([]file{{name: "TEST", data: text}})} }
+	note := func(content string) []ocilayout.Layer { return []ocilayout.Layer{{text("TEST", content)}} }
 	for _, n := range []string{"1", "2", "3", "latest"} {
 		b.add(shell, note("test-image-"+n), staging+"test-image-"+n+":latest")
 	}

@@ -34,7 +34,7 @@ func TestBuild(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, img := range list {
-			d, err := r.Push(t.Context(), registry.Image{Layers: img.Layers, Config: img.Config}, img.Names...)
+			d, err := img.Push(t.Context(), r.URL)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -5,13 +5,14 @@ package images
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 
-	securejoin "github.com/cyphar/filepath-securejoin"
+	"github.com/cri-shim/cri-shim/test/ocilayout"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -53,9 +54,8 @@ func (b *builder) servers(root string) error {
 			Entrypoint: []string{"nginx"}, Cmd: []string{"-g", "daemon off;"},
 			ExposedPorts: map[string]struct{}{port + "/tcp": {}}, StopSignal: "SIGQUIT",
 		}, append(nginx,
-			file{name: "etc/nginx/nginx.conf", data: strings.ReplaceAll(nginxConf, "PORT", port)},
-			file{name: "var/www/html/index.html", data: page},
-			file{name: "var/lib/nginx/"}, file{name: "var/log/nginx/"},
+			text("etc/nginx/nginx.conf", strings.ReplaceAll(nginxConf, "PORT", port)),
+			text("var/www/html/index.html", page), folder("var/lib/nginx"), folder("var/log/nginx"),
 		), name)
 	}
 	return b.apache(root)
@@ -69,16 +69,16 @@ func (b *builder) apache(root string) error {
 		return err
 	}
 	for i := range httpd {
-		if httpd[i].name == "usr/sbin/apache2" {
-			httpd[i].name = "usr/sbin/httpd" // the name it logs
+		if httpd[i].Path == "usr/sbin/apache2" {
+			httpd[i].Path = "usr/sbin/httpd" // the name it logs
 		}
 	}
 	b.on(ocispec.ImageConfig{
 		Cmd: []string{"httpd", "-f", "/etc/httpd.conf", "-D", "FOREGROUND"}, StopSignal: "SIGWINCH",
 		ExposedPorts: map[string]struct{}{"80/tcp": {}},
 	}, append(httpd,
-		file{name: "etc/httpd.conf", data: strings.ReplaceAll(httpdConf, "MODULES", "/"+strings.TrimSuffix(modules, "/"))},
-		file{name: "etc/apache2/"}, file{name: "var/www/html/index.html", data: page},
+		text("etc/httpd.conf", strings.ReplaceAll(httpdConf, "MODULES", "/"+strings.TrimSuffix(modules, "/"))),
+		folder("etc/apache2"), text("var/www/html/index.html", page),
 	), e2e+"httpd:2.4.39-4")
 	return nil
 }
@@ -101,41 +101,21 @@ func fetchServers(ctx context.Context, o Options, root string) error {
 	return os.Rename(filepath.Join(work, "root"), root)
 }
 
-// withLibraries is the programs and every library they need, links resolved: each file under the name it is asked for.
-func withLibraries(root string, programs ...string) ([]file, error) {
+// withLibraries is the programs and every library they need.
+func withLibraries(root string, programs ...string) ([]ocilayout.File, error) {
 	libs, err := libraries(root, programs...)
 	if err != nil {
 		return nil, err
 	}
-	var files []file
-	for _, name := range append(programs, libs...) {
-		at, err := securejoin.SecureJoin(root, name) // links are absolute and mean the unpacked tree
-		if err != nil {
-			return nil, err
-		}
-		data, err := os.ReadFile(at)
-		if err != nil {
-			return nil, err
-		}
-		files = append(files, file{name: name, data: string(data), mode: 0o755})
-	}
-	return files, nil
+	return from(root, append(programs, libs...)...)
 }
 
 // programs adds the images of our own programs: pause, and the set-uid program.
-func (b *builder) programs(o Options) error {
-	pause, err := os.ReadFile(o.Pause)
-	if err != nil {
-		return err
-	}
-	nnp, err := os.ReadFile(filepath.Join(o.Cache, "nnp"))
-	if err != nil {
-		return err
-	}
-	b.add(ocispec.ImageConfig{Entrypoint: []string{"/pause"}}, [][]byte{layer([]file{{name: "pause", data: string(pause), mode: 0o755}})},
-		"registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9")
-	b.on(ocispec.ImageConfig{Entrypoint: []string{"/nnp"}}, []file{{name: "nnp", data: string(nnp), mode: 0o4755}}, e2e+"nonewprivs:1.3")
-	return nil
+func (b *builder) programs(o Options) {
+	pause := ocilayout.Layer{{Path: "pause", Mode: 0o755, Source: o.Pause}}
+	b.add(ocispec.ImageConfig{Entrypoint: []string{"/pause"}}, []ocilayout.Layer{pause}, "registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9")
+	b.on(ocispec.ImageConfig{Entrypoint: []string{"/nnp"}},
+		[]ocilayout.File{{Path: "nnp", Mode: fs.ModeSetuid | 0o755, Source: filepath.Join(o.Cache, "nnp")}}, e2e+"nonewprivs:1.3")
 }
 
 func buildNNP(ctx context.Context, _ Options, name string) error {
