@@ -37,7 +37,9 @@ type Client struct {
 	mu   sync.Mutex // guards what follows
 	link *link
 	why  error // of link being nil
-	kept map[string]*kept
+	// changed is closed, and made anew, whenever link changes.
+	changed chan struct{}
+	kept    map[string]*kept
 	// endings are closed when a container of that id has ended: Kill waits for them.
 	endings map[string][]chan struct{}
 
@@ -47,7 +49,7 @@ type Client struct {
 // NewClient returns a client that is not connected: Run does that.
 func NewClient(o ClientOptions) *Client {
 	return &Client{
-		o: o, exits: newExitQueue(), kept: map[string]*kept{}, endings: map[string][]chan struct{}{},
+		o: o, exits: newExitQueue(), kept: map[string]*kept{}, endings: map[string][]chan struct{}{}, changed: make(chan struct{}),
 		why: unavailable{errors.New("monitor: not connected yet")},
 	}
 }
@@ -148,6 +150,8 @@ func (c *Client) setLink(l *link, why error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.link, c.why = l, why
+	close(c.changed)
+	c.changed = make(chan struct{})
 }
 
 // call sends a request on the current connection and waits for the answer,

@@ -103,6 +103,8 @@ func (c *conn) answerShort(p *packet) {
 		c.detach(p.Session)
 	case opDetachStdin:
 		c.detachStdin(p.Session)
+	case opShutdown:
+		err = c.m.shutdown()
 	case opForget:
 		err = c.m.forgetContainer(p.ID)
 	case opResize, opStdin, opReopen, opSignal:

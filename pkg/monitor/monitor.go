@@ -43,6 +43,7 @@ type Monitor struct {
 	journal  *journal
 	exits    *exitLog
 	reap     *reaper
+	quit     chan struct{} // closed by shutdown
 	counter  atomic.Uint64 // sessions, console sockets
 
 	mu         sync.Mutex // guards what follows
@@ -55,7 +56,7 @@ type Monitor struct {
 // died, listens, and returns when ctx ends. Containers outlive it.
 func Run(ctx context.Context, o Options) error {
 	m := &Monitor{
-		o: o, log: o.Log, ctx: ctx, oomAdj: o.OOMScoreAdj, reap: newReaper(),
+		o: o, log: o.Log, ctx: ctx, oomAdj: o.OOMScoreAdj, reap: newReaper(), quit: make(chan struct{}),
 		containers: map[string]*container{}, conns: map[*conn]struct{}{}, sessions: map[uint64]*session{},
 	}
 	var b [8]byte
@@ -125,9 +126,26 @@ func (m *Monitor) loop(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return nil
+	case <-m.quit:
+		return nil
 	case err := <-failed:
 		return err
 	}
+}
+
+// shutdown ends the process, unless it has containers to watch.
+func (m *Monitor) shutdown() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := len(m.containers); n > 0 {
+		return failedCondition{fmt.Errorf("shut down: %d containers are running", n)}
+	}
+	select {
+	case <-m.quit:
+	default:
+		close(m.quit)
+	}
+	return nil
 }
 
 // serve accepts connections for ever.

@@ -35,6 +35,7 @@ const (
 	opSignal      op = "signal"
 	opForget      op = "forget"
 	opUpgrade     op = "upgrade"
+	opShutdown    op = "shutdown"
 
 	opExit        op = "exit"         // event: a container ended
 	opSessionExit op = "session_exit" // event: an exec session ended

@@ -57,3 +57,39 @@ func (c *Client) forgetEnding(id string, ended chan struct{}) {
 // List, the two together name every container the monitor knows of: an exit is
 // sent before its container leaves the list.
 func (c *Client) Ended() []string { return c.exits.pending() }
+
+// Shutdown ends a monitor that watches nothing, and returns when it is gone.
+// FailedPrecondition while containers run. Client.Run starts another one, so
+// end that next.
+func (c *Client) Shutdown(ctx context.Context) error {
+	c.mu.Lock()
+	gone := c.changed
+	c.mu.Unlock()
+	if err := c.do(ctx, &packet{Op: opShutdown}); err != nil {
+		return err
+	}
+	select {
+	case <-gone:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("shut down: %w", context.Cause(ctx))
+	}
+}
+
+// AwaitReady returns when there is a connection. The error names why there is
+// none when ctx ends first.
+func (c *Client) AwaitReady(ctx context.Context) error {
+	for {
+		c.mu.Lock()
+		why, changed := c.why, c.changed
+		c.mu.Unlock()
+		if why == nil {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", why, context.Cause(ctx))
+		}
+	}
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor"
+)
+
+// exitKnownAfterReap reports whether this kernel tells the exit of a reaped
+// process that was no child (Linux 6.15).
+func exitKnownAfterReap(t *testing.T) bool {
+	t.Helper()
+	p, err := os.StartProcess("/bin/true", []string{"true"}, &os.ProcAttr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.PidfdOpen(p.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := p.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	return unix.IoctlPidfdInfo(fd, &info) == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0
+}
+
+// checkCounter compares a log with what beCounter writes.
+func checkCounter(t *testing.T, lines []logLine, n int) {
+	t.Helper()
+	got := strings.Split(strings.TrimSuffix(text(lines, "stdout"), "\n"), "\n")
+	for i, line := range got {
+		if want := fmt.Sprintf("line %08d %s", i, strings.Repeat("x", i%97)); line != want {
+			t.Fatalf("line %d of %d is %.60q, want %.60q", i, len(got), line, want)
+		}
+	}
+	if len(got) != n {
+		t.Fatalf("%d lines, want %d", len(got), n)
+	}
+}
+
+func TestKilledMonitorLosesNothing(t *testing.T) {
+	known := exitKnownAfterReap(t)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := startNode(t)
+	const lines, kills = 400_000, 20
+	n.launch(n.spec("writer", self, asCounter, fmt.Sprint(lines), "500"))
+	for range kills {
+		time.Sleep(time.Duration(5+rand.IntN(30)) * time.Millisecond)
+		n.killMonitor()
+		n.ready()
+	}
+	if got, err := n.client.List(n.ctx()); err != nil || len(got) != 1 {
+		t.Fatalf("the writer was to outlive the kills: list %v, %v", got, err)
+	}
+	e := n.exit()
+	if known && (e.Code != 7 || e.Unknown) || !known && !e.Unknown {
+		t.Errorf("exit %+v", e)
+	}
+	checkCounter(t, readLog(t, n.logPath("writer")), lines)
+}
+
+func TestExitWhileNoMonitorLives(t *testing.T) {
+	if !exitKnownAfterReap(t) {
+		t.Skip("needs PIDFD_INFO_EXIT (Linux 6.15)")
+	}
+	tests := []struct {
+		script       string
+		code, signal int
+	}{{"exit 42", 42, 0}, {"kill -9 $$", 137, 9}, {"exit 0", 0, 0}}
+	n := startNode(t)
+	for i, tt := range tests {
+		t.Run(tt.script, func(t *testing.T) {
+			n.t = t
+			id := fmt.Sprint("c", i)
+			gate := n.dir + "/gate" + id
+			l := n.launch(n.spec(id, "sh", "-c", "until [ -e "+gate+" ]; do sleep 0.01; done; echo last words; "+tt.script))
+			// Stopped monitor: it can't see the end; killed: nor can it come back to it.
+			_ = unix.Kill(n.pid, unix.SIGSTOP)
+			if err := os.WriteFile(gate, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			fd, err := unix.PidfdOpen(l.Pid, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer unix.Close(fd)
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000)
+			n.killMonitor()
+			n.ready()
+			if e := n.exit(); e.ID != id || e.Code != tt.code || e.Signal != tt.signal || e.Unknown {
+				t.Errorf("exit %+v, want code %d", e, tt.code)
+			}
+			if got := text(readLog(t, n.logPath(id)), "stdout"); got != "last words\n" {
+				t.Errorf("log %q", got)
+			}
+		})
+	}
+}
+
+func TestExitAfterTakeover(t *testing.T) {
+	known := exitKnownAfterReap(t)
+	n := startNode(t)
+	gate := n.dir + "/gate"
+	n.launch(n.spec("c", "sh", "-c", "until [ -e "+gate+" ]; do sleep 0.01; done; echo on; exit 5"))
+	n.killMonitor()
+	n.ready()
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := n.exit()
+	if known && e.Code != 5 {
+		t.Errorf("exit %+v", e)
+	}
+	if got := text(readLog(t, n.logPath("c")), "stdout"); got != "on\n" {
+		t.Errorf("log %q", got)
+	}
+}
+
+func TestExitsAreReplayedUntilAcknowledged(t *testing.T) {
+	n := startNode(t)
+	for i := range 3 {
+		n.launch(n.spec(fmt.Sprint("c", i), "sh", "-c", fmt.Sprint("exit ", i)))
+		e := <-n.client.Exits()
+		if e.Code != i || e.Seq != uint64(i+1) {
+			t.Fatalf("exit %+v", e)
+		}
+	}
+	if err := n.client.Ack(n.ctx(), 1); err != nil {
+		t.Fatal(err)
+	}
+	for _, again := range []func(){func() {}, n.killMonitor} {
+		n.stop()
+		again()
+		n.connect()
+		for i := 1; i < 3; i++ {
+			if e := <-n.client.Exits(); e.Code != i || e.Seq != uint64(i+1) {
+				t.Errorf("replayed %+v, want code %d", e, i)
+			}
+		}
+	}
+	if err := n.client.Forget(n.ctx(), "c1"); err != nil {
+		t.Fatal(err)
+	}
+	n.stop()
+	n.connect()
+	if e := <-n.client.Exits(); e.ID != "c2" {
+		t.Errorf("replayed %+v, want c2 alone", e)
+	}
+	n.launch(n.spec("c3", "true"))
+	if e := <-n.client.Exits(); e.ID != "c3" || e.Seq != 4 {
+		t.Errorf("next exit %+v", e)
+	}
+}
+
+func TestTerminalSurvivesMonitor(t *testing.T) {
+	n := startNode(t)
+	n.launch(n.terminal("tty", "sh", "-c", "stty -echo; while read line; do echo got $line; [ $line = end ] && exit 3; done"))
+	a, err := n.client.Attach(n.ctx(), "tty", monitor.AttachOptions{Stdin: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(a.Stdin, "one")
+	buf := make([]byte, 64)
+	k, err := a.Stdout.Read(buf)
+	if err != nil || !strings.Contains(string(buf[:k]), "got one") {
+		t.Fatalf("read %q, %v", buf[:k], err)
+	}
+	a.Close()
+	n.killMonitor()
+	n.ready()
+	if a, err = n.client.Attach(n.ctx(), "tty", monitor.AttachOptions{Stdin: true, Stdout: true}); err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := n.client.Resize(n.ctx(), "tty", 120, 40); err != nil {
+		t.Error(err)
+	}
+	fmt.Fprintln(a.Stdin, "end")
+	if got := readAll(t, a.Stdout); !strings.Contains(got, "got end") {
+		t.Errorf("read %q", got)
+	}
+	if e := n.exit(); e.Code != 3 {
+		t.Errorf("exit %+v", e)
+	}
+	if got := text(readLog(t, n.logPath("tty")), "stdout"); strings.ReplaceAll(got, "\r", "") != "got one\ngot end\n" {
+		t.Errorf("log %q", got)
+	}
+}
