@@ -52,6 +52,17 @@ func newRig(t *testing.T) *runcRig {
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() {
+		// The parent of the containers' cgroups is nobody's but ours; there is one for each v1 hierarchy.
+		for _, pattern := range []string{"/sys/fs/cgroup/cri-oci-test", "/sys/fs/cgroup/*/cri-oci-test"} {
+			dirs, _ := filepath.Glob(pattern)
+			for _, d := range dirs {
+				if err := os.Remove(d); err != nil {
+					t.Errorf("left behind: %v", err)
+				}
+			}
+		}
+	})
 	return &runcRig{t: t, runc: runc, dir: dir, host: oci.Host{Facts: facts, Hostname: "node1"}}
 }
 
