@@ -56,7 +56,7 @@ func BenchmarkPull50MB(b *testing.B) {
 	for l := range 4 {
 		layer := ocilayout.Layer{dir("d")}
 		for f := range 200 {
-			content := bytes.Repeat(noise(32<<10), 2)[f : f+64<<10]
+			content := bytes.Repeat(noise(32<<10), 3)[f : f+64<<10]
 			copy(content[:48], append([]byte{byte(l), byte(f)}, noise(46)...))
 			layer = append(layer, ocilayout.File{Path: filepath.Join("d", string(rune('a'+l))+string(rune(0x100+f))), Content: content})
 		}
