@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sys is the door to the kernel: mounts, namespaces, pidfds, cgroups,
+// pipes, capabilities and what /proc and /sys tell about this machine.
+//
+// Each file is one topic and each function one idea of it. What makes something
+// is idempotent, what removes something does not mind that it is gone, and an
+// error names the path or process it is about. Kernel versions that matter are
+// in the comments.
+//
+// The package knows nothing of pods, containers or runtimes, keeps no state and
+// starts no goroutine that outlives a call.
+package sys
