@@ -38,6 +38,12 @@ $(BIN)/cri-shim: $(SOURCES) go.mod go.sum
 $(BIN)/cri-monitor: $(SOURCES) go.mod go.sum
 	$(GOBUILD) -o $@ ./cmd/cri-monitor
 
+$(BIN)/testbox: $(wildcard test/testbox/*.go) go.mod
+	$(GOBUILD) -o $@ ./test/testbox
+
+$(BIN)/testbox: test/testbox/main.go go.mod
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ ./test/testbox
+
 $(BIN)/runc: tools/go.mod tools/go.sum
 	@test/deps build
 	CGO_ENABLED=1 $(GO) build -C tools -trimpath -tags seccomp -ldflags '-s -w' -o ../$@ github.com/opencontainers/runc
@@ -57,7 +63,7 @@ deps: ## install the Debian packages that building and testing need, if any are 
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo yes)
 
 .PHONY: test
-test: deps build ## everything this machine can run: unit, house, integration, crash
+test: deps build $(BIN)/testbox ## everything this machine can run: unit, house, integration, crash
 	@test/run
 
 .PHONY: unit
@@ -70,15 +76,15 @@ house: ## the house rules as a test
 	$(GO) test ./test/house/...
 
 .PHONY: integration
-integration: deps build ## the daemon against real runc, CNI and overlay (root)
+integration: deps build $(BIN)/testbox ## the daemon against real runc, CNI and overlay (root)
 	$(GO) test -count=1 -tags integration ./test/integration/...
 
 .PHONY: crash
-crash: deps build ## kill -9 of the daemon and the monitor under churn (root)
+crash: deps build $(BIN)/testbox ## kill -9 of the daemon and the monitor under churn (root)
 	$(GO) test -count=1 -tags integration -timeout 20m ./test/crash/...
 
 .PHONY: critest
-critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'
+critest: deps build $(BIN)/testbox ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'
 	$(GO) run ./test/critest $(ARGS)
 
 .PHONY: bench
