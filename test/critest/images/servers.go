@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/cri-shim/cri-shim/test/ocilayout"
@@ -53,10 +54,10 @@ func (b *builder) servers(root string) error {
 		b.on(ocispec.ImageConfig{
 			Entrypoint: []string{"nginx"}, Cmd: []string{"-g", "daemon off;"},
 			ExposedPorts: map[string]struct{}{port + "/tcp": {}}, StopSignal: "SIGQUIT",
-		}, append(nginx,
+		}, slices.Concat(nginx, []ocilayout.File{
 			text("etc/nginx/nginx.conf", strings.ReplaceAll(nginxConf, "PORT", port)),
 			text("var/www/html/index.html", page), folder("var/lib/nginx"), folder("var/log/nginx"),
-		), name)
+		}), name)
 	}
 	return b.apache(root)
 }
