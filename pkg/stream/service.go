@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package stream
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync"
+	"time"
+
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/state"
+)
+
+// Options configure the service. Exec, Attach, NetNS and Log are required.
+type Options struct {
+	Address string // to listen on; "" is 127.0.0.1
+	Port    int    // 0 takes a free one
+	// CertFile and KeyFile, both or none, switch to HTTPS.
+	CertFile, KeyFile string
+	// IdleTimeout ends a connection nothing moves on; 0 is 4 hours.
+	IdleTimeout time.Duration
+
+	// Exec and Attach run a session and return when it has ended; both must
+	// return soon after ctx ends.
+	Exec   func(ctx context.Context, id state.ContainerID, e container.ExecIO) (exitCode int32, err error)
+	Attach func(ctx context.Context, id state.ContainerID, a container.AttachIO) error
+	// NetNS tells the path of a pod's network namespace, "" for the host's.
+	NetNS func(id state.PodID) (string, error)
+
+	Log *slog.Logger
+}
+
+// Service hands out session URLs and serves them.
+type Service struct {
+	o        Options
+	base     url.URL
+	listener *clientListener
+	server   *http.Server
+	tickets  tickets
+	sessions sync.WaitGroup // handlers and what they started
+}
+
+// New opens the listening socket, so that URLs are valid from then on; they are
+// answered as soon as Run runs.
+func New(o Options) (*Service, error) {
+	if o.Address == "" {
+		o.Address = "127.0.0.1"
+	}
+	if o.IdleTimeout == 0 {
+		o.IdleTimeout = 4 * time.Hour
+	}
+	s := &Service{o: o, base: url.URL{Scheme: "http"}}
+	s.server = &http.Server{
+		Handler:           http.HandlerFunc(s.serveHTTP),
+		ReadHeaderTimeout: remotecommand.DefaultStreamCreationTimeout,
+		ConnContext:       clientContext,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelWarn),
+	}
+	if err := s.loadCertificate(); err != nil {
+		return nil, fmt.Errorf("load streaming certificate: %w", err)
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(o.Address, strconv.Itoa(o.Port)))
+	if err != nil {
+		return nil, fmt.Errorf("listen for streaming: %w", err)
+	}
+	s.listener = newClientListener(l)
+	s.base.Host = reachable(l.Addr())
+	return s, nil
+}
+
+// Addr is the address the service listens on.
+func (s *Service) Addr() net.Addr { return s.listener.Addr() }
+
+// Run serves sessions until ctx ends, then ends them and waits for them. Call
+// it once: the socket is closed when it returns.
+func (s *Service) Run(ctx context.Context) error {
+	s.server.BaseContext = func(net.Listener) context.Context { return ctx }
+	stop := context.AfterFunc(ctx, func() {
+		s.server.Close()
+		s.listener.closeClients() // the server forgets connections that were taken over
+	})
+	defer stop()
+	var err error
+	if s.server.TLSConfig != nil {
+		err = s.server.ServeTLS(s.listener, "", "")
+	} else {
+		err = s.server.Serve(s.listener)
+	}
+	s.sessions.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve streaming: %w", err)
+}
+
+func (s *Service) loadCertificate() error {
+	if s.o.CertFile == "" && s.o.KeyFile == "" {
+		return nil
+	}
+	cert, err := tls.LoadX509KeyPair(s.o.CertFile, s.o.KeyFile)
+	if err != nil {
+		return err
+	}
+	s.base.Scheme = "https"
+	s.server.TLSConfig = &tls.Config{
+		Certificates: []tls.Certificate{cert},
+		MinVersion:   tls.VersionTLS12,
+		NextProtos:   []string{"http/1.1"}, // sessions take the connection over: not possible with HTTP/2
+	}
+	return nil
+}
+
+// reachable is the host:port for URLs. Nobody can dial "any address"; the
+// kubelet, who follows the URLs, is on this machine.
+func reachable(a net.Addr) string {
+	host, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return a.String()
+	}
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+		if ip.To4() == nil {
+			host = "::1"
+		}
+	}
+	return net.JoinHostPort(host, port)
+}
