@@ -63,7 +63,7 @@ func (s *Service) dropPartial(ctx context.Context, desc ocispec.Descriptor) erro
 	return nil
 }
 
-// read fetches a blob of at most limit bytes and returns it.
+// read fetches a blob of at most limit bytes and returns it. A stored blob that is gone or damaged is fetched anew.
 func (s *Service) read(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, limit int64) ([]byte, error) {
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("digest %q: %w: %w", desc.Digest, err, errdefs.ErrInvalidArgument)
@@ -71,10 +71,32 @@ func (s *Service) read(ctx context.Context, f remotes.Fetcher, desc ocispec.Desc
 	if desc.Size > limit {
 		return nil, fmt.Errorf("%s of %d bytes is larger than %d: %w", desc.MediaType, desc.Size, limit, errdefs.ErrInvalidArgument)
 	}
+	raw, err := s.readOnce(ctx, f, desc)
+	if !errors.Is(err, errStored) {
+		return raw, err
+	}
+	s.log.ErrorContext(ctx, "stored blob is damaged: fetching it again", "err", err)
+	if err := s.content.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
+		return nil, fmt.Errorf("delete damaged blob: %w", err)
+	}
+	if _, err := s.meta.GarbageCollect(ctx); err != nil { // or the store would find the damaged file again
+		return nil, fmt.Errorf("delete damaged blob: %w", err)
+	}
+	return s.readOnce(ctx, f, desc)
+}
+
+func (s *Service) readOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
 	if err := s.fetch(ctx, f, desc); err != nil {
 		return nil, err
 	}
-	return content.ReadBlob(ctx, s.content, desc)
+	raw, err := content.ReadBlob(ctx, s.content, ocispec.Descriptor{Digest: desc.Digest})
+	if err != nil {
+		return nil, fmt.Errorf("blob %s: %w: %w", desc.Digest, errStored, err)
+	}
+	if desc.Digest.Algorithm().FromBytes(raw) != desc.Digest {
+		return nil, fmt.Errorf("blob %s: %w", desc.Digest, errStored)
+	}
+	return raw, nil
 }
 
 // fetcher is the handler that the unpacker calls for what it has to have.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -31,54 +32,41 @@ type Image struct {
 }
 
 // Get finds an image by id (with or without sha256:, whole or a unique start of it) or by any form of its name.
-// Errors: ErrNotFound, ErrInvalidArgument for what can be neither or fits several.
+// What it returns is shared: don't change it. Errors: ErrNotFound, ErrInvalidArgument for what can be neither or fits
+// several.
 func (s *Service) Get(ctx context.Context, ref string) (Image, error) {
-	ctx = s.context(ctx)
-	id, err := s.resolve(ctx, ref)
+	c, err := s.catalog(s.context(ctx))
 	if err != nil {
 		return Image{}, err
 	}
-	recs, err := s.recordsOf(ctx, id)
+	id, err := c.resolve(ref)
 	if err != nil {
 		return Image{}, err
 	}
-	return s.image(ctx, id, recs)
+	img, ok := c.byID[id]
+	if !ok {
+		return Image{}, fmt.Errorf("image %q is damaged: %w", ref, errdefs.ErrNotFound)
+	}
+	return img, nil
 }
 
-// List returns all images, ordered by id.
+// List returns all images, ordered by id. What it returns is shared, but for the slice: don't change it.
 func (s *Service) List(ctx context.Context) ([]Image, error) {
-	ctx = s.context(ctx)
-	all, err := s.images.List(ctx)
+	c, err := s.catalog(s.context(ctx))
 	if err != nil {
-		return nil, fmt.Errorf("list images: %w", err)
+		return nil, err
 	}
-	groups := map[string][]images.Image{}
-	for _, rec := range all {
-		id := rec.Labels[labelConfig]
-		groups[id] = append(groups[id], rec)
-	}
-	out := make([]Image, 0, len(groups))
-	for id, recs := range groups {
-		img, err := s.image(ctx, id, recs)
-		if errdefs.IsNotFound(err) {
-			continue // removed since
-		}
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, img)
-	}
-	slices.SortFunc(out, func(a, b Image) int { return strings.Compare(a.ID, b.ID) })
-	return out, nil
+	return slices.SortedFunc(maps.Values(c.byID), func(a, b Image) int { return strings.Compare(a.ID, b.ID) }), nil
 }
 
 // Info returns what a verbose image status shows: JSON texts by name.
 func (s *Service) Info(ctx context.Context, ref string) (map[string]string, error) {
 	ctx = s.context(ctx)
-	id, err := s.resolve(ctx, ref)
+	img, err := s.Get(ctx, ref)
 	if err != nil {
 		return nil, err
 	}
+	id := img.ID
 	rec, err := s.images.Get(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
@@ -89,68 +77,6 @@ func (s *Service) Info(ctx context.Context, ref string) (map[string]string, erro
 	}
 	info, err := json.Marshal(map[string]any{"chainID": rec.Labels[labelChain], "imageSpec": json.RawMessage(raw)})
 	return map[string]string{"info": string(info)}, err
-}
-
-// resolve turns any way to name an image into its id.
-func (s *Service) resolve(ctx context.Context, ref string) (string, error) {
-	if wholeID.MatchString(ref) {
-		id := "sha256:" + strings.TrimPrefix(ref, "sha256:")
-		if _, err := s.images.Get(ctx, id); err != nil {
-			return "", fmt.Errorf("image %q: %w", ref, err)
-		}
-		return id, nil
-	}
-	named, err := normalize(ref)
-	if err == nil {
-		rec, err := s.images.Get(ctx, named.String())
-		if err == nil {
-			return rec.Labels[labelConfig], nil
-		}
-		if !errdefs.IsNotFound(err) {
-			return "", fmt.Errorf("image %q: %w", ref, err)
-		}
-	}
-	if idStart.MatchString(ref) {
-		return s.resolveStart(ctx, ref)
-	}
-	if err != nil {
-		return "", err
-	}
-	return "", fmt.Errorf("image %q: %w", ref, errdefs.ErrNotFound)
-}
-
-func (s *Service) resolveStart(ctx context.Context, ref string) (string, error) {
-	all, err := s.images.List(ctx)
-	if err != nil {
-		return "", fmt.Errorf("list images: %w", err)
-	}
-	start, found := "sha256:"+strings.TrimPrefix(ref, "sha256:"), ""
-	for _, rec := range all {
-		id := rec.Labels[labelConfig]
-		if !strings.HasPrefix(id, start) || id == found {
-			continue
-		}
-		if found != "" {
-			return "", fmt.Errorf("image id %q fits several images: %w", ref, errdefs.ErrInvalidArgument)
-		}
-		found = id
-	}
-	if found == "" {
-		return "", fmt.Errorf("image %q: %w", ref, errdefs.ErrNotFound)
-	}
-	return found, nil
-}
-
-// recordsOf returns all names of an image.
-func (s *Service) recordsOf(ctx context.Context, id string) ([]images.Image, error) {
-	recs, err := s.images.List(ctx, fmt.Sprintf("labels.%q==%s", labelConfig, id))
-	if err != nil {
-		return nil, fmt.Errorf("list names of image %s: %w", id, err)
-	}
-	if len(recs) == 0 {
-		return nil, fmt.Errorf("image %s: %w", id, errdefs.ErrNotFound)
-	}
-	return recs, nil
 }
 
 func (s *Service) image(ctx context.Context, id string, recs []images.Image) (Image, error) {

@@ -15,7 +15,7 @@ import (
 // they log request headers and addresses.
 func withLibraryLog(ctx context.Context, l *slog.Logger) context.Context {
 	hooked := &logrus.Logger{Out: io.Discard, Formatter: discardFormat{}, Hooks: logrus.LevelHooks{}, Level: logrus.WarnLevel}
-	hooked.AddHook(logHook{l})
+	hooked.AddHook(logHook{l, slog.LevelWarn})
 	return log.WithLogger(ctx, logrus.NewEntry(hooked))
 }
 
@@ -23,7 +23,19 @@ type discardFormat struct{}
 
 func (discardFormat) Format(*logrus.Entry) ([]byte, error) { return nil, nil }
 
-type logHook struct{ log *slog.Logger }
+// quietLibraries takes what the libraries log without a context off stderr. It is about the machine more than about us
+// (no fs-verity, say), so it becomes debug output. This is the one global that the package touches: their logger.
+func quietLibraries(l *slog.Logger) {
+	std := logrus.StandardLogger()
+	std.SetOutput(io.Discard)
+	std.ReplaceHooks(logrus.LevelHooks{})
+	std.AddHook(logHook{l, slog.LevelDebug})
+}
+
+type logHook struct {
+	log   *slog.Logger
+	level slog.Level
+}
 
 func (logHook) Levels() []logrus.Level { return []logrus.Level{logrus.ErrorLevel, logrus.WarnLevel} }
 
@@ -32,6 +44,10 @@ func (h logHook) Fire(e *logrus.Entry) error {
 	if err, ok := e.Data[logrus.ErrorKey].(error); ok {
 		args = append(args, "err", redact(err))
 	}
-	h.log.Warn(e.Message, args...)
+	if h.level == slog.LevelDebug {
+		h.log.Debug(e.Message, args...)
+	} else {
+		h.log.Warn(e.Message, args...)
+	}
 	return nil
 }

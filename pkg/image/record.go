@@ -48,6 +48,7 @@ func (i installed) labels() map[string]string {
 
 // record writes all names of an image in one transaction. A name that pointed elsewhere moves; a pin is kept.
 func (s *Service) record(ctx context.Context, names []string, img installed) error {
+	defer s.known.changed()
 	return s.meta.Update(func(tx *bolt.Tx) error {
 		ctx := boltutil.WithTransaction(ctx, tx)
 		for _, name := range names {

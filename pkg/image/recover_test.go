@@ -203,6 +203,55 @@ func TestDamagedStore(t *testing.T) {
 	}
 }
 
+// TestDamagedBlob: an image whose manifest or config is damaged on disk is not there, and a pull brings it back.
+func TestDamagedBlob(t *testing.T) {
+	needRoot(t)
+	r := newRegistry(t)
+	b, err := simple("one").Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.pushBuilt(t, "test/img:v1", b)
+	r.push(t, "test/other:v1", simple("other"))
+	ref := r.host() + "/test/img:v1"
+	for name, damage := range map[string]func(string) error{
+		"gone": os.Remove,
+		"torn": func(f string) error { return os.Truncate(f, 10) },
+		"changed": func(f string) error {
+			raw, err := os.ReadFile(f)
+			return errors.Join(err, os.WriteFile(f, []byte(strings.Replace(string(raw), "linux", "minix", 1)), 0o600))
+		},
+	} {
+		for _, d := range []string{b.Manifest.Digest.Encoded(), b.Config.Digest.Encoded()} {
+			t.Run(name+" "+d[:8], func(t *testing.T) {
+				root := filepath.Join(t.TempDir(), "images")
+				t.Run("fill", func(t *testing.T) {
+					s := openAt(t, root)
+					s.pull(t, ref)
+					s.pull(t, r.host()+"/test/other:v1")
+				})
+				if err := damage(filepath.Join(root, "content/blobs/sha256", d)); err != nil {
+					t.Fatal(err)
+				}
+				s := openAt(t, root)
+				if _, err := s.List(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				s.get(t, r.host()+"/test/other:v1")
+				s.pull(t, ref)
+				if img := s.get(t, ref); img.ID != b.ID() || img.User != "1000:1000" {
+					t.Errorf("image %+v", img)
+				}
+				if name != "changed" {
+					if err := s.Remove(t.Context(), ref); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+}
+
 func TestPreload(t *testing.T) {
 	needRoot(t)
 	base := t.TempDir()

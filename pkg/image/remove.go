@@ -26,13 +26,17 @@ const (
 func (s *Service) Remove(ctx context.Context, ref string) error {
 	ctx, cancel := s.cleanupContext(ctx)
 	defer cancel()
-	id, err := s.resolve(ctx, ref)
+	c, err := s.catalog(ctx)
 	if err != nil {
 		return err
 	}
-	recs, err := s.recordsOf(ctx, id)
+	id, err := c.resolve(ref)
 	if err != nil {
 		return err
+	}
+	recs, err := s.images.List(ctx, fmt.Sprintf("labels.%q==%s", labelConfig, id))
+	if err != nil {
+		return fmt.Errorf("list names of image %s: %w", id, err)
 	}
 	err = s.meta.Update(func(tx *bolt.Tx) error {
 		ctx := boltutil.WithTransaction(ctx, tx)
@@ -43,6 +47,7 @@ func (s *Service) Remove(ctx context.Context, ref string) error {
 		}
 		return nil
 	})
+	s.known.changed()
 	if err != nil {
 		return fmt.Errorf("remove image %q: %w", ref, err)
 	}

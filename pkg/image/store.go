@@ -73,6 +73,7 @@ type Service struct {
 	keys    keyLock // rootfs and volume keys
 	flights flights
 	usages  usageCache
+	known   catalogCache
 	working sync.Map // ids of leases that pulls in this process hold
 	// pins is held shared while a view is made or a container takes one, and alone while unused views are swept.
 	pins sync.RWMutex
@@ -101,6 +102,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if s.progressTimeout == 0 {
 		s.progressTimeout = defaultProgressTimeout
 	}
+	quietLibraries(s.log)
 	ctx = s.context(ctx)
 	for _, dir := range []string{s.root, s.rootfsDir()} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
