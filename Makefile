@@ -41,9 +41,6 @@ $(BIN)/cri-monitor: $(SOURCES) go.mod go.sum
 $(BIN)/testbox: $(wildcard test/testbox/*.go) go.mod
 	$(GOBUILD) -o $@ ./test/testbox
 
-$(BIN)/testbox: test/testbox/main.go go.mod
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o $@ ./test/testbox
-
 $(BIN)/runc: tools/go.mod tools/go.sum
 	@test/deps build
 	CGO_ENABLED=1 $(GO) build -C tools -trimpath -tags seccomp -ldflags '-s -w' -o ../$@ github.com/opencontainers/runc
@@ -84,7 +81,7 @@ crash: deps build $(BIN)/testbox ## kill -9 of the daemon and the monitor under 
 	$(GO) test -count=1 -tags integration -timeout 20m ./test/crash/...
 
 .PHONY: critest
-critest: deps build $(BIN)/testbox ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'
+critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'
 	$(GO) run ./test/critest $(ARGS)
 
 .PHONY: bench

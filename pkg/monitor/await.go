@@ -4,6 +4,7 @@ package monitor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"syscall"
 )
@@ -59,21 +60,33 @@ func (c *Client) forgetEnding(id string, ended chan struct{}) {
 func (c *Client) Ended() []string { return c.exits.pending() }
 
 // Shutdown ends a monitor that watches nothing, and returns when it is gone.
-// FailedPrecondition while containers run. Client.Run starts another one, so
-// end that next.
+// FailedPrecondition while containers run. Client.Run returns then: no
+// successor is wanted.
 func (c *Client) Shutdown(ctx context.Context) error {
 	c.mu.Lock()
 	gone := c.changed
+	c.shut = true
 	c.mu.Unlock()
-	if err := c.do(ctx, &packet{Op: opShutdown}); err != nil {
+	err := c.do(ctx, &packet{Op: opShutdown})
+	var refused failedCondition
+	if errors.As(err, &refused) {
+		c.mu.Lock()
+		c.shut = false
+		c.mu.Unlock()
 		return err
 	}
 	select {
-	case <-gone:
+	case <-gone: // also when it was gone before its answer was read
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("shut down: %w", context.Cause(ctx))
 	}
+}
+
+func (c *Client) isShut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.shut
 }
 
 // AwaitReady returns when there is a connection. The error names why there is

@@ -39,6 +39,7 @@ type Client struct {
 	why  error // of link being nil
 	// changed is closed, and made anew, whenever link changes.
 	changed chan struct{}
+	shut    bool // by Shutdown: no successor is wanted
 	kept    map[string]*kept
 	// endings are closed when a container of that id has ended: Kill waits for them.
 	endings map[string][]chan struct{}
@@ -60,10 +61,10 @@ func (c *Client) Run(ctx context.Context) error {
 	defer c.releaseAll()
 	go c.exits.feed(ctx)
 	delay := time.Duration(0)
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !c.isShut() {
 		began := time.Now()
 		err := c.connect(ctx)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || c.isShut() {
 			break
 		}
 		if time.Since(began) > lastRetry {

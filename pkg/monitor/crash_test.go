@@ -56,7 +56,7 @@ func TestKilledMonitorLosesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := startNode(t)
-	const lines, kills = 400_000, 20
+	const lines, kills = 100_000, 20
 	n.launch(n.spec("writer", self, asCounter, fmt.Sprint(lines), "500"))
 	for range kills {
 		time.Sleep(time.Duration(5+rand.IntN(30)) * time.Millisecond)
@@ -168,7 +168,8 @@ func TestExitsAreReplayedUntilAcknowledged(t *testing.T) {
 
 func TestTerminalSurvivesMonitor(t *testing.T) {
 	n := startNode(t)
-	n.launch(n.terminal("tty", "sh", "-c", "stty -echo; while read line; do echo got $line; [ $line = end ] && exit 3; done"))
+	n.launch(n.terminal("tty", "sh", "-c", "stty -echo; echo ready; while read line; do echo got $line; [ $line = end ] && exit 3; done"))
+	n.waitLog("tty", "ready")
 	a, err := n.client.Attach(n.ctx(), "tty", monitor.AttachOptions{Stdin: true, Stdout: true})
 	if err != nil {
 		t.Fatal(err)
@@ -196,7 +197,7 @@ func TestTerminalSurvivesMonitor(t *testing.T) {
 	if e := n.exit(); e.Code != 3 {
 		t.Errorf("exit %+v", e)
 	}
-	if got := text(readLog(t, n.logPath("tty")), "stdout"); strings.ReplaceAll(got, "\r", "") != "got one\ngot end\n" {
+	if got := text(readLog(t, n.logPath("tty")), "stdout"); strings.ReplaceAll(got, "\r", "") != "ready\ngot one\ngot end\n" {
 		t.Errorf("log %q", got)
 	}
 }

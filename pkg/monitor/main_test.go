@@ -27,6 +27,7 @@ import (
 const (
 	asMonitor = "cri-test-monitor" // --dir D --socket S [--ready-fd N]
 	asRuntime = "cri-test-runtime" // PIDFILE CONSOLE|- COMMAND… : start COMMAND detached, write its pid, exit
+	asWriter  = "cri-test-writer"  // TOTAL LINE PIECE : see beWriter
 	asCounter = "cri-test-counter" // N [PAUSE-EVERY] : write N numbered lines
 )
 
@@ -38,6 +39,8 @@ func TestMain(m *testing.M) {
 			err = beMonitor(os.Args[2:])
 		case asRuntime:
 			err = beRuntime(os.Args[2], os.Args[3], os.Args[4:])
+		case asWriter:
+			err = beWriter(os.Args[2:])
 		case asCounter:
 			err = beCounter(os.Args[2:])
 		default:
@@ -175,25 +178,45 @@ func beCounter(args []string) error {
 
 // node is a monitor process with a client, and what a container needs.
 type node struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
+	binary string
 	socket string
 	client *monitor.Client
 	pid    int // of the monitor started last
+	dead   int // of the monitor killed last
 	log    *slog.Logger
 	stop   context.CancelFunc
 }
 
 // startNode runs a monitor and a client that starts a new one whenever the
 // monitor is gone.
-func startNode(t *testing.T) *node {
+func startNode(t testing.TB) *node {
+	t.Helper()
+	return startNodeWith(t, "")
+}
+
+// buildMonitor builds the real binary.
+func buildMonitor(t testing.TB) string {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "cri-monitor")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "github.com/cri-shim/cri-shim/cmd/cri-monitor")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("build cri-monitor: %v: %s", err, text)
+	}
+	return out
+}
+
+// startNodeWith uses the given binary as the monitor; "" is this program.
+func startNodeWith(t testing.TB, binary string) *node {
 	t.Helper()
 	dir, err := os.MkdirTemp(shm(), "cri-monitor-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	n := &node{t: t, dir: dir, socket: filepath.Join(dir, "sock")}
+	n := &node{t: t, dir: dir, binary: binary, socket: filepath.Join(dir, "sock")}
 	n.log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.connect()
 	t.Cleanup(n.killMonitor)
@@ -207,7 +230,7 @@ func shm() string {
 	return ""
 }
 
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(b []byte) (int, error) {
 	if testing.Verbose() {
@@ -222,11 +245,14 @@ func (n *node) connect() {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	script := filepath.Join(n.dir, "cri-monitor")
-	if err := os.WriteFile(script, []byte("#!/bin/sh\nexec "+self+" "+asMonitor+` "$@"`+"\n"), 0o755); err != nil {
-		n.t.Fatal(err)
+	binary := n.binary
+	if binary == "" {
+		binary = filepath.Join(n.dir, "cri-monitor")
+		if err := os.WriteFile(binary, []byte("#!/bin/sh\nexec "+self+" "+asMonitor+` "$@"`+"\n"), 0o755); err != nil {
+			n.t.Fatal(err)
+		}
 	}
-	spawn := monitor.SpawnOptions{Binary: script, Dir: filepath.Join(n.dir, "m"), Socket: n.socket, LogFile: filepath.Join(n.dir, "log")}
+	spawn := monitor.SpawnOptions{Binary: binary, Dir: filepath.Join(n.dir, "m"), Socket: n.socket, LogFile: filepath.Join(n.dir, "log")}
 	n.client = monitor.NewClient(monitor.ClientOptions{
 		Socket: n.socket, Log: n.log, Start: func(ctx context.Context) error { return monitor.Spawn(ctx, spawn) },
 	})
@@ -244,11 +270,17 @@ func (n *node) connect() {
 // ready waits for a connection and notes the monitor's pid.
 func (n *node) ready() {
 	n.t.Helper()
-	eventually(n.t, "a connection", func() bool { return n.client.Ready() == nil })
-	n.pid = n.monitorPid()
+	eventually(n.t, "a connection", func() bool {
+		pid := n.monitorPid()
+		if pid == 0 || pid == n.dead || n.client.Ready() != nil {
+			return false
+		}
+		n.pid = pid
+		return true
+	})
 }
 
-// monitorPid finds the process that holds the lock.
+// monitorPid is the pid of who listens, 0 when nobody does.
 func (n *node) monitorPid() int {
 	n.t.Helper()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
@@ -257,7 +289,7 @@ func (n *node) monitorPid() int {
 	}
 	defer unix.Close(fd)
 	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: n.socket}); err != nil {
-		n.t.Fatal(err)
+		return 0
 	}
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
@@ -268,6 +300,7 @@ func (n *node) monitorPid() int {
 
 // killMonitor SIGKILLs the monitor and waits until it is gone.
 func (n *node) killMonitor() {
+	n.dead = n.pid
 	fd, err := unix.PidfdOpen(n.pid, 0)
 	if err != nil {
 		return
@@ -277,7 +310,7 @@ func (n *node) killMonitor() {
 	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000)
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
 		if ok() {
@@ -341,10 +374,19 @@ func (n *node) exit() monitor.Exit {
 	return monitor.Exit{}
 }
 
+// waitLog waits until the container's log holds want.
+func (n *node) waitLog(id, want string) {
+	n.t.Helper()
+	eventually(n.t, "log of "+id, func() bool {
+		b, err := os.ReadFile(n.logPath(id))
+		return err == nil && strings.Contains(string(b), want)
+	})
+}
+
 // logLine is a parsed line of a CRI log.
 type logLine struct{ stream, tag, text string }
 
-func readLog(t *testing.T, path string) []logLine {
+func readLog(t testing.TB, path string) []logLine {
 	t.Helper()
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -379,7 +421,7 @@ func text(lines []logLine, stream string) string {
 	return b.String()
 }
 
-func readAll(t *testing.T, r io.Reader) string {
+func readAll(t testing.TB, r io.Reader) string {
 	t.Helper()
 	b, err := io.ReadAll(r)
 	if err != nil {

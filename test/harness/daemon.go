@@ -89,6 +89,12 @@ func Start(t testing.TB, extra ...string) *Daemon {
 	if err := d.Up(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, d.Log())
 	}
+	if strings.Contains(strings.Join(extra, ""), "preload_dir") {
+		Eventually(t, 20*time.Second, "images are preloaded", func() bool {
+			r, err := d.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: TestImage}})
+			return err == nil && r.Image != nil
+		})
+	}
 	return d
 }
 

@@ -318,7 +318,8 @@ func TestNoDescriptorLeaksIn(t *testing.T) {
 	check := func(text string) {
 		for line := range strings.Lines(text) {
 			fd, target, _ := strings.Cut(strings.TrimSpace(line), " ")
-			if fd > "2" && !strings.HasPrefix(target, "/proc/") && !strings.Contains(target, "anon_inode:[event") {
+			// Go's own runtime reads its CPU limit from the container's cgroup.
+			if fd > "2" && !strings.HasPrefix(target, "/proc/") && !strings.HasPrefix(target, "/sys/fs/cgroup/") && !strings.Contains(target, "anon_inode:[event") {
 				t.Errorf("descriptor %s is %s", fd, target)
 			}
 		}

@@ -193,3 +193,16 @@ func (n *Node) endMonitor() error {
 
 // PID is the daemon's.
 func (n *Node) PID() int { return n.daemon.Process.Pid }
+
+// Wipe runs cri-shim's own wipe, which undoes what a stopped node keeps on purpose: its bridge, its monitor.
+func (n *Node) Wipe(ctx context.Context) error {
+	if n.Kind != CRIShim {
+		return nil
+	}
+	daemon := n.command()
+	out, err := exec.CommandContext(context.WithoutCancel(ctx), daemon.Path, append(daemon.Args[1:], "wipe")...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("wipe: %w: %s", err, out)
+	}
+	return nil
+}

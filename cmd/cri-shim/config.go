@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/pelletier/go-toml/v2"
+)
+
+// defaultConfigFile is read when no --config is given, and need not exist.
+const defaultConfigFile = "/etc/cri-shim/config.toml"
+
+// Config is everything that can be set. Every key has a default that works.
+type Config struct {
+	Listen   string         `toml:"listen" comment:"socket the kubelet connects to"`
+	Root     string         `toml:"root" comment:"images and records; survives a reboot"`
+	State    string         `toml:"state" comment:"bundles, pipes and sockets; gone after a reboot"`
+	LogLevel string         `toml:"log_level" comment:"debug, info, warn or error"`
+	CNI      CNIConfig      `toml:"cni"`
+	Image    ImageConfig    `toml:"image"`
+	Registry RegistryConfig `toml:"registry"`
+	Runtime  RuntimeConfig  `toml:"runtime"`
+	Cgroup   CgroupConfig   `toml:"cgroup"`
+	Stream   StreamConfig   `toml:"stream"`
+	NRI      NRIConfig      `toml:"nri"`
+	Metrics  MetricsConfig  `toml:"metrics"`
+}
+
+// CNIConfig says how pods get a network.
+type CNIConfig struct {
+	ConfDir        string   `toml:"conf_dir" comment:"network configurations; the first valid one by name is used"`
+	BinDir         []string `toml:"bin_dir" comment:"where plugins are looked for, in order"`
+	DefaultNetwork bool     `toml:"default_network" comment:"give pods a bridge network while conf_dir has no configuration"`
+	Bridge         string   `toml:"bridge" comment:"bridge of the default network"`
+	Subnets        []string `toml:"subnets" comment:"the default network takes the first that is free on this host; empty for built-in ones"`
+}
+
+// ImageConfig says how images are pulled and preloaded.
+type ImageConfig struct {
+	PreloadDir      string        `toml:"preload_dir" comment:"OCI layouts and tars imported at start, verified and pinned; empty for none"`
+	MaxDownloads    int           `toml:"max_downloads" comment:"layers downloaded at the same time, per pull"`
+	ProgressTimeout time.Duration `toml:"progress_timeout" comment:"a pull without a byte for this long is given up"`
+}
+
+// RegistryConfig says where registries are.
+type RegistryConfig struct {
+	ConfigPath string `toml:"config_path" comment:"tree of <host>/hosts.toml files; read again at each pull"`
+}
+
+// RuntimeConfig says which OCI runtimes start containers.
+type RuntimeConfig struct {
+	Default     string                   `toml:"default" comment:"handler of pods that name none"`
+	SeccompRoot string                   `toml:"seccomp_root" comment:"directory of relative localhost seccomp profiles"`
+	Monitor     string                   `toml:"monitor" comment:"the cri-monitor program; empty to look beside this one, then in PATH"`
+	Handlers    map[string]HandlerConfig `toml:"handlers" comment:"one table per RuntimeClass handler"`
+}
+
+// HandlerConfig is one OCI runtime.
+type HandlerConfig struct {
+	Path string `toml:"path" comment:"program; empty to look for the handler's name beside this one, then in PATH"`
+	Root string `toml:"root" comment:"the runtime's own state; empty for a directory under state"`
+}
+
+// CgroupConfig says who manages cgroups.
+type CgroupConfig struct {
+	Driver string `toml:"driver" comment:"systemd or cgroupfs; empty asks whether systemd runs this machine"`
+}
+
+// StreamConfig says where exec, attach and port-forward are served.
+type StreamConfig struct {
+	Address  string `toml:"address"`
+	Port     int    `toml:"port" comment:"0 takes a free one"`
+	CertFile string `toml:"cert_file" comment:"with key_file: serve TLS"`
+	KeyFile  string `toml:"key_file"`
+}
+
+// NRIConfig says whether NRI plugins may connect.
+type NRIConfig struct {
+	Enable bool   `toml:"enable"`
+	Socket string `toml:"socket"`
+}
+
+// MetricsConfig says where the daemon's own metrics are served.
+type MetricsConfig struct {
+	Address string `toml:"address" comment:"host:port for Prometheus; empty for none"`
+}
+
+// defaults is the single source of every default.
+func defaults() Config {
+	return Config{
+		Listen: "/run/cri-shim/cri-shim.sock", Root: "/var/lib/cri-shim", State: "/run/cri-shim", LogLevel: "info",
+		CNI:      CNIConfig{ConfDir: "/etc/cni/net.d", BinDir: nil, Bridge: "cri0"},
+		Image:    ImageConfig{MaxDownloads: 3, ProgressTimeout: 5 * time.Minute},
+		Registry: RegistryConfig{ConfigPath: "/etc/cri-shim/certs.d"},
+		Runtime: RuntimeConfig{
+			Default: "runc", SeccompRoot: "/var/lib/kubelet/seccomp",
+			Handlers: map[string]HandlerConfig{"runc": {}},
+		},
+		Stream: StreamConfig{Address: "127.0.0.1"},
+		NRI:    NRIConfig{Enable: true, Socket: "/var/run/nri/nri.sock"},
+	}
+}
+
+// loadConfig reads path over the defaults. An unknown key, a wrong type and a
+// missing file that was asked for are errors that say where.
+func loadConfig(path string, required bool) (Config, error) {
+	c := defaults()
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !required {
+		return c, nil
+	}
+	if err != nil {
+		return c, fmt.Errorf("read config: %w", err)
+	}
+	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
+	if err := dec.Decode(&c); err != nil {
+		var strict *toml.StrictMissingError
+		if errors.As(err, &strict) {
+			return c, fmt.Errorf("read config %s: unknown key:\n%s", path, strict.String())
+		}
+		var at *toml.DecodeError
+		if errors.As(err, &at) {
+			row, column := at.Position()
+			return c, fmt.Errorf("read config %s: line %d, column %d: %w", path, row, column, err)
+		}
+		return c, fmt.Errorf("read config %s: %w", path, err)
+	}
+	return c, nil
+}
+
+// validate checks what the types do not say; every problem is reported.
+func (c Config) validate() error {
+	checks := []struct {
+		broken bool
+		text   string
+	}{
+		{!filepath.IsAbs(c.Root), fmt.Sprintf("root: %q is not an absolute path", c.Root)},
+		{!filepath.IsAbs(c.State), fmt.Sprintf("state: %q is not an absolute path", c.State)},
+		{filepath.Clean(c.Root) == filepath.Clean(c.State), "root and state: must not be the same directory"},
+		{!filepath.IsAbs(socketPath(c.Listen)), fmt.Sprintf("listen: %q is not an absolute path or unix:// URL", c.Listen)},
+		{len(socketPath(c.Listen)) > 107, fmt.Sprintf("listen: %q is longer than the 107 bytes a socket path can have", c.Listen)},
+		{len(c.State) > 80, fmt.Sprintf("state: %q is too long for the sockets below it", c.State)},
+		{c.CNI.DefaultNetwork && c.CNI.Bridge == "", "cni.bridge: must be named when cni.default_network is on"},
+		{len(c.CNI.Bridge) > 15, fmt.Sprintf("cni.bridge: %q is longer than the 15 bytes an interface name can have", c.CNI.Bridge)},
+		{c.Image.MaxDownloads < 1, "image.max_downloads: must be at least 1"},
+		{c.Image.ProgressTimeout <= 0, "image.progress_timeout: must be above zero"},
+		{c.Cgroup.Driver != "" && c.Cgroup.Driver != "systemd" && c.Cgroup.Driver != "cgroupfs", fmt.Sprintf("cgroup.driver: %q is neither systemd nor cgroupfs", c.Cgroup.Driver)},
+		{c.Stream.Port < 0 || c.Stream.Port > 65535, fmt.Sprintf("stream.port: %d is no port", c.Stream.Port)},
+		{(c.Stream.CertFile == "") != (c.Stream.KeyFile == ""), "stream.cert_file and stream.key_file: set both or none"},
+	}
+	var errs []error
+	for _, check := range checks {
+		if check.broken {
+			errs = append(errs, errors.New(check.text))
+		}
+	}
+	if _, ok := c.Runtime.Handlers[c.Runtime.Default]; !ok {
+		errs = append(errs, fmt.Errorf("runtime.default: there is no [runtime.handlers.%s]", c.Runtime.Default))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("check config: %w", err)
+	}
+	return nil
+}
+
+// socketPath accepts a plain path and the kubelet's unix:// form.
+func socketPath(listen string) string { return strings.TrimPrefix(listen, "unix://") }
+
+// defaultNetwork is the part of the configuration that describes the bridge
+// network of a node without CNI configuration. What belongs to another bridge
+// than the usual one has other names, so that two daemons do not share it.
+func (c Config) defaultNetwork() network.DefaultNetwork {
+	name := "cri-shim"
+	if c.CNI.Bridge != defaults().CNI.Bridge {
+		name += "-" + c.CNI.Bridge
+	}
+	return network.DefaultNetwork{Name: name, Table: name, Bridge: c.CNI.Bridge, Subnets: c.CNI.Subnets}
+}

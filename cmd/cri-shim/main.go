@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command cri-shim is a CRI runtime for Kubernetes nodes.
+//
+// It serves the CRI v1 API on a unix socket, starts the pods' processes through
+// cri-monitor, and may stop or crash at any time without any of them noticing.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "0.1.0-dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := command().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cri-shim:", err)
+		os.Exit(1)
+	}
+}
+
+// command builds the command line: the daemon itself, config and version.
+func command() *cobra.Command {
+	var file string
+	flags := defaults()
+	root := &cobra.Command{
+		Use: "cri-shim", Short: "A CRI runtime for Kubernetes nodes",
+		SilenceUsage: true, SilenceErrors: true, Version: version, Args: cobra.NoArgs,
+	}
+	effective := func(cmd *cobra.Command) (Config, error) {
+		c, err := loadConfig(file, cmd.Flags().Changed("config"))
+		if err != nil {
+			return c, err
+		}
+		for name, set := range map[string]func(){
+			"listen": func() { c.Listen = flags.Listen }, "root": func() { c.Root = flags.Root },
+			"state": func() { c.State = flags.State }, "log-level": func() { c.LogLevel = flags.LogLevel },
+		} {
+			if cmd.Flags().Changed(name) {
+				set()
+			}
+		}
+		return c, c.validate()
+	}
+	root.PersistentFlags().StringVar(&file, "config", defaultConfigFile, "configuration file (TOML)")
+	root.PersistentFlags().StringVar(&flags.Listen, "listen", flags.Listen, "socket to serve the CRI on")
+	root.PersistentFlags().StringVar(&flags.Root, "root", flags.Root, "persistent directory")
+	root.PersistentFlags().StringVar(&flags.State, "state", flags.State, "directory that is gone after a reboot")
+	root.PersistentFlags().StringVar(&flags.LogLevel, "log-level", flags.LogLevel, "debug, info, warn or error")
+	root.RunE = func(cmd *cobra.Command, _ []string) error {
+		c, err := effective(cmd)
+		if err != nil {
+			return err
+		}
+		return serve(cmd.Context(), c)
+	}
+	root.AddCommand(&cobra.Command{
+		Use: "config", Short: "Print the configuration in force, with every key", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := effective(cmd)
+			if err != nil {
+				return err
+			}
+			return toml.NewEncoder(cmd.OutOrStdout()).Encode(c)
+		},
+	})
+	root.AddCommand(&cobra.Command{
+		Use: "wipe", Short: "Remove every pod, the default network and the monitor; images stay. The daemon must not run", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := effective(cmd)
+			if err != nil {
+				return err
+			}
+			log, err := newLogger(c.LogLevel)
+			if err != nil {
+				return err
+			}
+			d, err := wire(cmd.Context(), c, log)
+			if err != nil {
+				return err
+			}
+			return d.wipe(cmd.Context())
+		},
+	})
+	return root
+}
+
+// serve runs the daemon until ctx ends.
+func serve(ctx context.Context, c Config) error {
+	log, err := newLogger(c.LogLevel)
+	if err != nil {
+		return err
+	}
+	// The daemon idles most of its life: give memory back rather than keep it
+	// for the next burst. SetGCPercent honours GOGC when the user set it.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(40)
+	}
+	d, err := wire(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	err = d.run(ctx)
+	if err != nil && !errors.Is(err, context.Canceled) {
+		return err
+	}
+	log.Info("stopped, pods run on")
+	return nil
+}
+
+func newLogger(level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("log level %q: use debug, info, warn or error", level)
+	}
+	return slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+}

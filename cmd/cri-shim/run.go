@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// connectLimit is how long a start waits for the monitor.
+const connectLimit = 20 * time.Second
+
+// run serves until ctx ends, then stops in order: no new calls, calls in
+// flight, operations, stores. Pods run on.
+func (d *daemon) run(ctx context.Context) error {
+	defer d.close()
+	listener, err := listen(socketPath(d.config.Listen))
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.monitor.Run(ctx) })
+	g.Go(func() error { return d.network.Run(ctx) })
+	g.Go(func() error { return d.stream.Run(ctx) })
+	g.Go(func() error { return d.server.Serve(ctx, listener) })
+	g.Go(func() error { return d.recoverAndOpen(ctx) })
+	g.Go(func() error { return d.serveMetrics(ctx) })
+	err = g.Wait()
+	d.ops.Wait()
+	return err
+}
+
+// recoverAndOpen brings records and kernel together, opens the API, and then
+// does what no caller has to wait for.
+func (d *daemon) recoverAndOpen(ctx context.Context) error {
+	began := time.Now()
+	if err := d.awaitMonitor(ctx); err != nil {
+		return err
+	}
+	if err := d.sandboxes.Recover(ctx); err != nil && ctx.Err() == nil {
+		d.log.Error("recovery is not complete, the node starts without", "err", err)
+	}
+	d.server.Open()
+	d.log.Info("serving", "listen", d.config.Listen, "pods", len(d.store.Pods()), "containers", len(d.store.Containers()), "dur", time.Since(began))
+	exits := make(chan error, 1)
+	go func() { exits <- d.sandboxes.RunExits(ctx) }()
+	d.preload(ctx)
+	if err := d.sandboxes.CollectNetwork(ctx); err != nil && ctx.Err() == nil {
+		d.log.Warn("addresses of pods that are no more are not collected", "err", err)
+	}
+	return <-exits
+}
+
+// awaitMonitor waits for the first connection: without it nothing can be known.
+func (d *daemon) awaitMonitor(ctx context.Context) error {
+	limit, cancel := context.WithTimeout(ctx, connectLimit)
+	defer cancel()
+	if err := d.monitor.AwaitReady(limit); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	return nil
+}
+
+func (d *daemon) preload(ctx context.Context) {
+	dir := d.config.Image.PreloadDir
+	if dir == "" {
+		return
+	}
+	if err := d.images.Preload(ctx, dir); err != nil && ctx.Err() == nil {
+		d.log.Error("images not preloaded", "dir", dir, "err", err)
+	}
+}
+
+// wipe removes every pod, the default network and the monitor. Images stay.
+func (d *daemon) wipe(ctx context.Context) error {
+	defer d.close()
+	ctx, cancel := context.WithCancel(ctx)
+	var g errgroup.Group
+	g.Go(func() error { return d.monitor.Run(ctx) })
+	err := d.wipePods(ctx)
+	cancel()
+	return errors.Join(err, g.Wait())
+}
+
+func (d *daemon) wipePods(ctx context.Context) error {
+	if err := d.awaitMonitor(ctx); err != nil {
+		return err
+	}
+	if err := d.sandboxes.Recover(ctx); err != nil {
+		return err
+	}
+	exits, stop := context.WithCancel(ctx)
+	defer stop()
+	go d.sandboxes.RunExits(exits)
+	var errs []error
+	for _, p := range d.store.Pods() {
+		errs = append(errs, d.sandboxes.Remove(ctx, p.ID))
+	}
+	for _, c := range d.store.Containers() { // those whose pod's record is lost
+		errs = append(errs, d.containers.Remove(ctx, c.ID))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return errors.Join(d.sandboxes.CollectNetwork(ctx), d.network.RemoveDefaultNetwork(ctx), d.monitor.Shutdown(ctx))
+}
+
+// close frees what wire took, in reverse; it may be repeated.
+func (d *daemon) close() {
+	if d.images != nil {
+		if err := d.images.Close(); err != nil {
+			d.log.Error("image store not closed", "err", err)
+		}
+		d.images = nil
+	}
+	if d.lock != nil {
+		d.lock.Close()
+		d.lock = nil
+	}
+}
+
+// listen makes the socket for root only. A stale one of a daemon that died is
+// replaced: the lock on the root directory says that no other lives.
+func listen(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode()&os.ModeSocket == 0 {
+			return nil, fmt.Errorf("listen: %s exists and is no socket", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("listen: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}

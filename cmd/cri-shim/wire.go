@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cri-shim/cri-shim/cmd/pause"
+	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/runc"
+	"github.com/cri-shim/cri-shim/pkg/sandbox"
+	"github.com/cri-shim/cri-shim/pkg/server"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/stats"
+	"github.com/cri-shim/cri-shim/pkg/stream"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// daemon is every service, built in layer order by wire.
+type daemon struct {
+	config     Config
+	layout     state.Layout
+	lock       *os.File
+	log        *slog.Logger
+	ops        *state.Ops
+	store      *state.Store
+	monitor    *monitor.Client
+	network    *network.Service
+	images     *image.Service
+	runtime    *runc.Service
+	containers *container.Service
+	sandboxes  *sandbox.Service
+	stream     *stream.Service
+	server     *server.Server
+	registry   *prometheus.Registry // nil without [metrics] address
+}
+
+// wire builds the daemon, bottom up. ctx is the daemon's life.
+func wire(ctx context.Context, c Config, log *slog.Logger) (*daemon, error) {
+	d := &daemon{config: c, log: log, layout: state.Layout{Root: filepath.Clean(c.Root), State: filepath.Clean(c.State)}}
+	for _, step := range []func(context.Context) error{
+		d.wireDirectories, d.wireState, d.wireMonitor, d.wireNetwork, d.wireImages, d.wireDomain, d.wireServer,
+	} {
+		if err := step(ctx); err != nil {
+			d.close()
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// wireDirectories makes the two directories, for root only, and takes the root
+// directory's lock: two daemons on one root would undo each other's work.
+func (d *daemon) wireDirectories(context.Context) error {
+	for _, dir := range []string{d.layout.Root, d.layout.State, d.layout.Bundles(), filepath.Dir(d.layout.UserNS("x"))} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	lock, err := sys.LockFile(filepath.Join(d.layout.Root, "lock"))
+	if errors.Is(err, sys.ErrLocked) {
+		return fmt.Errorf("another cri-shim works on %s: %w", d.layout.Root, err)
+	}
+	d.lock = lock
+	return err
+}
+
+func (d *daemon) wireState(ctx context.Context) error {
+	boot, err := sys.BootID()
+	if err != nil {
+		return err
+	}
+	d.ops = state.NewOps(ctx)
+	d.store, err = state.Open(d.layout, boot, d.log)
+	return err
+}
+
+func (d *daemon) wireMonitor(context.Context) error {
+	binary, err := companion(d.config.Runtime.Monitor, "cri-monitor")
+	if err != nil {
+		return err
+	}
+	spawn := monitor.SpawnOptions{
+		Binary: binary, Dir: d.layout.Monitor(), Socket: d.layout.MonitorSocket(),
+		LogFile: filepath.Join(d.layout.State, "monitor.log"),
+	}
+	d.monitor = monitor.NewClient(monitor.ClientOptions{
+		Socket: d.layout.MonitorSocket(), Log: d.log,
+		Start: func(ctx context.Context) error { return monitor.Spawn(ctx, spawn) },
+	})
+	return nil
+}
+
+func (d *daemon) wireNetwork(context.Context) (err error) {
+	d.network, err = network.New(network.Options{
+		ConfDir: d.config.CNI.ConfDir, BinDirs: pluginDirs(d.config.CNI.BinDir), CacheDir: d.layout.CNICache(),
+		DefaultNetwork: d.config.CNI.DefaultNetwork, Default: d.config.defaultNetwork(), Log: d.log,
+	})
+	return err
+}
+
+func (d *daemon) wireImages(ctx context.Context) (err error) {
+	d.images, err = image.Open(ctx, image.Options{
+		Root: d.layout.Images(), RegistryConfig: d.config.Registry.ConfigPath,
+		MaxDownloads: d.config.Image.MaxDownloads, ProgressTimeout: d.config.Image.ProgressTimeout, Log: d.log,
+	})
+	return err
+}
+
+// wireDomain builds what pods and containers are made with.
+func (d *daemon) wireDomain(context.Context) error {
+	host, err := d.host()
+	if err != nil {
+		return err
+	}
+	handlers, err := d.handlers(host.Systemd)
+	if err != nil {
+		return err
+	}
+	d.runtime, err = runc.New(runc.Options{
+		Handlers: handlers, Default: d.config.Runtime.Default, Bundles: d.layout.Bundles(), Monitor: d.monitor, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	lookup := oci.Live("/etc/cdi", "/var/run/cdi")
+	d.containers = container.New(container.Options{
+		Store: d.store, Ops: d.ops, Layout: d.layout, Images: d.images, Runtime: d.runtime,
+		Monitor: d.monitor, Host: host, Lookup: lookup, Log: d.log,
+	})
+	d.sandboxes = sandbox.New(sandbox.Options{
+		Store: d.store, Ops: d.ops, Layout: d.layout, Containers: d.containers, Images: d.images, Network: d.network,
+		Runtime: d.runtime, Monitor: d.monitor, Host: host, Lookup: lookup, Pause: pause.Binary(), Log: d.log,
+	})
+	return nil
+}
+
+// host is the machine as the OCI specs see it, with the cgroup driver the
+// configuration may have chosen.
+func (d *daemon) host() (oci.Host, error) {
+	facts, err := sys.ReadFacts()
+	if err != nil {
+		return oci.Host{}, err
+	}
+	if driver := d.config.Cgroup.Driver; driver != "" {
+		facts.Systemd = driver == "systemd"
+	}
+	if facts.OOMScoreAdjMin > -999 {
+		d.log.Warn("without CAP_SYS_RESOURCE oom_score_adj is clamped", "lowest", facts.OOMScoreAdjMin)
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return oci.Host{}, fmt.Errorf("read the node's name: %w", err)
+	}
+	return oci.Host{Facts: facts, Hostname: name, SeccompRoot: d.config.Runtime.SeccompRoot}, nil
+}
+
+// handlers resolves the configured OCI runtimes.
+func (d *daemon) handlers(systemd bool) ([]runc.Handler, error) {
+	var out []runc.Handler
+	for name, h := range d.config.Runtime.Handlers {
+		path, err := companion(h.Path, name)
+		if err != nil {
+			return nil, fmt.Errorf("runtime.handlers.%s: %w", name, err)
+		}
+		root := h.Root
+		if root == "" {
+			root = d.layout.RuntimeRoot(name)
+		}
+		out = append(out, runc.Handler{Name: name, Path: path, Root: root, Systemd: systemd})
+	}
+	return out, nil
+}
+
+func (d *daemon) wireServer(ctx context.Context) (err error) {
+	c := d.config.Stream
+	d.stream, err = stream.New(stream.Options{
+		Address: c.Address, Port: c.Port, CertFile: c.CertFile, KeyFile: c.KeyFile,
+		Exec: d.containers.Exec, Attach: d.containers.Attach, NetNS: d.sandboxes.NetNSPath, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	metrics, err := d.metrics()
+	if err != nil {
+		return err
+	}
+	host := d.containers.Host
+	d.server, err = server.New(server.Options{
+		Store: d.store, Sandboxes: d.sandboxes, Containers: d.containers, Images: d.images, Network: d.network,
+		Stream: d.stream, Stats: stats.New(stats.Options{CgroupV2: host.CgroupV2, Log: d.log}),
+		Version: semver(version), SystemdCgroup: host.Systemd, Handlers: d.handlerFeatures(ctx),
+		Features:  server.Features{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
+		ImageRoot: d.layout.Images(), Checks: d.checks(), Config: d.config, Metrics: metrics, Log: d.log,
+	})
+	return err
+}
+
+// handlerFeatures asks each runtime what it can do. One that cannot say gets
+// nothing promised.
+func (d *daemon) handlerFeatures(ctx context.Context) []server.Handler {
+	var out []server.Handler
+	for _, name := range d.runtime.Handlers() {
+		h := server.Handler{Name: name}
+		f, err := d.runtime.Features(ctx, name)
+		if err != nil {
+			d.log.Warn("runtime does not tell its features", "handler", name, "err", err)
+		} else {
+			idmap := f.Linux != nil && f.Linux.MountExtensions != nil && f.Linux.MountExtensions.IDMap != nil &&
+				f.Linux.MountExtensions.IDMap.Enabled != nil && *f.Linux.MountExtensions.IDMap.Enabled
+			h.RecursiveReadOnly = slices.Contains(f.MountOptions, "rro")
+			h.UserNamespaces = idmap && f.Linux.Namespaces != nil && slices.Contains(f.Linux.Namespaces, "user")
+		}
+		if out = append(out, h); name == d.runtime.Default() {
+			h.Name = ""
+			out = append(out, h)
+		}
+	}
+	return out
+}
+
+// checks are the conditions of RuntimeReady.
+func (d *daemon) checks() []server.Check {
+	return []server.Check{
+		{Reason: "MonitorNotConnected", Run: func(context.Context) error { return d.monitor.Ready() }},
+		{Reason: "RuntimeMissing", Run: func(context.Context) error { return d.runtime.Check() }},
+		{Reason: "RootNotWritable", Run: func(context.Context) error { return sys.CheckWritable(d.layout.Root) }},
+		{Reason: "StateNotWritable", Run: func(context.Context) error { return sys.CheckWritable(d.layout.State) }},
+	}
+}
+
+// semver makes a version that kubelets and crictl can parse of what the build
+// was labelled with.
+func semver(v string) string {
+	v = strings.TrimPrefix(v, "v")
+	if v != "" && v[0] >= '0' && v[0] <= '9' && strings.Contains(v, ".") {
+		return v
+	}
+	return "0.0.0-" + v
+}

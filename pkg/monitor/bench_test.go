@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor_test
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// beWriter writes total bytes of lines of the given length, piece by piece.
+func beWriter(args []string) error {
+	var v [3]int
+	for i := range v {
+		n, err := strconv.Atoi(args[i])
+		if err != nil {
+			return err
+		}
+		v[i] = n
+	}
+	total, line, piece := v[0], v[1], v[2]
+	buf := bytes.Repeat(append(bytes.Repeat([]byte("x"), line-1), '\n'), piece/line+2)
+	for done := 0; done < total; done += piece {
+		at := done % line
+		if _, err := os.Stdout.Write(buf[at : at+piece]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// BenchmarkLog measures payload bytes from containers to their logs, one
+// iteration being 256 MiB in all.
+func BenchmarkLog(b *testing.B) {
+	const total = 256 << 20
+	for _, bb := range []struct{ containers, line, piece int }{
+		{1, 100, 100}, {1, 100, 4096}, {1, 16 << 10, 16 << 10}, {10, 100, 4096}, {10, 16 << 10, 16 << 10},
+	} {
+		b.Run(fmt.Sprintf("containers=%d/line=%d/write=%d", bb.containers, bb.line, bb.piece), func(b *testing.B) {
+			n := startNode(b)
+			self, err := os.Executable()
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(total)
+			cpu := cpuTime(b, n.pid)
+			for b.Loop() {
+				for i := range bb.containers {
+					id := fmt.Sprint("w", i)
+					_ = os.Remove(n.logPath(id))
+					n.launch(n.spec(id, self, asWriter, strconv.Itoa(total/bb.containers), strconv.Itoa(bb.line), strconv.Itoa(bb.piece)))
+				}
+				for range bb.containers {
+					if e := n.exit(); e.Code != 0 {
+						b.Fatalf("exit %+v", e)
+					}
+				}
+			}
+			b.ReportMetric(float64((cpuTime(b, n.pid)-cpu).Milliseconds())/float64(b.N)/(total>>20), "cpu-ms/MB")
+		})
+	}
+}
+
+func cpuTime(t testing.TB, pid int) time.Duration {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(raw[bytes.LastIndexByte(raw, ')')+1:]))
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * 10 * time.Millisecond // 100 ticks per second everywhere we run
+}
+
+// BenchmarkLaunch measures one launch until its answer, and the same programs
+// started without the monitor.
+func BenchmarkLaunch(b *testing.B) {
+	n := startNode(b)
+	b.Run("monitor", func(b *testing.B) {
+		for b.Loop() {
+			n.launch(n.spec("c", "true"))
+			b.StopTimer()
+			n.exit()
+			b.StartTimer()
+		}
+	})
+	b.Run("fork-exec", func(b *testing.B) {
+		for b.Loop() {
+			l := n.spec("plain", "true")
+			p, err := os.StartProcess(l.Argv[0], l.Argv, &os.ProcAttr{Env: l.Env, Files: make([]*os.File, 3)})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if _, err := p.Wait(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// TestMemory keeps the monitor's promise: at most 6 MiB without containers, also
+// after there were some, and 12 KiB for each.
+func TestMemory(t *testing.T) {
+	n := startNodeWith(t, buildMonitor(t))
+	fresh := rss(t, n.pid)
+	fill := func(from, to int) {
+		for i := from; i < to; i++ {
+			n.launch(n.spec(fmt.Sprint("c", i), "sh", "-c", "echo begun; exec sleep 1000"))
+		}
+	}
+	const some, many = 50, 250
+	fill(0, some)
+	low := rss(t, n.pid)
+	fill(some, many)
+	high := rss(t, n.pid)
+	got, err := n.client.List(n.ctx())
+	if err != nil || len(got) != many {
+		t.Errorf("list of %d, %v", len(got), err)
+	}
+	for _, r := range got {
+		if err := n.client.Signal(n.ctx(), r.ID, 9); err != nil {
+			t.Error(err)
+		}
+		n.exit()
+	}
+	after := rss(t, n.pid)
+	each := float64(high-low) / (many - some)
+	t.Logf("RSS %d KiB fresh, %d at %d containers, %d at %d, %d after: %.1f KiB each", fresh, low, some, high, many, after, each)
+	if fresh > 6<<10 || after > 6<<10 || each > 12 {
+		t.Error("over budget")
+	}
+}
+
+// rss is VmRSS in KiB.
+func rss(t testing.TB, pid int) int {
+	t.Helper()
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(raw)) {
+		if f := strings.Fields(line); f[0] == "VmRSS:" {
+			kib, _ := strconv.Atoi(f[1])
+			return kib
+		}
+	}
+	t.Fatal("no VmRSS")
+	return 0
+}
