@@ -89,15 +89,23 @@ func (s *Service) dirs(path string) dirs {
 	return dirs{path: path, unified: filepath.Join(s.root, "unified", path), root: s.root}
 }
 
-// cgroupUsage reads one cgroup; full adds what only metrics need.
-func (s *Service) cgroupUsage(r *reader, d dirs, full bool) usage {
+// detail is how much of a cgroup to read.
+type detail int
+
+const (
+	ofContainer detail = iota
+	ofPod              // and the number of tasks
+	everything         // and what only metrics need
+)
+
+func (s *Service) cgroupUsage(r *reader, d dirs, what detail) usage {
 	if d.path == "" {
 		return usage{}
 	}
 	if s.v2 {
-		return r.usageV2(d, full)
+		return r.usageV2(d, what)
 	}
-	return r.usageV1(d, full)
+	return r.usageV1(d, what)
 }
 
 // file reads a cgroup's file; nil when there is none. The answer holds until the next call.

@@ -8,14 +8,16 @@ import (
 	"strings"
 )
 
-func (r *reader) usageV1(d dirs, full bool) usage {
+func (r *reader) usageV1(d dirs, what detail) usage {
 	u := usage{
 		cpu:    r.cpuV1(d),
 		memory: r.memoryV1(d),
 		io:     ioUsage{psi: r.pressure(d.unified, "io.pressure")},
-		tasks:  r.number(d.v1("pids"), "pids.current"),
 	}
-	if full {
+	if what != ofContainer {
+		u.tasks = r.number(d.v1("pids"), "pids.current")
+	}
+	if what == everything {
 		r.cpuFullV1(d, u.cpu)
 		r.memoryFullV1(d, u.memory)
 		u.io.devices = r.devicesV1(d.v1("blkio"))

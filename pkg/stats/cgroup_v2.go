@@ -9,15 +9,17 @@ import (
 	"strings"
 )
 
-func (r *reader) usageV2(d dirs, full bool) usage {
+func (r *reader) usageV2(d dirs, what detail) usage {
 	dir := d.unified
 	u := usage{
 		cpu:    r.cpuV2(dir),
 		memory: r.memoryV2(dir),
 		io:     ioUsage{psi: r.pressure(dir, "io.pressure")},
-		tasks:  r.number(dir, "pids.current"),
 	}
-	if full {
+	if what != ofContainer {
+		u.tasks = r.number(dir, "pids.current")
+	}
+	if what == everything {
 		r.memoryFullV2(dir, u.memory)
 		u.io.devices = r.devicesV2(dir)
 		u.tasksMax = unlimitedIsZero(r.number(dir, "pids.max"))

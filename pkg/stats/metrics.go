@@ -54,7 +54,7 @@ func (s *Service) PodMetrics(ctx context.Context, p Pod) *cri.PodSandboxMetrics 
 	r := s.reader()
 	defer r.done()
 	d := s.podDirs(p)
-	own := sample{usage: s.cgroupUsage(r, d, true), nics: s.interfaces(r, p), names: &s.names, now: time.Now()}
+	own := sample{usage: s.cgroupUsage(r, d, everything), nics: s.interfaces(r, p), names: &s.names, now: time.Now()}
 	name, namespace := p.Metadata.GetName(), p.Metadata.GetNamespace()
 	out := &cri.PodSandboxMetrics{
 		PodSandboxId: p.ID,
@@ -73,7 +73,7 @@ func (s *Service) PodMetrics(ctx context.Context, p Pod) *cri.PodSandboxMetrics 
 
 func (s *Service) sample(ctx context.Context, r *reader, c Container) *sample {
 	d := s.containerDirs(c)
-	out := &sample{usage: s.cgroupUsage(r, d, true), container: &c, procs: s.processes(r, d, c.PID), names: &s.names, now: time.Now()}
+	out := &sample{usage: s.cgroupUsage(r, d, everything), container: &c, procs: s.processes(r, d, c.PID), names: &s.names, now: time.Now()}
 	if disk, ok := s.disk(ctx, c); ok {
 		out.disk = &disk
 		if fs, err := sys.FilesystemOf(disk.Mountpoint); err == nil {

@@ -94,7 +94,7 @@ func (s *Service) Container(ctx context.Context, c Container) *cri.ContainerStat
 }
 
 func (s *Service) container(ctx context.Context, r *reader, c Container) *cri.ContainerStats {
-	u := s.cgroupUsage(r, s.containerDirs(c), false)
+	u := s.cgroupUsage(r, s.containerDirs(c), ofContainer)
 	now := time.Now()
 	out := &cri.ContainerStats{
 		Attributes: &cri.ContainerAttributes{Id: c.ID, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations},
@@ -118,7 +118,7 @@ func (s *Service) container(ctx context.Context, r *reader, c Container) *cri.Co
 func (s *Service) Pod(ctx context.Context, p Pod) *cri.PodSandboxStats {
 	r := s.reader()
 	defer r.done()
-	u := s.cgroupUsage(r, s.podDirs(p), false)
+	u := s.cgroupUsage(r, s.podDirs(p), ofPod)
 	nics := s.interfaces(r, p)
 	now := time.Now()
 	linux := &cri.LinuxPodSandboxStats{

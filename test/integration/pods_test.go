@@ -207,6 +207,7 @@ func TestStop(t *testing.T) {
 	ctx := t.Context()
 	t.Run("orderly", func(t *testing.T) {
 		id := d.Run(t, pod, harness.ContainerConfig("orderly", "sleep"), config)
+		d.AwaitLog(t, "orderly", "sleeping")
 		if _, err := d.Runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: 10}); err != nil {
 			t.Fatal(err)
 		}

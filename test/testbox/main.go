@@ -81,6 +81,7 @@ func fail(err error) int {
 func sleep(args []string) int {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM)
+	fmt.Println("sleeping")
 	if len(args) == 0 {
 		<-term
 		fmt.Println("terminated")
