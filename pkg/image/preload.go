@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -49,9 +50,11 @@ func (s *Service) Preload(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	imported := 0
 	for _, path := range paths {
 		start := time.Now()
 		n, err := s.preloadOne(ctx, path, done)
+		imported += n
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -60,6 +63,9 @@ func (s *Service) Preload(ctx context.Context, dir string) error {
 		case n > 0:
 			s.log.InfoContext(ctx, "preloaded images", "path", path, "images", n, "dur", time.Since(start))
 		}
+	}
+	if imported > 0 {
+		debug.FreeOSMemory()
 	}
 	return nil
 }

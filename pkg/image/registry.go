@@ -4,6 +4,7 @@ package image
 
 import (
 	"context"
+	"net/http"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -19,7 +20,7 @@ func (s *Service) resolver(ctx context.Context, c credentials, w *watch) remotes
 		o.HostDir = config.HostDirFromRoot(s.registryConfig)
 	}
 	h.configured = config.ConfigureHosts(ctx, o)
-	return docker.NewResolver(docker.ResolverOptions{Hosts: h.hosts})
+	return docker.NewResolver(docker.ResolverOptions{Hosts: h.hosts, Headers: http.Header{"User-Agent": {"cri-shim"}}})
 }
 
 // registryHosts keeps the hosts of one pull: one set of clients and tokens for resolving and fetching, and the list of
