@@ -153,7 +153,6 @@ func measureReal(t *testing.T, v2 bool, netns string, pid int) {
 // can't have.
 func everyName(t *testing.T, s *stats.Service, p stats.Pod, v2 bool) {
 	t.Helper()
-	p.PID = os.Getpid()
 	all := s.PodMetrics(t.Context(), p)
 	got := series(t, s, all.GetContainerMetrics()[0].GetMetrics())
 	for name, v := range series(t, s, all.GetMetrics()) {

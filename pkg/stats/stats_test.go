@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -146,9 +147,9 @@ func TestSlowDiskHoldsNothingUp(t *testing.T) {
 	s := fixture(true)
 	release := make(chan struct{})
 	c := container()
-	walks := 0
+	var walks atomic.Int32
 	c.Disk = func(ctx context.Context) (stats.Disk, error) {
-		walks++
+		walks.Add(1)
 		<-release
 		return stats.Disk{Bytes: 1}, ctx.Err()
 	}
@@ -160,8 +161,8 @@ func TestSlowDiskHoldsNothingUp(t *testing.T) {
 		}
 	}
 	cancel() // the request that began the walk is over; the walk is not
-	if took := time.Since(start); took > 3*time.Second || walks != 1 {
-		t.Errorf("%d walks, %s", walks, took)
+	if took := time.Since(start); took > 3*time.Second || walks.Load() != 1 {
+		t.Errorf("%d walks, %s", walks.Load(), took)
 	}
 	close(release)
 	if got := s.Container(t.Context(), c); got.GetWritableLayer().GetUsedBytes().GetValue() != 1 {
