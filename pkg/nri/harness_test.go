@@ -124,6 +124,7 @@ type plugin struct {
 	events []event
 	pods   []*api.PodSandbox // of the synchronisation
 	ctrs   []*api.Container
+	index  string // "10" by default
 	synced chan struct{}
 	closed chan struct{}
 
@@ -146,8 +147,11 @@ func (r *runtime) dial(t *testing.T, p *plugin, options ...stub.Option) stub.Stu
 	t.Helper()
 	p.synced, p.closed = make(chan struct{}), make(chan struct{})
 	var once sync.Once
+	if p.index == "" {
+		p.index = "10"
+	}
 	options = append([]stub.Option{
-		stub.WithPluginName("test"), stub.WithPluginIdx("10"), stub.WithSocketPath(r.socket),
+		stub.WithPluginName("test"), stub.WithPluginIdx(p.index), stub.WithSocketPath(r.socket),
 		stub.WithOnClose(func() { once.Do(func() { close(p.closed) }) }),
 	}, options...)
 	s, err := stub.New(p, options...)
