@@ -3,16 +3,20 @@
 package network_test
 
 import (
+	"context"
+	"errors"
 	"net"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 func withDefault(o *network.Options) {
@@ -143,4 +147,96 @@ func TestDefaultNetworkGivesWay(t *testing.T) {
 	if err := n.SetPodCIDRs([]string{"nonsense"}); err == nil {
 		t.Error("nonsense taken for a CIDR")
 	}
+}
+
+// TestMasqueradingOfPackets has a pod talk to a machine outside, which must see the host's address, and to its neighbour
+// on the bridge, which must see the pod's.
+func TestMasqueradingOfPackets(t *testing.T) {
+	needPlugins(t)
+	n := newNode(t, withDefault, func(o *network.Options) { o.Default.Subnets = []string{"10.66.0.0/16", "fd66::/64"} })
+	t.Cleanup(func() { must(t, n.RemoveDefaultNetwork(t.Context())) })
+	outside := n.ns + "/cri-outside"
+	must(t, sys.NewNetNS(outside))
+	wire(t, outside, "198.51.100.1/24", "198.51.100.2/24", "fd51::1/64", "fd51::2/64")
+	a, b := n.pod("a"), n.pod("b")
+	_, err := n.Add(t.Context(), a)
+	must(t, err)
+	neighbour, err := n.Add(t.Context(), b)
+	must(t, err)
+	for _, tc := range []struct{ where, addr, seen string }{
+		{outside, "198.51.100.2", "198.51.100.1"},
+		{outside, "fd51::2", "fd51::1"},
+		{b.NetNS, neighbour.IPs[0], "10.66."},
+		{b.NetNS, neighbour.IPs[1], "fd66::"},
+	} {
+		if got := seenFrom(t, a.NetNS, tc.where, tc.addr); !strings.HasPrefix(got, tc.seen) {
+			t.Errorf("%s saw %s, want %s", tc.addr, got, tc.seen)
+		}
+	}
+	must(t, errors.Join(n.Del(t.Context(), a), n.Del(t.Context(), b)))
+	n.noLeaks()
+}
+
+// wire connects the host with a namespace; the addresses come in pairs, the host's first.
+func wire(t *testing.T, netns string, addrs ...string) {
+	t.Helper()
+	near := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "uplink-w"}, PeerName: "uplink-x"}
+	must(t, netlink.LinkAdd(near))
+	t.Cleanup(func() { _ = netlink.LinkDel(near) })
+	far, err := netlink.LinkByName("uplink-x")
+	must(t, err)
+	f, err := os.Open(netns)
+	must(t, err)
+	defer f.Close()
+	must(t, netlink.LinkSetNsFd(far, int(f.Fd())))
+	set := func(name string, parity int) error {
+		link, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		for i := parity; i < len(addrs); i += 2 {
+			addr, err := netlink.ParseAddr(addrs[i])
+			if err != nil {
+				return err
+			}
+			addr.Flags = 2 // IFA_F_NODAD: usable at once
+			if err := netlink.AddrAdd(link, addr); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkSetUp(link)
+	}
+	must(t, set("uplink-w", 0))
+	must(t, sys.InNetNS(netns, func() error { return set("uplink-x", 1) }))
+}
+
+// seenFrom connects from one namespace to another and returns the address that the other saw.
+func seenFrom(t *testing.T, from, to, addr string) string {
+	t.Helper()
+	var l net.Listener
+	must(t, sys.InNetNS(to, func() (err error) {
+		l, err = net.Listen("tcp", net.JoinHostPort(addr, "0"))
+		return err
+	}))
+	defer l.Close()
+	seen := make(chan string, 1)
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			seen <- err.Error()
+			return
+		}
+		defer c.Close()
+		host, _, _ := net.SplitHostPort(c.RemoteAddr().String())
+		seen <- host
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	c, err := sys.DialInNetNS(ctx, from, "tcp", l.Addr().String())
+	if err != nil {
+		t.Errorf("reach %s: %v", addr, err)
+		return ""
+	}
+	defer c.Close()
+	return <-seen
 }
