@@ -14,6 +14,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -102,28 +103,25 @@ func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img
 
 // prepare is everything between the record and the Created container.
 func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container, img image.Image) error {
-	state.Stage(ctx, "prepare root filesystem")
-	uids, gids := oci.IDMappings(pod.Config)
-	err := s.Images.PrepareRootFS(ctx, string(c.ID), image.RootFS{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids})
-	if err != nil {
-		return err
-	}
-	if err := s.mount(ctx, pod, c); err != nil {
-		return err
-	}
-	state.Stage(ctx, "build spec")
-	spec, user, err := s.spec(ctx, pod, c, img)
-	if err != nil {
-		return err
-	}
-	if err := s.Runtime.WriteBundle(string(c.ID), spec); err != nil {
-		return err
-	}
-	trace := state.Trace(ctx)
-	_, err = s.Store.MoveContainer(c.ID, state.Prepared, func(c *state.Container) {
-		c.User, c.Trace = user, trace
-	})
-	return err
+	var spec *specs.Spec
+	var user *cri.ContainerUser
+	return state.Steps(ctx,
+		state.Step{Name: "prepare root filesystem", Do: func(ctx context.Context) error {
+			uids, gids := oci.IDMappings(pod.Config)
+			return s.Images.PrepareRootFS(ctx, string(c.ID), image.RootFS{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids})
+		}},
+		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
+		state.Step{Name: "build spec", Do: func(ctx context.Context) (err error) {
+			spec, user, err = s.spec(ctx, pod, c, img)
+			return err
+		}},
+		state.Step{Name: "write bundle", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(c.ID), spec) }},
+		state.Step{Name: "record container", Do: func(ctx context.Context) error {
+			trace := state.Trace(ctx)
+			_, err := s.Store.MoveContainer(c.ID, state.Prepared, func(c *state.Container) { c.User, c.Trace = user, trace })
+			return err
+		}},
+	)
 }
 
 // mount brings the root filesystem and the image volumes of a container to

@@ -45,7 +45,6 @@ func (s *Service) remove(ctx context.Context, id state.ContainerID) error {
 	if _, err := s.Store.MoveContainer(id, state.Remove, nil); err != nil {
 		return fmt.Errorf("remove container: %w", err)
 	}
-	state.Stage(ctx, "tear down container")
 	return s.teardown(ctx, id)
 }
 
@@ -60,26 +59,23 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 	if errdefs.IsNotFound(err) {
 		c = state.Container{ID: id}
 	}
-	steps := []struct {
-		name string
-		do   func(context.Context, state.Container) error
-	}{
-		{"runtime", s.deleteRuntime},
-		{"monitor", func(ctx context.Context, c state.Container) error { return s.Monitor.Forget(ctx, string(c.ID)) }},
-		{"image volumes", s.unmountVolumes},
-		{"root filesystem", func(ctx context.Context, c state.Container) error {
-			return s.Images.RemoveRootFS(ctx, string(c.ID), s.Layout.RootFS(c.ID))
+	key := string(id)
+	err = state.Steps(ctx,
+		state.Step{Name: "end processes", Do: func(ctx context.Context) error { return s.deleteRuntime(ctx, c) }},
+		state.Step{Name: "forget container", Do: func(ctx context.Context) error { return s.Monitor.Forget(ctx, key) }},
+		state.Step{Name: "unmount image volumes", Do: func(ctx context.Context) error { return s.unmountVolumes(ctx, c) }},
+		state.Step{Name: "remove root filesystem", Do: func(ctx context.Context) error {
+			return s.Images.RemoveRootFS(ctx, key, s.Layout.RootFS(id))
 		}},
-		{"bundle", func(_ context.Context, c state.Container) error { return s.Runtime.RemoveBundle(string(c.ID)) }},
-		{"files", func(_ context.Context, c state.Container) error { return os.RemoveAll(s.Layout.ContainerFiles(c.ID)) }},
-	}
-	for _, step := range steps {
-		if err := step.do(ctx, c); err != nil {
-			return fmt.Errorf("tear down container %s: %s: %w", id, step.name, err)
-		}
+		state.Step{Name: "remove bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(key) }},
+		state.Step{Name: "remove files", Do: func(context.Context) error { return os.RemoveAll(s.Layout.ContainerFiles(id)) }},
+		state.Step{Name: "drop record", Do: func(context.Context) error { return s.Store.DropContainer(id) }},
+	)
+	if err != nil {
+		return fmt.Errorf("tear down container %s: %w", id, err)
 	}
 	s.forgetSignal(id)
-	return s.Store.DropContainer(id)
+	return nil
 }
 
 // deleteRuntime makes sure that no process of the container runs and frees the

@@ -61,20 +61,20 @@ func (s *Service) start(ctx context.Context, id state.ContainerID) error {
 	return err
 }
 
-func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) (monitor.Launched, error) {
-	state.Stage(ctx, "mount root filesystem")
-	if err := s.mount(ctx, pod, c); err != nil {
-		return monitor.Launched{}, err
-	}
-	state.Stage(ctx, "run container")
-	uid, gid := s.stdioOwner(pod, c)
-	return s.Runtime.Launch(ctx, runc.Launch{
-		Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath,
-		Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.StdinOnce,
-		UID: uid, GID: gid,
-		Cgroups: sys.CgroupDirs(c.Cgroup),
-		KillAll: sharesPIDs(c),
-	})
+func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) (launched monitor.Launched, err error) {
+	err = state.Steps(ctx,
+		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
+		state.Step{Name: "run container", Do: func(ctx context.Context) (err error) {
+			uid, gid := s.stdioOwner(pod, c)
+			launched, err = s.Runtime.Launch(ctx, runc.Launch{
+				Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath,
+				Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.StdinOnce,
+				UID: uid, GID: gid, Cgroups: sys.CgroupDirs(c.Cgroup), KillAll: sharesPIDs(c),
+			})
+			return err
+		}},
+	)
+	return launched, err
 }
 
 // startFailed books a start that ran nothing. When the cause was the daemon's

@@ -76,28 +76,29 @@ func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error)
 
 // bringUp is everything between the record and the Ready pod.
 func (s *Service) bringUp(ctx context.Context, p state.Pod) error {
-	state.Stage(ctx, "write pod files")
-	if err := s.makeFiles(p); err != nil {
-		return err
-	}
-	state.Stage(ctx, "make namespaces")
-	if err := s.makeNamespaces(p); err != nil {
-		return err
-	}
-	state.Stage(ctx, "set up network and run pause")
-	result, pid, err := s.networkAndPause(ctx, p)
-	if err != nil {
-		return err
-	}
-	state.Stage(ctx, "record pod")
-	if err := s.writeHosts(p, result.IPs); err != nil {
-		return err
-	}
-	trace := state.Trace(ctx)
-	_, err = s.Store.MovePod(p.ID, state.PodUp, func(p *state.Pod) {
-		p.PausePID, p.IPs, p.Trace = pid, result.IPs, append(p.Trace, trace...)
-	})
-	return err
+	var up started
+	return state.Steps(ctx,
+		state.Step{Name: "write pod files", Do: func(context.Context) error { return s.makeFiles(p) }},
+		state.Step{Name: "make namespaces", Do: func(context.Context) error { return s.makeNamespaces(p) }},
+		state.Step{Name: "set up network and run pause", Do: func(ctx context.Context) (err error) {
+			up, err = s.networkAndPause(ctx, p)
+			return err
+		}},
+		state.Step{Name: "write hosts file", Do: func(context.Context) error { return s.writeHosts(p, up.ips) }},
+		state.Step{Name: "record pod", Do: func(ctx context.Context) error {
+			trace := state.Trace(ctx)
+			_, err := s.Store.MovePod(p.ID, state.PodUp, func(p *state.Pod) {
+				p.PausePID, p.IPs, p.Trace = up.pid, up.ips, trace
+			})
+			return err
+		}},
+	)
+}
+
+// started is what a pod has once it is up.
+type started struct {
+	ips []string
+	pid int
 }
 
 // makeNamespaces pins the pod's network namespace, owned by the pod's user
@@ -115,30 +116,29 @@ func (s *Service) makeNamespaces(p state.Pod) error {
 
 // networkAndPause runs CNI ADD and pause side by side: both need only the
 // network namespace.
-func (s *Service) networkAndPause(ctx context.Context, p state.Pod) (network.Result, int, error) {
-	var result network.Result
-	var pid int
+func (s *Service) networkAndPause(ctx context.Context, p state.Pod) (started, error) {
+	var up started
 	var spans [2]state.Span
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
+	g.Go(func() error {
 		began := time.Now()
-		if p.NetNS != "" {
-			result, err = s.Network.Add(gctx, s.attachment(p))
+		defer func() { spans[0] = state.Span{Step: "network", Took: time.Since(began)} }()
+		if p.NetNS == "" {
+			return nil
 		}
-		spans[0] = state.Span{Step: "network", Took: time.Since(began)}
+		result, err := s.Network.Add(gctx, s.attachment(p))
+		up.ips = result.IPs
 		return err
 	})
 	g.Go(func() (err error) {
 		began := time.Now()
-		pid, err = s.runPause(gctx, p)
-		spans[1] = state.Span{Step: "pause", Took: time.Since(began)}
+		defer func() { spans[1] = state.Span{Step: "pause", Took: time.Since(began)} }()
+		up.pid, err = s.runPause(gctx, p)
 		return err
 	})
-	if err := g.Wait(); err != nil {
-		return result, pid, err
-	}
+	err := g.Wait()
 	state.AddSpans(ctx, spans[:]...)
-	return result, pid, nil
+	return up, err
 }
 
 // runPause starts the pod's infra container.

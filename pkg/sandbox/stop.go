@@ -37,7 +37,13 @@ func (s *Service) Stop(ctx context.Context, id state.PodID) error {
 		if _, err := s.Store.MovePod(id, state.PodDown, nil); err != nil && !errdefs.IsFailedPrecondition(err) {
 			return struct{}{}, fmt.Errorf("stop pod: %w", err)
 		}
-		return struct{}{}, s.halt(ctx, id)
+		err = state.Steps(ctx, state.Step{Name: "stop processes and release network", Do: func(ctx context.Context) error {
+			return s.halt(ctx, id)
+		}})
+		if err != nil {
+			return struct{}{}, fmt.Errorf("stop pod %s: %w", id, err)
+		}
+		return struct{}{}, nil
 	})
 	return err
 }
@@ -64,39 +70,35 @@ func (s *Service) Remove(ctx context.Context, id state.PodID) error {
 // needs only the id, may be repeated, and leaves the record when something
 // could not be undone.
 func (s *Service) teardown(ctx context.Context, id state.PodID) error {
-	if err := s.halt(ctx, id); err != nil {
-		return err
+	err := state.Steps(ctx,
+		state.Step{Name: "stop processes and release network", Do: func(ctx context.Context) error { return s.halt(ctx, id) }},
+		state.Step{Name: "remove containers", Do: func(ctx context.Context) error { return s.removeContainers(ctx, id) }},
+		state.Step{Name: "forget pause", Do: func(ctx context.Context) error { return s.Monitor.Forget(ctx, string(id)) }},
+		state.Step{Name: "remove bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(string(id)) }},
+		state.Step{Name: "unmount shared memory", Do: func(context.Context) error { return sys.Unmount(s.Layout.PodShm(id)) }},
+		state.Step{Name: "remove pod files", Do: func(context.Context) error { return os.RemoveAll(s.Layout.PodFiles(id)) }},
+		state.Step{Name: "remove pod cgroup", Do: func(ctx context.Context) error { return s.removePodCgroup(ctx, id) }},
+		state.Step{Name: "drop record", Do: func(context.Context) error { return s.Store.DropPod(id) }},
+	)
+	if err != nil {
+		return fmt.Errorf("tear down pod %s: %w", id, err)
 	}
-	state.Stage(ctx, "remove containers")
+	return nil
+}
+
+func (s *Service) removeContainers(ctx context.Context, id state.PodID) error {
 	for _, c := range s.Store.ContainersOf(id) {
 		if err := s.Containers.Remove(ctx, c.ID); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("tear down pod %s: %w", id, err)
+			return err
 		}
 	}
-	state.Stage(ctx, "remove pod files")
-	steps := []struct {
-		name string
-		do   func() error
-	}{
-		{"monitor", func() error { return s.Monitor.Forget(ctx, string(id)) }},
-		{"bundle", func() error { return s.Runtime.RemoveBundle(string(id)) }},
-		{"shared memory", func() error { return sys.Unmount(s.Layout.PodShm(id)) }},
-		{"files", func() error { return os.RemoveAll(s.Layout.PodFiles(id)) }},
-		{"cgroup", func() error { return s.removePodCgroup(ctx, id) }},
-	}
-	for _, step := range steps {
-		if err := step.do(); err != nil {
-			return fmt.Errorf("tear down pod %s: %s: %w", id, step.name, err)
-		}
-	}
-	return s.Store.DropPod(id)
+	return nil
 }
 
 // halt ends every process of the pod and releases its network. The network
 // goes at the same time as the processes: they are being killed, and CNI DEL
 // is what takes long.
 func (s *Service) halt(ctx context.Context, id state.PodID) error {
-	state.Stage(ctx, "stop processes and release network")
 	p, err := s.Store.Pod(string(id))
 	if err != nil && !errdefs.IsNotFound(err) {
 		return err
@@ -108,10 +110,7 @@ func (s *Service) halt(ctx context.Context, id state.PodID) error {
 	var g errgroup.Group
 	g.Go(func() error { return s.haltProcesses(ctx, p) })
 	g.Go(func() error { return s.releaseNetwork(ctx, p) })
-	if err := g.Wait(); err != nil {
-		return fmt.Errorf("stop pod %s: %w", id, err)
-	}
-	return nil
+	return g.Wait()
 }
 
 // haltProcesses kills the containers, then pause, which holds the namespaces.

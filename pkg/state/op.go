@@ -18,9 +18,12 @@ type Ops struct {
 	running map[string]*op
 	objects objectLocks
 	wg      sync.WaitGroup
+	fault   Fault // nil but in tests
 }
 
 type op struct {
+	ops    *Ops
+	name   string
 	done   chan struct{}
 	value  any
 	err    error
@@ -80,7 +83,7 @@ func (o *Ops) join(name string, fn func(context.Context) (any, error)) *op {
 	if run, ok := o.running[name]; ok {
 		return run
 	}
-	run := &op{done: make(chan struct{}), began: time.Now()}
+	run := &op{ops: o, name: name, done: make(chan struct{}), began: time.Now()}
 	o.running[name] = run
 	o.wg.Add(1)
 	go o.run(name, run, fn)

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"context"
+	"fmt"
+)
+
+// Step is one idempotent part of an operation.
+type Step struct {
+	Name string // what is being done, for traces and error texts: "mount root filesystem"
+	Do   func(context.Context) error
+}
+
+// Steps runs steps in order and stops at the first that fails, with its name in
+// the error. Each is a Stage of the operation behind ctx.
+func Steps(ctx context.Context, steps ...Step) error {
+	for _, step := range steps {
+		if err := context.Cause(ctx); err != nil {
+			return fmt.Errorf("%s: not begun: %w", step.Name, err)
+		}
+		Stage(ctx, step.Name)
+		if err := fault(ctx, step.Name, before); err != nil {
+			return fmt.Errorf("%s: %w", step.Name, err)
+		}
+		if err := step.Do(ctx); err != nil {
+			return fmt.Errorf("%s: %w", step.Name, err)
+		}
+		if err := fault(ctx, step.Name, after); err != nil {
+			return fmt.Errorf("%s: %w", step.Name, err)
+		}
+	}
+	return nil
+}
+
+// Moment is a point between two steps.
+type Moment string
+
+// A fault can strike before a step has begun or after it is done.
+const (
+	before Moment = "before"
+	after  Moment = "after"
+)
+
+// Fault is asked between steps of every operation, for tests that fail or kill
+// the daemon at each of them. An error makes the step fail.
+type Fault func(operation, step string, m Moment) error
+
+// InjectFaults makes operations ask f from now on. Call it before the first.
+func (o *Ops) InjectFaults(f Fault) { o.fault = f }
+
+func fault(ctx context.Context, step string, m Moment) error {
+	run, ok := ctx.Value(opKey{}).(*op)
+	if !ok || run.ops.fault == nil {
+		return nil
+	}
+	return run.ops.fault(run.name, step, m)
+}
