@@ -160,16 +160,22 @@ func (a *api) imageRef(ctx context.Context, c state.Container) string {
 		digests = img.RepoDigests
 		a.refs.keep(c.ImageID, digests)
 	}
-	name := imageSpec(c).GetImage()
+	return digestedName(imageSpec(c).GetImage(), digests, c.ImageID)
+}
+
+// digestedName picks the digest of the repository that name is in, else any,
+// else the id.
+func digestedName(name string, digests []string, id string) string {
 	for _, d := range digests {
-		if repository, _, _ := strings.Cut(d, "@"); strings.HasPrefix(name, repository+":") || strings.HasPrefix(name, repository+"@") || name == repository {
+		repository, _, _ := strings.Cut(d, "@")
+		if rest, ok := strings.CutPrefix(name, repository); ok && (rest == "" || rest[0] == ':' || rest[0] == '@') {
 			return d
 		}
 	}
 	if len(digests) > 0 {
 		return digests[0]
 	}
-	return c.ImageID
+	return id
 }
 
 func (r *imageRefs) keep(id string, digests []string) {

@@ -34,7 +34,6 @@ func (s *Service) forward(ctx context.Context, pod state.PodID, port int32, clie
 	defer s.sessions.Done()
 	conn, err := s.dial(ctx, pod, port)
 	if err != nil {
-		s.o.Log.InfoContext(ctx, "port-forward refused", "pod", pod, "err", err)
 		return err
 	}
 	defer conn.Close()
@@ -93,6 +92,9 @@ func (s *Service) dial(ctx context.Context, pod state.PodID, port int32) (net.Co
 	conn, err6 := open(ctx, "tcp", fmt.Sprintf("[::1]:%d", port))
 	if err6 == nil {
 		return conn, nil
+	}
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("connect to port %d of pod %s: %w", port, pod, context.Cause(ctx))
 	}
 	return nil, fmt.Errorf("nothing accepts connections on port %d of pod %s: %w; %w", port, pod, err4, err6)
 }

@@ -206,7 +206,11 @@ func (s *Service) sizes(ctx context.Context, in <-chan remotecommand.TerminalSiz
 
 func (s *Service) serveForward(w http.ResponseWriter, r *http.Request, x PortForward) error {
 	f := forwarder(func(port int32, client io.ReadWriteCloser) error {
-		return s.forward(r.Context(), x.Pod, port, client)
+		err := s.forward(r.Context(), x.Pod, port, client)
+		if err != nil {
+			s.o.Log.InfoContext(r.Context(), "forwarded connection ended", "pod", x.Pod, "err", err)
+		}
+		return err
 	})
 	serve := func(w http.ResponseWriter, r *http.Request) {
 		portforward.ServePortForward(w, r, f, string(x.Pod), "", &portforward.V4Options{Ports: x.Ports}, s.o.IdleTimeout,
