@@ -33,7 +33,7 @@ pause: ## rebuild the committed pause programs (Debian's cross compilers)
 	cmd/pause/build.sh
 
 $(BIN)/cri-shim: $(SOURCES) go.mod go.sum
-	$(GOBUILD) -o $@ ./cmd/cri-shim
+	$(GOBUILD) -tags nri_no_wasm -o $@ ./cmd/cri-shim
 
 $(BIN)/cri-monitor: $(SOURCES) go.mod go.sum
 	$(GOBUILD) -o $@ ./cmd/cri-monitor

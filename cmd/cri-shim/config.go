@@ -85,8 +85,10 @@ type StreamConfig struct {
 
 // NRIConfig says whether NRI plugins may connect.
 type NRIConfig struct {
-	Enable bool   `toml:"enable"`
-	Socket string `toml:"socket"`
+	Enable          bool   `toml:"enable"`
+	Socket          string `toml:"socket"`
+	PluginDir       string `toml:"plugin_dir" comment:"programs started as plugins; empty for none"`
+	PluginConfigDir string `toml:"plugin_config_dir"`
 }
 
 // MetricsConfig says where the daemon's own metrics are served.
@@ -106,7 +108,7 @@ func defaults() Config {
 			Handlers: map[string]HandlerConfig{"runc": {}},
 		},
 		Stream: StreamConfig{Address: "127.0.0.1"},
-		NRI:    NRIConfig{Enable: true, Socket: "/var/run/nri/nri.sock"},
+		NRI:    NRIConfig{Enable: true, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins", PluginConfigDir: "/etc/nri/conf.d"},
 	}
 }
 

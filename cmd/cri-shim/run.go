@@ -32,6 +32,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error { return d.server.Serve(ctx, listener) })
 	g.Go(func() error { return d.recoverAndOpen(ctx) })
 	g.Go(func() error { return d.serveMetrics(ctx) })
+	g.Go(func() error { return d.plugins.Run(ctx) })
 	err = g.Wait()
 	d.ops.Wait()
 	return err
@@ -46,6 +47,10 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 	}
 	if err := d.sandboxes.Recover(ctx); err != nil && ctx.Err() == nil {
 		d.log.Error("recovery is not complete, the node starts without", "err", err)
+	}
+	if err := d.plugins.Start(ctx); err != nil {
+		// Another runtime may own the socket: pods matter more than plugins.
+		d.log.Error("NRI plugins cannot connect", "socket", d.config.NRI.Socket, "err", err)
 	}
 	d.server.Open()
 	d.log.Info("serving", "listen", d.config.Listen, "pods", len(d.store.Pods()), "containers", len(d.store.Containers()), "dur", time.Since(began))

@@ -17,6 +17,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/sandbox"
@@ -40,6 +41,7 @@ type daemon struct {
 	network    *network.Service
 	images     *image.Service
 	runtime    *runc.Service
+	plugins    *nri.Service // nil with [nri] enable = false
 	containers *container.Service
 	sandboxes  *sandbox.Service
 	stream     *stream.Service
@@ -136,15 +138,35 @@ func (d *daemon) wireDomain(context.Context) error {
 		return err
 	}
 	lookup := oci.Live("/etc/cdi", "/var/run/cdi")
+	if err := d.wirePlugins(host, lookup); err != nil {
+		return err
+	}
 	d.containers = container.New(container.Options{
 		Store: d.store, Ops: d.ops, Layout: d.layout, Images: d.images, Runtime: d.runtime,
-		Monitor: d.monitor, Host: host, Lookup: lookup, Log: d.log,
+		Monitor: d.monitor, Plugins: d.plugins, Host: host, Lookup: lookup, Log: d.log,
 	})
 	d.sandboxes = sandbox.New(sandbox.Options{
 		Store: d.store, Ops: d.ops, Layout: d.layout, Containers: d.containers, Images: d.images, Network: d.network,
-		Runtime: d.runtime, Monitor: d.monitor, Host: host, Lookup: lookup, Pause: pause.Binary(), Log: d.log,
+		Runtime: d.runtime, Monitor: d.monitor, Plugins: d.plugins, Host: host, Lookup: lookup, Pause: pause.Binary(), Log: d.log,
 	})
 	return nil
+}
+
+// wirePlugins prepares NRI; plugins can connect once the daemon serves.
+func (d *daemon) wirePlugins(host oci.Host, lookup oci.Lookup) (err error) {
+	if !d.config.NRI.Enable {
+		return nil
+	}
+	d.plugins, err = nri.New(nri.Options{
+		Socket: d.config.NRI.Socket, Version: semver(version),
+		PluginDir: d.config.NRI.PluginDir, PluginConfigDir: d.config.NRI.PluginConfigDir,
+		State: func() ([]nri.Pod, []nri.Container) { return d.containers.Visible() },
+		Update: func(ctx context.Context, u []nri.Update) ([]nri.Update, error) {
+			return d.containers.ApplyUpdates(ctx, u)
+		},
+		Host: container.PluginHost(host, lookup), Log: d.log,
+	})
+	return err
 }
 
 // host is the machine as the OCI specs see it, with the cgroup driver the

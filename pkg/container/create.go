@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -58,6 +59,7 @@ func (s *Service) create(ctx context.Context, in NewContainer) (state.ContainerI
 	if err := s.prepare(ctx, pod, c, img); err != nil {
 		return "", s.abandon(ctx, c.ID, err)
 	}
+	s.Plugins.PostCreateContainer(ctx, PluginPod(pod), s.plugin(c))
 	return c.ID, nil
 }
 
@@ -105,6 +107,7 @@ func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img
 func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container, img image.Image) error {
 	var spec *specs.Spec
 	var user *cri.ContainerUser
+	var updates []nri.Update
 	return state.Steps(ctx,
 		state.Step{Name: "prepare root filesystem", Do: func(ctx context.Context) error {
 			uids, gids := oci.IDMappings(pod.Config)
@@ -115,13 +118,26 @@ func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container,
 			spec, user, err = s.spec(ctx, pod, c, img)
 			return err
 		}},
-		state.Step{Name: "write bundle", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(c.ID), spec) }},
-		state.Step{Name: "record container", Do: func(ctx context.Context) error {
-			trace := state.Trace(ctx)
-			_, err := s.Store.MoveContainer(c.ID, state.Prepared, func(c *state.Container) { c.User, c.Trace = user, trace })
+		state.Step{Name: "record container", Do: func(ctx context.Context) (err error) {
+			c.User = user
+			updates, err = s.Plugins.CreateContainer(ctx, PluginPod(pod), s.plugin(c), spec, func() error { return s.commit(ctx, c, spec) })
 			return err
 		}},
+		state.Step{Name: "apply updates of plugins", Do: func(ctx context.Context) error { return s.settlePlugins(ctx, updates) }},
 	)
+}
+
+// commit writes the bundle and makes the container visible. Plugins may have
+// moved it to another cgroup.
+func (s *Service) commit(ctx context.Context, c state.Container, spec *specs.Spec) error {
+	if err := s.Runtime.WriteBundle(string(c.ID), spec); err != nil {
+		return err
+	}
+	trace := state.Trace(ctx)
+	_, err := s.Store.MoveContainer(c.ID, state.Prepared, func(record *state.Container) {
+		record.User, record.Trace, record.Cgroup = c.User, trace, spec.Linux.CgroupsPath
+	})
+	return err
 }
 
 // mount brings the root filesystem and the image volumes of a container to

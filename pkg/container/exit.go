@@ -47,22 +47,34 @@ func (s *Service) Exited(ctx context.Context, e monitor.Exit) error {
 	return nil
 }
 
-// reap frees the cgroup and runtime state of an exited container, in the
-// background: nobody who waits for the exit waits for this. What it misses,
-// Remove repeats.
+// reap tells plugins of the end and frees the cgroup and runtime state of an
+// exited container, in the background: nobody who waits for the exit waits for
+// this. What it misses, Settle and Remove repeat.
 func (s *Service) reap(ctx context.Context, c state.Container) {
 	state.Go(s.Ops, "reap container "+string(c.ID), func(ctx context.Context) error {
-		release, err := s.lock(ctx, c.ID)
-		if err != nil {
-			return err
-		}
-		defer release()
-		return s.deleteRuntime(ctx, c)
+		return s.Settle(ctx, c.ID)
 	}, func(err error) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			s.Log.Warn("exited container not cleaned up, removal repeats it", "container", c.ID, "err", err)
 		}
 	})
+}
+
+// Settle does what follows a container's end: plugins are told and its runtime
+// state and cgroup are freed. One that did not end is left alone.
+func (s *Service) Settle(ctx context.Context, id state.ContainerID) error {
+	release, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	c, err := s.Store.Container(string(id))
+	if errdefs.IsNotFound(err) || c.Phase != state.Exited {
+		return nil // removed since, or never started
+	}
+	updates := s.Plugins.StopContainer(ctx, s.podOf(c), s.plugin(c))
+	s.settleLater(id, updates)
+	return s.deleteRuntime(ctx, c)
 }
 
 // exitStatus gives an exit the words kubelets know.

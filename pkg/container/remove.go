@@ -69,6 +69,10 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 		}},
 		state.Step{Name: "remove bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(key) }},
 		state.Step{Name: "remove files", Do: func(context.Context) error { return os.RemoveAll(s.Layout.ContainerFiles(id)) }},
+		state.Step{Name: "tell plugins", Do: func(ctx context.Context) error {
+			s.settleLater(id, s.Plugins.RemoveContainer(ctx, s.podOf(c), s.plugin(c)))
+			return nil
+		}},
 		state.Step{Name: "drop record", Do: func(context.Context) error { return s.Store.DropContainer(id) }},
 	)
 	if err != nil {

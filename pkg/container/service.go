@@ -27,6 +27,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -40,6 +41,7 @@ type Options struct {
 	Images  *image.Service
 	Runtime *runc.Service
 	Monitor *monitor.Client
+	Plugins *nri.Service // nil: NRI is switched off
 	Host    oci.Host
 	Lookup  oci.Lookup
 	Log     *slog.Logger

@@ -52,17 +52,23 @@ func (s *Service) start(ctx context.Context, id state.ContainerID) error {
 		return s.startFailed(ctx, c, err)
 	}
 	trace := state.Trace(ctx)
-	_, err = s.Store.MoveContainer(id, state.Run, func(c *state.Container) {
+	c, err = s.Store.MoveContainer(id, state.Run, func(c *state.Container) {
 		c.PID, c.Trace = launched.Pid, append(c.Trace, trace...)
 	})
 	if errdefs.IsFailedPrecondition(err) {
 		return nil // it has exited already, and the exit feed was faster
+	}
+	if err == nil {
+		s.Plugins.PostStartContainer(ctx, PluginPod(pod), s.plugin(c))
 	}
 	return err
 }
 
 func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) (launched monitor.Launched, err error) {
 	err = state.Steps(ctx,
+		state.Step{Name: "ask plugins", Do: func(ctx context.Context) error {
+			return s.Plugins.StartContainer(ctx, PluginPod(pod), s.plugin(c))
+		}},
 		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
 		state.Step{Name: "run container", Do: func(ctx context.Context) (err error) {
 			uid, gid := s.stdioOwner(pod, c)

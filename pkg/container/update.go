@@ -7,8 +7,10 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -16,47 +18,74 @@ import (
 // UpdateResources changes the limits of a container: in its cgroup while it
 // runs, and in its spec either way, so that a start and a status agree.
 func (s *Service) UpdateResources(ctx context.Context, id state.ContainerID, r *cri.LinuxContainerResources) error {
-	name := "update container " + string(id)
-	_, err := state.Do(ctx, s.Ops, fmt.Sprintf("%s %p", name, r), func(ctx context.Context) (struct{}, error) {
+	// Updates are not joined: two with different limits are two updates.
+	name := "update container " + string(id) + " " + state.NewID()
+	updates, err := state.Do(ctx, s.Ops, name, func(ctx context.Context) ([]nri.Update, error) {
 		state.Stage(ctx, "wait for container")
 		release, err := s.lock(ctx, id)
 		if err != nil {
-			return struct{}{}, err
+			return nil, err
 		}
 		defer release()
-		return struct{}{}, s.update(ctx, id, r)
+		return s.update(ctx, id, r)
 	})
-	return err
+	if err != nil {
+		return fmt.Errorf("update container %s: %w", id, err)
+	}
+	return s.settlePlugins(ctx, updates)
 }
 
-func (s *Service) update(ctx context.Context, id state.ContainerID, r *cri.LinuxContainerResources) error {
+func (s *Service) update(ctx context.Context, id state.ContainerID, r *cri.LinuxContainerResources) ([]nri.Update, error) {
+	c, err := s.Store.Container(string(id))
+	if err != nil {
+		return nil, err
+	}
+	r, updates, err := s.Plugins.UpdateContainer(ctx, s.podOf(c), s.plugin(c), r)
+	if err != nil {
+		return nil, err
+	}
+	err = s.change(ctx, id, r, func(spec *specs.Spec) error { return oci.UpdateResources(spec, r, s.Host) })
+	if err != nil {
+		return nil, err
+	}
+	if c, err = s.Store.Container(string(id)); err == nil {
+		s.Plugins.PostUpdateContainer(ctx, s.podOf(c), s.plugin(c))
+	}
+	return updates, err
+}
+
+// change applies new resources to the container's spec by apply, to its cgroup
+// while it runs, and to its record. The caller holds its lock.
+func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.LinuxContainerResources, apply func(*specs.Spec) error) error {
 	c, err := s.Store.Container(string(id))
 	if err != nil {
 		return err
 	}
 	if c.Phase != state.Created && c.Phase != state.Running {
-		return fmt.Errorf("update container %s: it is %s: %w", id, c.Phase, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("it is %s: %w", c.Phase, errdefs.ErrFailedPrecondition)
 	}
 	spec, err := s.Runtime.Spec(string(id))
 	if err != nil {
-		return fmt.Errorf("update container %s: %w", id, err)
+		return err
 	}
-	if err := oci.UpdateResources(spec, r, s.Host); err != nil {
-		return fmt.Errorf("update container %s: %w", id, err)
+	if err := apply(spec); err != nil {
+		return err
 	}
-	if c.Phase == state.Running {
-		state.Stage(ctx, "update cgroup")
-		if err := s.Runtime.Update(ctx, s.handlerOf(c), string(id), spec.Linux.Resources); err != nil {
-			return fmt.Errorf("update container %s: %w", id, err)
-		}
-	}
-	if err := s.Runtime.WriteBundle(string(id), spec); err != nil {
-		return fmt.Errorf("update container %s: %w", id, err)
-	}
-	_, err = s.Store.UpdateContainer(id, func(c *state.Container) {
-		c.Resources = &cri.ContainerResources{Linux: mergeResources(c.Resources.GetLinux(), r)}
-	})
-	return err
+	return state.Steps(ctx,
+		state.Step{Name: "update cgroup", Do: func(ctx context.Context) error {
+			if c.Phase != state.Running {
+				return nil
+			}
+			return s.Runtime.Update(ctx, s.handlerOf(c), string(id), spec.Linux.Resources)
+		}},
+		state.Step{Name: "write bundle", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(id), spec) }},
+		state.Step{Name: "record resources", Do: func(context.Context) error {
+			_, err := s.Store.UpdateContainer(id, func(c *state.Container) {
+				c.Resources = &cri.ContainerResources{Linux: mergeResources(c.Resources.GetLinux(), r)}
+			})
+			return err
+		}},
+	)
 }
 
 // mergeResources keeps the old value of what an update does not mention.

@@ -5,10 +5,10 @@ package sandbox
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -56,7 +56,14 @@ func (s *Service) UpdateResources(ctx context.Context, id state.PodID, overhead,
 		return err
 	}
 	defer release()
-	_, err = s.Store.UpdatePod(id, func(p *state.Pod) {
+	p, err := s.Store.Pod(string(id))
+	if err != nil {
+		return err
+	}
+	if err := s.Plugins.UpdatePodSandbox(ctx, container.PluginPod(p), overhead, resources); err != nil {
+		return fmt.Errorf("update resources of pod %s: %w", id, err)
+	}
+	p, err = s.Store.UpdatePod(id, func(p *state.Pod) {
 		if overhead != nil {
 			p.Overhead = overhead
 		}
@@ -65,7 +72,8 @@ func (s *Service) UpdateResources(ctx context.Context, id state.PodID, overhead,
 		}
 	})
 	if err != nil {
-		return errors.Join(fmt.Errorf("update resources of pod %s", id), err)
+		return fmt.Errorf("update resources of pod %s: %w", id, err)
 	}
+	s.Plugins.PostUpdatePodSandbox(ctx, container.PluginPod(p))
 	return nil
 }

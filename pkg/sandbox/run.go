@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
@@ -86,13 +87,19 @@ func (s *Service) bringUp(ctx context.Context, p state.Pod) error {
 		}},
 		state.Step{Name: "write hosts file", Do: func(context.Context) error { return s.writeHosts(p, up.ips) }},
 		state.Step{Name: "record pod", Do: func(ctx context.Context) error {
-			trace := state.Trace(ctx)
-			_, err := s.Store.MovePod(p.ID, state.PodUp, func(p *state.Pod) {
-				p.PausePID, p.IPs, p.Trace = up.pid, up.ips, trace
-			})
-			return err
+			p.PausePID, p.IPs = up.pid, up.ips
+			return s.Plugins.RunPodSandbox(ctx, container.PluginPod(p), func() error { return s.commit(ctx, p) })
 		}},
 	)
+}
+
+// commit makes the pod ready and visible.
+func (s *Service) commit(ctx context.Context, up state.Pod) error {
+	trace := state.Trace(ctx)
+	_, err := s.Store.MovePod(up.ID, state.PodUp, func(p *state.Pod) {
+		p.PausePID, p.IPs, p.Trace = up.PausePID, up.IPs, trace
+	})
+	return err
 }
 
 // started is what a pod has once it is up.

@@ -24,6 +24,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -39,6 +40,7 @@ type Options struct {
 	Network    *network.Service
 	Runtime    *runc.Service
 	Monitor    *monitor.Client
+	Plugins    *nri.Service // nil: NRI is switched off
 	Host       oci.Host
 	Lookup     oci.Lookup
 	Pause      []byte // the pause program

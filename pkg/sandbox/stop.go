@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"golang.org/x/sync/errgroup"
@@ -78,6 +79,7 @@ func (s *Service) teardown(ctx context.Context, id state.PodID) error {
 		state.Step{Name: "unmount shared memory", Do: func(context.Context) error { return sys.Unmount(s.Layout.PodShm(id)) }},
 		state.Step{Name: "remove pod files", Do: func(context.Context) error { return os.RemoveAll(s.Layout.PodFiles(id)) }},
 		state.Step{Name: "remove pod cgroup", Do: func(ctx context.Context) error { return s.removePodCgroup(ctx, id) }},
+		state.Step{Name: "tell plugins", Do: func(ctx context.Context) error { s.tellRemoved(ctx, id); return nil }},
 		state.Step{Name: "drop record", Do: func(context.Context) error { return s.Store.DropPod(id) }},
 	)
 	if err != nil {
@@ -95,9 +97,9 @@ func (s *Service) removeContainers(ctx context.Context, id state.PodID) error {
 	return nil
 }
 
-// halt ends every process of the pod and releases its network. The network
-// goes at the same time as the processes: they are being killed, and CNI DEL
-// is what takes long.
+// halt ends every process of the pod and releases its network: containers
+// first, so that plugins find the pod's network and pause while they are told,
+// then pause and network side by side, for CNI DEL is what takes long.
 func (s *Service) halt(ctx context.Context, id state.PodID) error {
 	p, err := s.Store.Pod(string(id))
 	if err != nil && !errdefs.IsNotFound(err) {
@@ -106,30 +108,38 @@ func (s *Service) halt(ctx context.Context, id state.PodID) error {
 	if errdefs.IsNotFound(err) {
 		p = state.Pod{ID: id, NetNS: s.Layout.NetNS(id)}
 	}
-	// No errgroup context: a network that fails must not leave processes behind.
+	if err := s.haltContainers(ctx, id); err != nil {
+		return err
+	}
+	s.Plugins.StopPodSandbox(ctx, container.PluginPod(p))
+	// No errgroup context: a network that fails must not leave pause behind.
 	var g errgroup.Group
-	g.Go(func() error { return s.haltProcesses(ctx, p) })
+	g.Go(func() error { return s.haltPause(ctx, p) })
 	g.Go(func() error { return s.releaseNetwork(ctx, p) })
 	return g.Wait()
 }
 
-// haltProcesses kills the containers, then pause, which holds the namespaces.
-func (s *Service) haltProcesses(ctx context.Context, p state.Pod) error {
+// haltContainers kills the pod's containers.
+func (s *Service) haltContainers(ctx context.Context, id state.PodID) error {
 	var g errgroup.Group
-	for _, c := range s.Store.ContainersOf(p.ID) {
+	for _, c := range s.Store.ContainersOf(id) {
 		g.Go(func() error {
-			err := s.Containers.Stop(ctx, c.ID, 0)
-			if errdefs.IsNotFound(err) {
-				return nil
+			if err := s.Containers.Stop(ctx, c.ID, 0); err != nil && !errdefs.IsNotFound(err) {
+				return err
 			}
-			return err
+			return s.Containers.Settle(ctx, c.ID)
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
+	return g.Wait()
+}
+
+// haltPause ends pause, which holds the namespaces.
+func (s *Service) haltPause(ctx context.Context, p state.Pod) error {
 	if err := s.Monitor.Kill(ctx, string(p.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill pause: %w", err)
+	}
+	if err := sys.KillCgroups(ctx, sys.CgroupDirs(p.Cgroup)); err != nil {
+		return err
 	}
 	if err := s.Runtime.Delete(ctx, p.Handler, string(p.ID)); err != nil {
 		return err
@@ -148,6 +158,14 @@ func (s *Service) releaseNetwork(ctx context.Context, p state.Pod) error {
 		}
 	}
 	return sys.RemoveNetNS(s.Layout.UserNS(p.ID))
+}
+
+// tellRemoved tells plugins that a pod is gone. One without a record was never
+// theirs.
+func (s *Service) tellRemoved(ctx context.Context, id state.PodID) {
+	if p, err := s.Store.Pod(string(id)); err == nil {
+		s.Plugins.RemovePodSandbox(ctx, container.PluginPod(p))
+	}
 }
 
 // removePodCgroup removes the pod's cgroup if it is ours and not the kubelet's.
@@ -182,7 +200,7 @@ func (s *Service) Died(ctx context.Context, id state.PodID, how string) error {
 		return err
 	}
 	state.Go(s.Ops, "end containers of "+string(id), func(ctx context.Context) error {
-		return s.haltProcesses(ctx, p)
+		return s.haltContainers(ctx, p.ID)
 	}, func(err error) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			s.Log.Error("containers of a dead pod not ended", "pod", id, "err", err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // PodPhase is where a pod is in its life.
@@ -102,3 +103,17 @@ func (p Phase) Visible() bool { return p != Creating && p != Removing }
 // stays visible (as NotReady) until its teardown is done, so that a kubelet
 // never believes that addresses are free before they are.
 func (p PodPhase) Visible() bool { return p != PodCreating }
+
+// CRI is the state kubelets are told: what is being started is still created,
+// what ended is exited, and a container nobody can say anything of is unknown.
+func (p Phase) CRI() cri.ContainerState {
+	switch p {
+	case Creating, Created, Starting:
+		return cri.ContainerState_CONTAINER_CREATED
+	case Running:
+		return cri.ContainerState_CONTAINER_RUNNING
+	case Exited, Removing:
+		return cri.ContainerState_CONTAINER_EXITED
+	}
+	return cri.ContainerState_CONTAINER_UNKNOWN
+}
