@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -37,7 +38,7 @@ func main() {
 		"ps":      ps,
 		"orphans": func() error { return orphans(args[1]) },
 		"parent":  func() error { return exec.Command("/proc/self/exe", "orphan").Start() },
-		"orphan":  func() error { time.Sleep(50 * time.Millisecond); return nil },
+		"orphan":  func() error { time.Sleep(500 * time.Millisecond); return nil },
 		"sleep":   func() error { <-ctx.Done(); return nil },
 	}
 	tool, ok := tools[args[0]]
@@ -57,7 +58,7 @@ func serve(ctx context.Context) error {
 		return err
 	}
 	s := &http.Server{Addr: ":8080", Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		from, _, _ := strings.Cut(r.RemoteAddr, ":")
+		from, _, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Fprintf(w, page, name, os.Getpid(), from)
 		fmt.Printf("%s %s for %s from %s\n", r.Method, r.URL.Path, r.Host, from)
 	})}

@@ -35,10 +35,10 @@ type wall struct {
 }
 
 var walls = []wall{
-	{"golang.org/x/sys/unix", []string{"pkg/sys", "pkg/monitor"}, "one door to the kernel"},
-	{"syscall", []string{"pkg/sys", "pkg/monitor"}, "one door to the kernel"},
+	{"golang.org/x/sys/unix", []string{"pkg/sys", "pkg/monitor", "cmd/cri-monitor"}, "one door to the kernel"},
+	{"syscall", []string{"pkg/sys", "pkg/monitor", "cmd/cri-shim"}, "one door to the kernel; a main names its signals"},
 	{"unsafe", []string{"pkg/sys", "pkg/monitor"}, "one door to the kernel"},
-	{"os/exec", []string{"pkg/runc", "pkg/monitor"}, "one place runs the OCI runtime and reads its errors"},
+	{"os/exec", []string{"pkg/runc", "pkg/monitor", "cmd/cri-shim"}, "one place runs the OCI runtime and reads its errors; main only looks programs up"},
 	{"github.com/containerd/containerd/v2/", []string{"pkg/image"}, "the heaviest dependency stays behind one wall"},
 	{"github.com/containerd/nri/", []string{"pkg/nri"}, "NRI is one package's trade"},
 	{"github.com/containernetworking/cni/", []string{"pkg/network"}, "CNI is one package's trade"},

@@ -69,14 +69,14 @@ func (s Snapshot) Leaks(dir, log string) ([]string, error) {
 	return append(leaks, files...), err
 }
 
-// leftFiles lists what is below dir and named after an object, except in the image store and in logs.
+// leftFiles lists what is below dir and named after an object, except in the image store, in what was preloaded and in logs.
 func leftFiles(dir string) ([]string, error) {
 	var left []string
 	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() && slices.Contains([]string{"images", "logs"}, d.Name()) {
+		if d.IsDir() && slices.Contains([]string{"images", "logs", "preload"}, d.Name()) {
 			return fs.SkipDir
 		}
 		if longID.MatchString(d.Name()) || d.Type()&fs.ModeNamedPipe != 0 {
