@@ -17,7 +17,7 @@ var goroutines = map[string]string{
 	"pkg/monitor/exit.go":      "the last drain of a container that ended, bounded by what its pipes hold",
 	"pkg/monitor/monitor.go":   "reaper, poller and listener, ended by the monitor's context or its end",
 	"pkg/monitor/start.go":     "reaps a monitor that dies before its daemon",
-	"pkg/monitor/stream.go":   "one reader per attached client, ended with its connection",
+	"pkg/monitor/stream.go":    "one drain of a readable stream at a time, bounded by its buffer",
 	"pkg/monitor/upgrade.go":   "the switch to the next program, which waits until the connections are quiet",
 	"pkg/network/status.go":    "one bounded question to the plugins at a time; who asks waits no longer than it likes",
 	"pkg/state/op.go":          "operations run on their own context, not their caller's; Ops waits for them",
