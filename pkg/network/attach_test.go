@@ -189,9 +189,7 @@ func TestHangingAddIsKilled(t *testing.T) {
 	if took := time.Since(start); took > 12*time.Second {
 		t.Errorf("took %s", took)
 	}
-	if out, _ := exec.Command("pgrep", "-f", "^sleep 600$").Output(); len(out) > 0 {
-		t.Errorf("a child of the plugin lives: %s", out)
-	}
+	eventually(t, "the plugin's child dies too", func() bool { _, alive := n.pluginsChild(); return !alive })
 	n.noLeaks()
 }
 
@@ -231,7 +229,7 @@ func TestKilledInTheMiddleOfAdd(t *testing.T) {
 	daemon := exec.Command("/proc/self/exe")
 	daemon.Env = append(os.Environ(), crashEnv+"="+n.dir)
 	must(t, daemon.Start())
-	eventually(t, "second plugin runs", func() bool { return len(n.calls("calls")) == 1 })
+	eventually(t, "second plugin hangs", func() bool { _, alive := n.pluginsChild(); return alive })
 	must(t, daemon.Process.Signal(syscall.SIGKILL))
 	_ = daemon.Wait()
 	n.write("10-net.conflist", `{"cniVersion":"1.0.0","name":"other","plugins":[`+n.fake("")+`]}`)
@@ -242,10 +240,14 @@ func TestKilledInTheMiddleOfAdd(t *testing.T) {
 	}
 	n.noLeaks()
 	eventually(t, "plugin dies with its daemon", func() bool {
-		out, _ := exec.Command("pgrep", "--runstates", "RSD", "-x", fakePlugin).Output()
-		return len(out) == 0
+		child, _ := n.pluginsChild() // lives on, but no longer under the plugin
+		st, err := sys.ReadProcStat(child)
+		if err != nil {
+			return false
+		}
+		parent, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", st.PPID))
+		return !strings.HasPrefix(string(parent), fakePlugin)
 	})
-	_ = exec.Command("pkill", "-f", "^sleep 600$").Run()
 }
 
 func TestConcurrentAdds(t *testing.T) {

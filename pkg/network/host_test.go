@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/sys"
@@ -48,6 +50,9 @@ func newNode(t *testing.T, change ...func(*network.Options)) *node {
 	}
 	n.restart()
 	t.Cleanup(func() {
+		if pid, alive := n.pluginsChild(); alive { // of a plugin that died with its daemon, or is about to
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
 		left, err := sys.ListNetNS(n.ns + "/")
 		must(t, err)
 		for _, p := range left {
@@ -94,6 +99,20 @@ func (n *node) calls(name string) []call {
 		out = append(out, c)
 	}
 	return out
+}
+
+// pluginsChild is the child that a hanging plugin made.
+func (n *node) pluginsChild() (pid int, alive bool) {
+	n.t.Helper()
+	raw, err := os.ReadFile(filepath.Join(n.dir, "calls.child"))
+	if err != nil {
+		return 0, false
+	}
+	if pid, err = strconv.Atoi(string(raw)); err != nil {
+		return 0, false // killed while it wrote
+	}
+	cmd, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)) // empty for a zombie
+	return pid, err == nil && string(cmd) == "sleep\x00600\x00"
 }
 
 func commands(calls []call) string {

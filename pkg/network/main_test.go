@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -109,7 +110,11 @@ func playPlugin() int {
 	case listed("hang"):
 		child := exec.Command("sleep", "600")
 		child.Stdout, child.Stderr = os.Stdout, os.Stderr
-		_ = child.Start()
+		if err := child.Start(); err != nil {
+			return 3
+		}
+		name, _ := c.Conf["log"].(string)
+		_ = os.WriteFile(name+".child", []byte(strconv.Itoa(child.Process.Pid)), 0o600)
 		time.Sleep(10 * time.Minute)
 	case listed("crash"):
 		fmt.Fprintln(os.Stderr, "panic: oh no")
