@@ -38,6 +38,11 @@ $(BIN)/cri-shim: $(SOURCES) go.mod go.sum
 $(BIN)/cri-monitor: $(SOURCES) go.mod go.sum
 	$(GOBUILD) -o $@ ./cmd/cri-monitor
 
+# A daemon that test/crash can make fail or die at each step of each operation.
+$(BIN)/faults/cri-shim: $(SOURCES) go.mod go.sum
+	CGO_ENABLED=0 $(GO) build -trimpath -tags faults -o $@ ./cmd/cri-shim
+	@ln -sfn ../cri-monitor ../runc ../cni $(BIN)/faults/
+
 $(BIN)/testbox: $(wildcard test/testbox/*.go) go.mod
 	$(GOBUILD) -o $@ ./test/testbox
 
@@ -60,7 +65,7 @@ deps: ## install the Debian packages that building and testing need, if any are 
 ROOT := $(shell [ "$$(id -u)" = 0 ] && echo yes)
 
 .PHONY: test
-test: deps build $(BIN)/testbox ## everything this machine can run: unit, house, integration, crash
+test: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: unit, house, integration, crash
 	@test/run
 
 .PHONY: unit
@@ -77,15 +82,15 @@ integration: deps build $(BIN)/testbox ## the daemon against real runc, CNI and 
 	$(GO) test -count=1 -tags integration ./test/integration/...
 
 .PHONY: crash
-crash: deps build $(BIN)/testbox ## kill -9 of the daemon and the monitor under churn (root)
-	$(GO) test -count=1 -tags integration -timeout 20m ./test/crash/...
+crash: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## failures and kill -9 at every step, 200 kills under churn (root); CRASH_KILLS=n CRASH_SEED=n
+	CRASH_KILLS=$${CRASH_KILLS:-200} $(GO) test -count=1 -v -tags integration -timeout 60m ./test/crash/...
 
 .PHONY: critest
 critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'
 	$(GO) run ./test/critest $(ARGS)
 
 .PHONY: bench
-bench: deps build ## the numbers, beside containerd and CRI-O where they are on PATH (root); ARGS=...
+bench: deps build $(BIN)/testbox ## the numbers, beside containerd and CRI-O where they are on PATH (root); ARGS=...
 	$(GO) run ./test/bench $(ARGS)
 
 .PHONY: demo

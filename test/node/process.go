@@ -144,3 +144,36 @@ func lastLines(name string) error {
 	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
 	return errors.New(strings.Join(lines[max(0, len(lines)-3):], " | "))
 }
+
+// Wakeups adds up how often the threads of the runtime's own processes have gone to sleep so far: what grows while a
+// node is idle is what its timers cost.
+func Wakeups() (int64, error) {
+	list, err := Descendants()
+	if err != nil {
+		return 0, err
+	}
+	var sum int64
+	for _, p := range list {
+		if !slices.Contains(runtimePrograms, p.Name) {
+			continue
+		}
+		names, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", p.PID))
+		if err != nil {
+			return 0, err
+		}
+		for _, name := range names {
+			data, err := os.ReadFile(name)
+			if err != nil {
+				continue // the thread ended in between
+			}
+			_, rest, _ := strings.Cut(string(data), "\nvoluntary_ctxt_switches:")
+			count, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
+			n, err := strconv.ParseInt(count, 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read %s: %w", name, err)
+			}
+			sum += n
+		}
+	}
+	return sum, nil
+}
