@@ -64,8 +64,13 @@ func run(o options) error {
 		unix.CloseOnExec(o.readyFD)
 	}
 	joinCgroup(o.cgroup, log)
+	self, err := os.Executable() // now: later the name may have " (deleted)" behind it
+	if err != nil {
+		return fmt.Errorf("find own binary: %w", err)
+	}
 	return monitor.Run(ctx, monitor.Options{
 		Dir: o.dir, Socket: o.socket, OOMScoreAdj: protect(log), Log: log,
+		Executable: self, Args: []string{"--dir", o.dir, "--socket", o.socket, "--cgroup", o.cgroup},
 		Listening: func() { report(o.readyFD, nil) },
 	})
 }

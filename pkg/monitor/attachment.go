@@ -96,12 +96,19 @@ func (a *attachment) sink(st *stream) (int, error) {
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		return -1, fmt.Errorf("make pipe: %w", err)
 	}
-	s := &sink{fd: pipe[1]}
-	s.dropped = func() { a.tell("client did not read") }
-	s.ended = func() { a.tell("") }
+	a.connect(st, pipe[1])
+	return pipe[0], nil
+}
+
+// connect passes the stream on to fd, the write end of a pipe.
+func (a *attachment) connect(st *stream, fd int) {
+	s := &sink{
+		fd:      fd,
+		dropped: func() { a.tell("client did not read") },
+		ended:   func() { a.tell("") },
+	}
 	a.sinks[s] = st
 	st.attach(s)
-	return pipe[0], nil
 }
 
 // tell announces the end of the attachment, before the client sees its pipes

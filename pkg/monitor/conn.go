@@ -28,6 +28,7 @@ type conn struct {
 	mu       sync.Mutex // guards what follows
 	wake     *sync.Cond // on mu: queue or closed changed
 	queue    []outgoing
+	sending  bool
 	closed   bool
 	greeted  bool
 	requests map[uint64]context.CancelFunc // launches and execs under way
@@ -44,6 +45,11 @@ func newConn(m *Monitor, s *socket) *conn {
 	c.ctx, c.cancel = context.WithCancel(m.ctx)
 	c.wake = sync.NewCond(&c.mu)
 	return c
+}
+
+func (c *conn) start() {
+	go c.write()
+	go c.read()
 }
 
 // post queues a packet and takes over fds. It never blocks.
@@ -66,18 +72,20 @@ func (c *conn) post(p *packet, fds []int) {
 		c.closed = true
 		c.sock.close()
 	}
-	c.wake.Signal()
+	c.wake.Broadcast()
 }
 
 // write sends what is queued, until the connection closes.
 func (c *conn) write() {
 	for {
 		c.mu.Lock()
+		c.sending = false
+		c.wake.Broadcast()
 		for len(c.queue) == 0 && !c.closed {
 			c.wake.Wait()
 		}
 		batch := c.queue
-		c.queue = nil
+		c.queue, c.sending = nil, true
 		closed := c.closed
 		c.mu.Unlock()
 		for i := range batch {
@@ -97,33 +105,41 @@ func (c *conn) write() {
 // client's alone: attachments and exec sessions.
 func (c *conn) read() {
 	for {
-		b, fds, err := c.sock.recv()
-		if errors.Is(err, errTooLong) {
-			c.post(&packet{Err: toWire(invalidArgument{err})}, nil)
-			continue
-		}
-		if err != nil {
-			if !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) && c.ctx.Err() == nil {
+		// A packet is taken from the socket inside the gate only: an upgrade finds it there or answered.
+		b, fds, err := c.sock.recv(&c.m.gate)
+		if err != nil && !errors.Is(err, errTooLong) {
+			c.m.gate.leave()
+			if !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) && !c.gone() {
 				c.m.log.Warn("connection lost", "err", err)
 			}
-			break
+			c.close()
+			return
 		}
-		p, err := decode(b)
-		if err == nil && len(fds) != len(p.FDs) {
-			err = invalidArgument{fmt.Errorf("%s: %d descriptors came, %d announced", p.Op, len(fds), len(p.FDs))}
-		}
-		if err != nil {
-			closeFDs(fds)
-			req := uint64(0)
-			if p != nil {
-				req = p.Req
-			}
-			c.post(&packet{Req: req, Err: toWire(err)}, nil)
-			continue
-		}
-		c.dispatch(p, fds)
+		c.serve(b, fds, err)
+		c.m.gate.leave()
 	}
-	c.close()
+}
+
+// serve decodes one packet and does what it asks.
+func (c *conn) serve(b []byte, fds []int, err error) {
+	var p *packet
+	if err == nil {
+		p, err = decode(b)
+	} else {
+		err = invalidArgument{err}
+	}
+	if err == nil && len(fds) != len(p.FDs) {
+		err = invalidArgument{fmt.Errorf("%s: %d descriptors came, %d announced", p.Op, len(fds), len(p.FDs))}
+	}
+	if err == nil {
+		c.dispatch(p, fds)
+		return
+	}
+	closeFDs(fds)
+	if p == nil {
+		p = new(packet)
+	}
+	c.answer(p, nil, err)
 }
 
 func (c *conn) close() {
@@ -134,7 +150,7 @@ func (c *conn) close() {
 	c.closed = true
 	attached := c.attached
 	c.attached = map[uint64]*attachment{}
-	c.wake.Signal()
+	c.wake.Broadcast()
 	c.mu.Unlock()
 	c.cancel()
 	c.sock.close()
@@ -159,8 +175,10 @@ func (c *conn) later(p *packet, work func(ctx context.Context)) {
 	c.mu.Lock()
 	c.requests[p.Req] = cancel
 	c.mu.Unlock()
+	c.m.gate.stay()
 	go func() {
 		defer func() {
+			c.m.gate.leave()
 			cancel()
 			c.mu.Lock()
 			delete(c.requests, p.Req)

@@ -201,15 +201,20 @@ func (st *stream) descriptor() int {
 
 // closeStdin closes the monitor's write end for good.
 func (c *container) closeStdin() {
+	if c.shutStdin() {
+		c.m.broadcast(&packet{Op: opStdinClosed, ID: c.rec.ID})
+	}
+}
+
+// shutStdin reports whether there was a pipe to close.
+func (c *container) shutStdin() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.rec.StdinShut || !c.rec.Stdin || c.ended {
-		return
+	// A terminal has no end of input but ^D, which is the writer's to send.
+	if c.rec.StdinShut || !c.rec.Stdin || c.rec.Terminal || c.ended {
+		return false
 	}
 	c.rec.StdinShut = true
-	if c.rec.Terminal {
-		return // a terminal has no end of input but ^D, which is the writer's to send
-	}
 	if c.stdin >= 0 {
 		unix.Close(c.stdin)
 		c.stdin = -1
@@ -217,7 +222,7 @@ func (c *container) closeStdin() {
 	if err := c.save(); err != nil {
 		c.m.log.Warn("container state not saved", "container", c.rec.ID, "err", err)
 	}
-	c.m.broadcast(&packet{Op: opStdinClosed, ID: c.rec.ID})
+	return true
 }
 
 // release closes everything but the streams, which finish has closed.

@@ -5,8 +5,6 @@ package monitor
 import (
 	"bufio"
 	"bytes"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -58,9 +56,7 @@ func openExitLog(path string, log *slog.Logger) (*exitLog, error) {
 	}
 	l.parse(raw)
 	if l.epoch == "" {
-		var b [8]byte
-		_, _ = rand.Read(b[:]) // never fails
-		l.epoch = hex.EncodeToString(b[:])
+		l.epoch = newName()
 	}
 	if err := l.compact(); err != nil {
 		return nil, err

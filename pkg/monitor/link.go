@@ -67,7 +67,7 @@ func (l *link) read() error {
 
 func (l *link) readAll() error {
 	for {
-		b, fds, err := l.sock.recv()
+		b, fds, err := l.sock.recv(nil)
 		if err != nil {
 			return err
 		}

@@ -73,7 +73,12 @@ func beMonitor(args []string) error {
 			unix.Close(fd)
 		}
 	}
-	err := monitor.Run(ctx, monitor.Options{
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	err = monitor.Run(ctx, monitor.Options{
+		Executable: self, Args: []string{asMonitor, "--dir", o["--dir"], "--socket", o["--socket"]},
 		Dir: o["--dir"], Socket: o["--socket"], Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		Listening: func() { say("ready") },
 	})

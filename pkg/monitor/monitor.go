@@ -4,13 +4,14 @@ package monitor
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 
@@ -23,8 +24,11 @@ type Options struct {
 	Socket string // path of the socket it listens on, at most 107 bytes
 	// OOMScoreAdj is what programs it launches get back, because its own was lowered; "" leaves it alone.
 	OOMScoreAdj string
-	Listening   func() // called once requests are accepted; may be nil
-	Log         *slog.Logger
+	// Executable (absolute) and Args are what an upgrade executes; "" refuses upgrades.
+	Executable string
+	Args       []string
+	Listening  func() // called once requests are accepted; may be nil
+	Log        *slog.Logger
 }
 
 // ErrRunning is the error of a second monitor on the same directory.
@@ -32,19 +36,21 @@ var ErrRunning = errors.New("another monitor has this directory")
 
 // Monitor is the node's one parent of containers.
 type Monitor struct {
-	o        Options
-	log      *slog.Logger
-	ctx      context.Context //nolint:containedctx // the process's lifetime, for work no request waits for
-	instance string
-	oomAdj   string
-	lock     *os.File
-	listener *socket
-	poll     *poller
-	journal  *journal
-	exits    *exitLog
-	reap     *reaper
-	quit     chan struct{} // closed by shutdown
-	counter  atomic.Uint64 // sessions, console sockets
+	o         Options
+	log       *slog.Logger
+	ctx       context.Context //nolint:containedctx // the process's lifetime, for work no request waits for
+	instance  string
+	oomAdj    string
+	gate      gate
+	upgrading atomic.Bool
+	lock      *os.File
+	listener  *socket
+	poll      *poller
+	journal   *journal
+	exits     *exitLog
+	reap      *reaper
+	quit      chan struct{} // closed by shutdown
+	counter   atomic.Uint64 // sessions, console sockets
 
 	mu         sync.Mutex // guards what follows
 	containers map[string]*container
@@ -59,21 +65,36 @@ func Run(ctx context.Context, o Options) error {
 		o: o, log: o.Log, ctx: ctx, oomAdj: o.OOMScoreAdj, reap: newReaper(), quit: make(chan struct{}),
 		containers: map[string]*container{}, conns: map[*conn]struct{}{}, sessions: map[uint64]*session{},
 	}
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails
-	m.instance = hex.EncodeToString(b[:])
+	m.instance = newName()
 	if err := m.open(); err != nil {
 		return err
 	}
 	return m.loop(ctx)
 }
 
+// newName returns a name nothing had before. The runtime's generator is seeded
+// by the kernel; crypto/rand would be a tenth of the binary.
+func newName() string { return strconv.FormatUint(rand.Uint64(), 36) }
+
 // open takes the directory, finishes what a dead monitor left, and listens.
 func (m *Monitor) open() (err error) {
 	if err := os.MkdirAll(m.o.Dir, 0o700); err != nil {
 		return fmt.Errorf("make monitor directory: %w", err)
 	}
-	if m.lock, err = lockDir(m.o.Dir); err != nil {
+	// Whatever else we were born with is not for containers to have. (Linux 5.11; before that it is up to our parent.)
+	if err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		m.log.Debug("inherited descriptors not closed for children", "err", err)
+	}
+	w, err := readWill()
+	if err != nil {
+		return err
+	}
+	if w != nil {
+		m.lock, err = inheritedLock(w)
+	} else {
+		m.lock, err = lockDir(m.o.Dir)
+	}
+	if err != nil {
 		return err
 	}
 	// Orphans of the programs we launch come to us, not to init.
@@ -89,8 +110,11 @@ func (m *Monitor) open() (err error) {
 	if m.journal, err = openJournal(filepath.Join(m.o.Dir, "journal")); err != nil {
 		return err
 	}
-	if err := m.recover(); err != nil {
+	if err := m.recover(w); err != nil {
 		return err
+	}
+	if w != nil {
+		return m.inherit(w)
 	}
 	m.listener, err = listen(m.o.Socket)
 	return err
@@ -118,6 +142,7 @@ func (m *Monitor) loop(ctx context.Context) error {
 	go m.reap.run(ctx, signals)
 	failed := make(chan error, 2)
 	go func() { failed <- m.poll.run() }()
+	m.startConns()
 	go func() { failed <- m.serve() }()
 	if m.o.Listening != nil {
 		m.o.Listening()
@@ -182,9 +207,17 @@ func (m *Monitor) welcome(fd int) error {
 	m.mu.Lock()
 	m.conns[c] = struct{}{}
 	m.mu.Unlock()
-	go c.write()
-	go c.read()
+	c.start()
 	return nil
+}
+
+// startConns begins to serve the inherited connections.
+func (m *Monitor) startConns() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for c := range m.conns {
+		c.start()
+	}
 }
 
 // enter reserves c's id.

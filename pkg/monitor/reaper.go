@@ -22,6 +22,8 @@ import (
 // has exited and its pid file was read; it may be dead by then. So while
 // launches are under way the statuses of unknown children are kept.
 type reaper struct {
+	hold sync.Mutex // held while nobody may be reaped
+
 	mu       sync.Mutex // guards what follows
 	known    map[int]func(unix.WaitStatus)
 	strays   map[int]stray
@@ -59,6 +61,8 @@ func childSignals() (<-chan os.Signal, func()) {
 }
 
 func (r *reaper) sweep() {
+	r.hold.Lock()
+	defer r.hold.Unlock()
 	for {
 		pid, status, err := peekChild()
 		if err != nil || pid == 0 {

@@ -18,7 +18,7 @@ import (
 // recover takes over what a dead monitor left: first the batches it was in the
 // middle of, then its containers. One container that can't be taken over is
 // logged and left alone; the node goes on.
-func (m *Monitor) recover() error {
+func (m *Monitor) recover(w *will) error {
 	entries, err := os.ReadDir(m.o.Dir)
 	if err != nil {
 		return fmt.Errorf("read monitor directory: %w", err)
@@ -42,7 +42,7 @@ func (m *Monitor) recover() error {
 		return err
 	}
 	for _, c := range found {
-		if err := c.resume(); err != nil {
+		if err := c.resume(w.descriptors(c.rec.ID)); err != nil {
 			m.log.Error("container not taken over", "container", c.rec.ID, "err", err)
 		}
 	}
@@ -135,14 +135,23 @@ func reframe(b batch, content []byte, name string) (lines, rest []byte) {
 	}
 }
 
-// resume goes on with a recovered container.
-func (c *container) resume() error {
+// resume goes on with a recovered container; inherited are the descriptors the
+// image before this one had of it.
+func (c *container) resume(inherited map[fdKind]int) error {
+	defer func() {
+		for _, fd := range inherited {
+			unix.Close(fd)
+		}
+	}()
 	if c.rec.Pid == 0 && !c.findLaunched() {
 		c.m.log.Warn("launch was cut short, nothing runs", "container", c.rec.ID)
 		c.discard()
 		return nil
 	}
 	if err := c.openPipes(); err != nil {
+		return err
+	}
+	if err := c.adoptInherited(inherited); err != nil {
 		return err
 	}
 	for _, st := range c.streams {
@@ -156,7 +165,10 @@ func (c *container) resume() error {
 		c.end(e)
 		return nil
 	}
-	if err := c.reopenPidfd(); err != nil {
+	if fd, ok := inherited[fdPidfd]; ok {
+		delete(inherited, fdPidfd)
+		c.pidfd = fd
+	} else if err := c.reopenPidfd(); err != nil {
 		return nil // it has ended: Adopt may tell how
 	}
 	if err := c.startStreams(); err != nil {
@@ -206,6 +218,23 @@ func (c *container) findLaunched() bool {
 	}
 	c.rec.Launched = Launched{Pid: pid, StartTime: st.StartTime}
 	return c.save() == nil
+}
+
+// adoptInherited takes what can't be opened by path: the terminal, and the
+// write end of a stdin pipe whose reader may be slow to come.
+func (c *container) adoptInherited(inherited map[fdKind]int) error {
+	if fd, ok := inherited[fdTTY]; ok && c.rec.Terminal {
+		delete(inherited, fdTTY)
+		if err := c.setTTY(fd); err != nil {
+			unix.Close(fd)
+			return err
+		}
+	}
+	if fd, ok := inherited[fdStdin]; ok && c.stdin < 0 && !c.rec.StdinShut {
+		delete(inherited, fdStdin)
+		c.stdin = fd
+	}
+	return nil
 }
 
 // adopt takes what a client kept of a container: its terminal, and how it ended

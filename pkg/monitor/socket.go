@@ -56,13 +56,21 @@ func (s *socket) accept() (fd int, err error) {
 }
 
 // recv waits for a packet and the descriptors that came with it, which are the
-// caller's then. io.EOF when the peer is gone.
-func (s *socket) recv() (b []byte, fds []int, err error) {
+// caller's then. io.EOF when the peer is gone. A packet is taken with the gate
+// entered, and the caller leaves it; nil is no gate.
+func (s *socket) recv(g *gate) (b []byte, fds []int, err error) {
+	entered := false
 	rawErr := s.raw.Read(func(fd uintptr) bool {
+		g.enter()
 		b, fds, err = recvPacket(int(fd))
-		return !errors.Is(err, unix.EAGAIN)
+		entered = !errors.Is(err, unix.EAGAIN)
+		if !entered {
+			g.leave()
+		}
+		return entered
 	})
-	if rawErr != nil {
+	if !entered {
+		g.enter()
 		return nil, nil, rawErr
 	}
 	return b, fds, err

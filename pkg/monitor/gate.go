@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor
+
+import (
+	"context"
+	"sync"
+)
+
+// gate is what requests pass, so that an upgrade finds a moment without any.
+type gate struct {
+	mu   sync.Mutex // guards what follows
+	busy int
+	shut chan struct{} // not nil: closed to new ones; ends when open again
+	idle chan struct{} // not nil: ends when busy becomes 0
+}
+
+// enter waits while the gate is shut. A nil gate is open.
+func (g *gate) enter() {
+	if g == nil {
+		return
+	}
+	for {
+		g.mu.Lock()
+		shut := g.shut
+		if shut == nil {
+			g.busy++
+		}
+		g.mu.Unlock()
+		if shut == nil {
+			return
+		}
+		<-shut
+	}
+}
+
+// stay is enter for one who is inside already.
+func (g *gate) stay() {
+	g.mu.Lock()
+	g.busy++
+	g.mu.Unlock()
+}
+
+func (g *gate) leave() {
+	if g == nil {
+		return
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.busy--
+	if g.busy == 0 && g.idle != nil {
+		close(g.idle)
+		g.idle = nil
+	}
+}
+
+// close shuts the gate and waits until nobody is inside, or opens it again when
+// ctx ends first. One closer at a time.
+func (g *gate) close(ctx context.Context) error {
+	g.mu.Lock()
+	g.shut = make(chan struct{})
+	idle := make(chan struct{})
+	if g.busy == 0 {
+		close(idle)
+	} else {
+		g.idle = idle
+	}
+	g.mu.Unlock()
+	select {
+	case <-idle:
+		return nil
+	case <-ctx.Done():
+		g.open()
+		return context.Cause(ctx)
+	}
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	close(g.shut)
+	g.shut, g.idle = nil, nil
+}

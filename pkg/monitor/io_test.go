@@ -1,0 +1,341 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitor_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor"
+)
+
+// self is this test program.
+func self(t testing.TB) string {
+	t.Helper()
+	path, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestAttachFansOut(t *testing.T) {
+	n := startNode(t)
+	gate := filepath.Join(n.dir, "gate")
+	n.launch(n.spec("c", "sh", "-c", "until [ -e "+gate+" ]; do sleep 0.01; done; echo out; echo err >&2"))
+	var a [3]*monitor.Attachment
+	for i := range a {
+		var err error
+		if a[i], err = n.client.Attach(n.ctx(), "c", monitor.AttachOptions{Stdin: true, Stdout: true, Stderr: i < 2}); err != nil {
+			t.Fatal(err)
+		}
+		defer a[i].Close()
+		if a[i].Stdin != nil {
+			t.Error("stdin without having asked for it at launch")
+		}
+	}
+	a[1].Close()
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := readAll(t, a[0].Stdout) + readAll(t, a[0].Stderr) + readAll(t, a[2].Stdout); got != "out\nerr\nout\n" {
+		t.Errorf("read %q", got)
+	}
+	if a[2].Stderr != nil {
+		t.Error("stderr without having asked for it")
+	}
+	n.exit()
+	if _, err := n.client.Attach(n.ctx(), "c", monitor.AttachOptions{}); !errdefs.IsNotFound(err) {
+		t.Errorf("attach after the end: %v", err)
+	}
+}
+
+func TestStdin(t *testing.T) {
+	tests := []struct {
+		name string
+		once bool
+		end  func(n *node, a *monitor.Attachment)
+	}{
+		{"close_stdin", false, func(n *node, a *monitor.Attachment) {
+			if err := n.client.CloseStdin(n.ctx(), "close_stdin"); err != nil {
+				n.t.Error(err)
+			}
+		}},
+		{"once-detach", true, func(_ *node, a *monitor.Attachment) { a.Close() }},
+		{"once-half", true, func(_ *node, a *monitor.Attachment) { a.Stdin.Close() }},
+	}
+	n := startNode(t)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			n.t = t
+			l := n.spec(tt.name, "sh", "-c", "cat; exit 9")
+			l.Stdin, l.StdinOnce = true, tt.once
+			n.launch(l)
+			a, err := n.client.Attach(n.ctx(), tt.name, monitor.AttachOptions{Stdin: true, Stdout: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			fmt.Fprint(a.Stdin, "hello\n")
+			n.waitLog(tt.name, "hello")
+			tt.end(n, a)
+			if e := n.exit(); e.Code != 9 {
+				t.Errorf("exit %+v", e)
+			}
+		})
+	}
+	t.Run("stays open", func(t *testing.T) {
+		n.t = t
+		l := n.spec("open", "sh", "-c", "while read x; do echo got $x; done; exit 9")
+		l.Stdin = true
+		n.launch(l)
+		for i := range 2 {
+			a, err := n.client.Attach(n.ctx(), "open", monitor.AttachOptions{Stdin: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintln(a.Stdin, i)
+			a.Close()
+			n.waitLog("open", fmt.Sprint("got ", i))
+			n.killMonitor() // the client's copy keeps the pipe from ending
+			n.ready()
+		}
+		if err := n.client.CloseStdin(n.ctx(), "open"); err != nil {
+			t.Error(err)
+		}
+		if e := n.exit(); e.Code != 9 && !e.Unknown {
+			t.Errorf("exit %+v", e)
+		}
+	})
+}
+
+func TestNoStdio(t *testing.T) {
+	n := startNode(t)
+	l := n.spec("pause", "sh", "-c", "ls -l /proc/self/fd >"+n.dir+"/fds; exit 4")
+	l.Stdio, l.LogPath = false, ""
+	n.launch(l)
+	if e := n.exit(); e.Code != 4 {
+		t.Errorf("exit %+v", e)
+	}
+	b, err := os.ReadFile(n.dir + "/fds")
+	if err != nil || strings.Count(string(b), "/dev/null") != 2 { // 1 is the file
+		t.Errorf("descriptors:\n%s%v", b, err)
+	}
+}
+
+func TestContainerInheritsNothing(t *testing.T) {
+	n := startNode(t)
+	n.launch(n.spec("first", "sleep", "1000"))
+	n.launch(n.spec("c", "sh", "-c", "ls /proc/$$/fd; exec ls -l /proc/self/fd"))
+	n.exit()
+	if got := text(readLog(t, n.logPath("c")), "stdout"); !strings.HasPrefix(got, "0\n1\n2\n") || strings.Contains(got, "socket:") {
+		t.Errorf("descriptors:\n%s", got)
+	}
+	if err := n.client.Signal(n.ctx(), "first", 9); err != nil {
+		t.Error(err)
+	}
+	n.exit()
+}
+
+func TestSlowAttachedClientIsDropped(t *testing.T) {
+	n := startNode(t)
+	const lines = 30_000
+	n.launch(n.spec("c", "sh", "-c", "sleep 0.2; exec "+self(t)+" "+asCounter+" "+fmt.Sprint(lines)))
+	a, err := n.client.Attach(n.ctx(), "c", monitor.AttachOptions{Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if e := n.exit(); e.Code != 7 {
+		t.Errorf("exit %+v", e)
+	}
+	checkCounter(t, readLog(t, n.logPath("c")), lines)
+	if _, err := io.Copy(io.Discard, a.Stdout); !errdefs.IsResourceExhausted(err) {
+		t.Errorf("read ended with %v", err)
+	}
+}
+
+func TestReopenLog(t *testing.T) {
+	n := startNode(t)
+	l := n.spec("c", "sh", "-c", "while read x; do echo $x; done")
+	l.Stdin = true
+	n.launch(l)
+	a, err := n.client.Attach(n.ctx(), "c", monitor.AttachOptions{Stdin: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	fmt.Fprintln(a.Stdin, "one")
+	n.waitLog("c", "one")
+	if err := os.Rename(n.logPath("c"), n.logPath("c")+".1"); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(a.Stdin, "two") // still to the old file
+	eventually(t, "the old log", func() bool {
+		b, err := os.ReadFile(n.logPath("c") + ".1")
+		return err == nil && bytes.Contains(b, []byte("two"))
+	})
+	if err := n.client.ReopenLog(n.ctx(), "c"); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(a.Stdin, "three")
+	n.waitLog("c", "three")
+	if got := text(readLog(t, n.logPath("c")), "stdout"); got != "three\n" {
+		t.Errorf("new log %q", got)
+	}
+	st, err := os.Stat(n.logPath("c"))
+	if err != nil || st.Mode().Perm()&^0o640 != 0 {
+		t.Errorf("mode %v, %v", st.Mode(), err)
+	}
+	if err := n.client.ReopenLog(n.ctx(), "nobody"); !errdefs.IsNotFound(err) {
+		t.Errorf("reopen of nobody: %v", err)
+	}
+	n.client.CloseStdin(n.ctx(), "c")
+	n.exit()
+}
+
+func TestFullDiskStopsNobody(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount a small file system")
+	}
+	n := startNode(t)
+	small := filepath.Join(n.dir, "small")
+	if err := os.Mkdir(small, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("cri-test", small, "tmpfs", 0, "size=128k"); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount(small, unix.MNT_DETACH)
+	gate := filepath.Join(n.dir, "gate")
+	l := n.spec("c", "sh", "-c", self(t)+" "+asCounter+" 20000; until [ -e "+gate+" ]; do sleep 0.01; done; echo the end")
+	l.LogPath = filepath.Join(small, "log")
+	blocker := filepath.Join(small, "blocker")
+	if err := os.WriteFile(blocker, make([]byte, 64<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.launch(l)
+	eventually(t, "the message", func() bool {
+		b, err := os.ReadFile(n.dir + "/log")
+		return err == nil && bytes.Contains(b, []byte("not writable"))
+	})
+	if err := os.Remove(blocker); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if e := n.exit(); e.Code != 0 {
+		t.Errorf("exit %+v", e)
+	}
+	readLog(t, l.LogPath) // every line is whole
+	b, err := os.ReadFile(n.dir + "/log")
+	if err != nil || bytes.Count(b, []byte("not writable")) > 2 {
+		t.Errorf("monitor's log: %s%v", b, err)
+	}
+}
+
+func TestExec(t *testing.T) {
+	n := startNode(t)
+	run := func(e monitor.Exec) (*monitor.Process, error) { return n.client.Exec(n.ctx(), e) }
+	runtime := func(console string, command ...string) monitor.Exec {
+		pid := filepath.Join(n.dir, "exec.pid")
+		return monitor.Exec{Argv: append([]string{self(t), asRuntime, pid, console}, command...), Env: os.Environ(), PidFile: pid}
+	}
+	t.Run("stdio and code", func(t *testing.T) {
+		inR, inW, _ := os.Pipe()
+		outR, outW, _ := os.Pipe()
+		e := runtime("-", "sh", "-c", "cat; exit 5")
+		e.Stdin, e.Stdout = inR, outW
+		p, err := run(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inR.Close()
+		outW.Close()
+		fmt.Fprint(inW, "hello")
+		inW.Close()
+		if got := readAll(t, outR); got != "hello" {
+			t.Errorf("read %q", got)
+		}
+		if e, err := p.Wait(n.ctx()); err != nil || e.Code != 5 || e.Pid != p.Pid {
+			t.Errorf("exit %+v, %v", e, err)
+		}
+		if err := p.Signal(9); !errdefs.IsNotFound(err) {
+			t.Errorf("signal after the end: %v", err)
+		}
+	})
+	t.Run("terminal", func(t *testing.T) {
+		e := runtime("{console}", "sh", "-c", "[ -t 0 ] && echo is a tty; exit 6")
+		e.Terminal = true
+		p, err := run(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Console.Close()
+		got, err := io.ReadAll(p.Console)
+		if string(got) != "is a tty\r\n" || !errors.Is(err, unix.EIO) {
+			t.Errorf("read %q, %v", got, err)
+		}
+		if e, err := p.Wait(n.ctx()); err != nil || e.Code != 6 {
+			t.Errorf("exit %+v, %v", e, err)
+		}
+	})
+	t.Run("direct", func(t *testing.T) {
+		p, err := run(monitor.Exec{Argv: []string{"/bin/sleep", "1000"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Signal(15); err != nil {
+			t.Error(err)
+		}
+		if e, err := p.Wait(n.ctx()); err != nil || e.Signal != 15 {
+			t.Errorf("exit %+v, %v", e, err)
+		}
+	})
+	t.Run("failure", func(t *testing.T) {
+		var failed *monitor.LaunchError
+		if _, err := run(runtime("-", "fail", "3")); !errors.As(err, &failed) || failed.ExitCode != 3 {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		if _, err := n.client.Exec(ctx, runtime("-", "hang")); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("error %v", err)
+		}
+		eventually(t, "the hanging program to be killed", func() bool { return n.children() == 0 })
+	})
+	t.Run("ends with the client", func(t *testing.T) {
+		p, err := run(monitor.Exec{Argv: []string{"/bin/sleep", "1000"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.stop()
+		if _, err := p.Wait(n.ctx()); !errdefs.IsUnavailable(err) {
+			t.Errorf("wait: %v", err)
+		}
+		eventually(t, "the process to be killed", func() bool { return n.children() == 0 })
+	})
+}
+
+// children counts the monitor's.
+func (n *node) children() int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", n.pid, n.pid))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return len(strings.Fields(string(b)))
+}
