@@ -56,13 +56,21 @@ $(CNI_FILES) &: tools/go.mod tools/go.sum
 	CGO_ENABLED=0 $(GO) build -C tools -trimpath -ldflags '-s -w' -o ../$(BIN)/cni/ $(addprefix $(CNI_MODULE)/,$(CNI_PLUGINS))
 	@touch $(CNI_FILES)
 
+PREFIX ?= /usr/local
+UNITS  ?= $(DESTDIR)/etc/systemd/system
+.PHONY: install
+install: build ## install programs and systemd units (DESTDIR, PREFIX, UNITS)
+	install -d $(DESTDIR)$(PREFIX)/bin/cni $(UNITS)
+	install -m 0755 $(BIN)/cri-shim $(BIN)/cri-monitor $(BIN)/runc $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 $(CNI_FILES) $(DESTDIR)$(PREFIX)/bin/cni/
+	for unit in cri-shim cri-monitor; do \
+	  sed 's|/usr/local|$(PREFIX)|' dist/systemd/$$unit.service >$(UNITS)/$$unit.service || exit 1; done
+
 .PHONY: deps
 deps: ## install the Debian packages that building and testing need, if any are missing
 	@test/deps build run
 
 ##-- testing -------------------------------------------------------------------------------------------------------
-
-ROOT := $(shell [ "$$(id -u)" = 0 ] && echo yes)
 
 .PHONY: test
 test: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: unit, house, integration, crash

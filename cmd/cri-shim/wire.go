@@ -85,6 +85,7 @@ func (d *daemon) wireState(ctx context.Context) error {
 		return err
 	}
 	d.ops = state.NewOps(ctx)
+	injectFaults(d.ops)
 	d.store, err = state.Open(d.layout, boot, d.log)
 	return err
 }

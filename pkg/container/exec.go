@@ -70,7 +70,11 @@ func (s *Service) Exec(ctx context.Context, id state.ContainerID, e ExecIO) (int
 	if err != nil {
 		return 0, fmt.Errorf("exec: %w", err)
 	}
-	code, err := s.exec(ctx, c, pod.Handler, e)
+	var code int32
+	err = state.Alone(ctx, s.Ops, "exec "+string(id), func(ctx context.Context) error {
+		code, err = s.exec(ctx, c, pod.Handler, e)
+		return err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("exec in container %s: %w", c.ID, err)
 	}
@@ -88,6 +92,9 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 		return 0, err
 	}
 	defer group.Remove() // a cgroup that is still in use goes with the container
+	if err := state.Point(ctx, "exec cgroup is made"); err != nil {
+		return 0, err
+	}
 	p, err := s.Runtime.Exec(ctx, runc.Exec{
 		Handler: handler, ID: string(c.ID), Args: e.Command, Terminal: e.TTY, Cgroup: group.Flag,
 		Stdin: streams.child[0], Stdout: streams.child[1], Stderr: streams.child[2],
@@ -100,11 +107,17 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 		go resize(streams.stop, p.Console, e.Resize)
 	}
 	streams.started()
+	if err := state.Point(ctx, "command runs"); err != nil {
+		return 0, s.endExec(ctx, group, err)
+	}
 	exit, err := p.Wait(ctx)
 	if err != nil {
 		return 0, s.endExec(ctx, group, err)
 	}
 	streams.drain(execDrainLimit)
+	if err := state.Point(ctx, "command has ended"); err != nil {
+		return 0, err
+	}
 	code, _, _ := exitStatus(exit)
 	return code, nil
 }

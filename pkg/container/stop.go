@@ -25,13 +25,15 @@ const killLimit = 10 * time.Second
 // other: the shortest grace wins, the stop signal is sent once. What does not
 // run is stopped already.
 func (s *Service) Stop(ctx context.Context, id state.ContainerID, grace time.Duration) error {
-	if grace > 0 {
-		stopped, err := s.signalAndWait(ctx, id, grace)
-		if err != nil || stopped {
-			return err
+	return state.Alone(ctx, s.Ops, "stop container "+string(id), func(ctx context.Context) error {
+		if grace > 0 {
+			stopped, err := s.signalAndWait(ctx, id, grace)
+			if err != nil || stopped {
+				return err
+			}
 		}
-	}
-	return s.kill(ctx, id)
+		return s.kill(ctx, id)
+	})
 }
 
 // signalAndWait sends the stop signal and waits for the end or for grace.
@@ -47,6 +49,9 @@ func (s *Service) signalAndWait(ctx context.Context, id state.ContainerID, grace
 		}
 		if err := s.Monitor.Signal(ctx, string(id), number); err != nil && !errdefs.IsNotFound(err) {
 			return false, fmt.Errorf("stop container %s: signal %d: %w", id, number, err)
+		}
+		if err := state.Point(ctx, "stop signal is sent"); err != nil {
+			return false, fmt.Errorf("stop container %s: %w", id, err)
 		}
 	}
 	graceCtx, cancel := context.WithTimeout(ctx, grace)
@@ -80,6 +85,9 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 	}
 	if err := s.Monitor.Signal(ctx, string(id), sys.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("stop container %s: kill: %w", id, err)
+	}
+	if err := state.Point(ctx, "kill is sent"); err != nil {
+		return fmt.Errorf("stop container %s: %w", id, err)
 	}
 	limited, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()

@@ -134,14 +134,19 @@ func (s *Service) networkAndPause(ctx context.Context, p state.Pod) (started, er
 			return nil
 		}
 		result, err := s.Network.Add(gctx, s.attachment(p))
+		if err != nil {
+			return err
+		}
 		up.ips = result.IPs
-		return err
+		return state.Point(ctx, "network is attached")
 	})
 	g.Go(func() (err error) {
 		began := time.Now()
 		defer func() { spans[1] = state.Span{Step: "pause", Took: time.Since(began)} }()
-		up.pid, err = s.runPause(gctx, p)
-		return err
+		if up.pid, err = s.runPause(gctx, p); err != nil {
+			return err
+		}
+		return state.Point(ctx, "pause runs")
 	})
 	err := g.Wait()
 	state.AddSpans(ctx, spans[:]...)

@@ -38,10 +38,7 @@ func (s *Service) Stop(ctx context.Context, id state.PodID) error {
 		if _, err := s.Store.MovePod(id, state.PodDown, nil); err != nil && !errdefs.IsFailedPrecondition(err) {
 			return struct{}{}, fmt.Errorf("stop pod: %w", err)
 		}
-		err = state.Steps(ctx, state.Step{Name: "stop processes and release network", Do: func(ctx context.Context) error {
-			return s.halt(ctx, id)
-		}})
-		if err != nil {
+		if err := state.Steps(ctx, s.halt(id)...); err != nil {
 			return struct{}{}, fmt.Errorf("stop pod %s: %w", id, err)
 		}
 		return struct{}{}, nil
@@ -71,8 +68,7 @@ func (s *Service) Remove(ctx context.Context, id state.PodID) error {
 // needs only the id, may be repeated, and leaves the record when something
 // could not be undone.
 func (s *Service) teardown(ctx context.Context, id state.PodID) error {
-	err := state.Steps(ctx,
-		state.Step{Name: "stop processes and release network", Do: func(ctx context.Context) error { return s.halt(ctx, id) }},
+	err := state.Steps(ctx, append(s.halt(id),
 		state.Step{Name: "remove containers", Do: func(ctx context.Context) error { return s.removeContainers(ctx, id) }},
 		state.Step{Name: "forget pause", Do: func(ctx context.Context) error { return s.Monitor.Forget(ctx, string(id)) }},
 		state.Step{Name: "remove bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(string(id)) }},
@@ -81,7 +77,7 @@ func (s *Service) teardown(ctx context.Context, id state.PodID) error {
 		state.Step{Name: "remove pod cgroup", Do: func(ctx context.Context) error { return s.removePodCgroup(ctx, id) }},
 		state.Step{Name: "tell plugins", Do: func(ctx context.Context) error { s.tellRemoved(ctx, id); return nil }},
 		state.Step{Name: "drop record", Do: func(context.Context) error { return s.Store.DropPod(id) }},
-	)
+	)...)
 	if err != nil {
 		return fmt.Errorf("tear down pod %s: %w", id, err)
 	}
@@ -100,23 +96,25 @@ func (s *Service) removeContainers(ctx context.Context, id state.PodID) error {
 // halt ends every process of the pod and releases its network: containers
 // first, so that plugins find the pod's network and pause while they are told,
 // then pause and network side by side, for CNI DEL is what takes long.
-func (s *Service) halt(ctx context.Context, id state.PodID) error {
-	p, err := s.Store.Pod(string(id))
-	if err != nil && !errdefs.IsNotFound(err) {
-		return err
+func (s *Service) halt(id state.PodID) []state.Step {
+	return []state.Step{
+		{Name: "stop containers", Do: func(ctx context.Context) error { return s.haltContainers(ctx, id) }},
+		{Name: "end pause and release network", Do: func(ctx context.Context) error {
+			p, err := s.Store.Pod(string(id))
+			if err != nil && !errdefs.IsNotFound(err) {
+				return err
+			}
+			if errdefs.IsNotFound(err) {
+				p = state.Pod{ID: id, NetNS: s.Layout.NetNS(id)}
+			}
+			s.Plugins.StopPodSandbox(ctx, container.PluginPod(p))
+			// No errgroup context: a network that fails must not leave pause behind.
+			var g errgroup.Group
+			g.Go(func() error { return s.haltPause(ctx, p) })
+			g.Go(func() error { return s.releaseNetwork(ctx, p) })
+			return g.Wait()
+		}},
 	}
-	if errdefs.IsNotFound(err) {
-		p = state.Pod{ID: id, NetNS: s.Layout.NetNS(id)}
-	}
-	if err := s.haltContainers(ctx, id); err != nil {
-		return err
-	}
-	s.Plugins.StopPodSandbox(ctx, container.PluginPod(p))
-	// No errgroup context: a network that fails must not leave pause behind.
-	var g errgroup.Group
-	g.Go(func() error { return s.haltPause(ctx, p) })
-	g.Go(func() error { return s.releaseNetwork(ctx, p) })
-	return g.Wait()
 }
 
 // haltContainers kills the pod's containers.
@@ -138,6 +136,9 @@ func (s *Service) haltPause(ctx context.Context, p state.Pod) error {
 	if err := s.Monitor.Kill(ctx, string(p.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill pause: %w", err)
 	}
+	if err := state.Point(ctx, "pause is killed"); err != nil {
+		return err
+	}
 	if err := sys.KillCgroups(ctx, sys.CgroupDirs(p.Cgroup)); err != nil {
 		return err
 	}
@@ -151,6 +152,9 @@ func (s *Service) haltPause(ctx context.Context, p state.Pod) error {
 func (s *Service) releaseNetwork(ctx context.Context, p state.Pod) error {
 	if p.NetNS != "" {
 		if err := s.Network.Del(ctx, s.attachment(p)); err != nil {
+			return err
+		}
+		if err := state.Point(ctx, "network is released"); err != nil {
 			return err
 		}
 		if err := sys.RemoveNetNS(p.NetNS); err != nil {

@@ -77,6 +77,14 @@ func Go(o *Ops, name string, fn func(ctx context.Context) error, ended func(erro
 	})
 }
 
+// Alone runs fn as an operation that lives as long as the request that asked
+// for it and that no other request joins: what only makes sense while somebody
+// waits. Its steps and stages are like those of Do.
+func Alone(ctx context.Context, o *Ops, name string, fn func(ctx context.Context) error) error {
+	run := &op{ops: o, name: name, began: time.Now()}
+	return fn(context.WithValue(ctx, opKey{}, run))
+}
+
 func (o *Ops) join(name string, fn func(context.Context) (any, error)) *op {
 	o.mu.Lock()
 	defer o.mu.Unlock()

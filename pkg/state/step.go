@@ -37,11 +37,23 @@ func Steps(ctx context.Context, steps ...Step) error {
 // Moment is a point between two steps.
 type Moment string
 
-// A fault can strike before a step has begun or after it is done.
+// A fault can strike before a step has begun, within it at a Point, and after
+// it is done.
 const (
 	before Moment = "before"
+	within Moment = "within"
 	after  Moment = "after"
 )
+
+// Point is a place within a step where a fault can strike: between side effects
+// that run side by side, or in what is no list of steps. It does nothing else,
+// and any goroutine of the operation may pass it.
+func Point(ctx context.Context, name string) error {
+	if err := fault(ctx, name, within); err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
 
 // Fault is asked between steps of every operation, for tests that fail or kill
 // the daemon at each of them. An error makes the step fail.

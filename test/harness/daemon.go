@@ -32,6 +32,8 @@ type Daemon struct {
 	Runtime cri.RuntimeServiceClient
 	Images  cri.ImageServiceClient
 	LogDir  string // a pod log directory
+	Program string // of the daemon; bin/cri-shim unless a test builds another
+	Env     []string
 
 	conn *grpc.ClientConn
 	cmd  *exec.Cmd
@@ -108,7 +110,7 @@ func New(extra ...string) (*Daemon, error) {
 	name = name[:min(len(name), 6)]
 	d := &Daemon{
 		Dir: dir, Socket: filepath.Join(dir, "cri.sock"), Config: filepath.Join(dir, "config.toml"),
-		Bridge: "cri-" + name, LogDir: filepath.Join(dir, "logs"),
+		Bridge: "cri-" + name, LogDir: filepath.Join(dir, "logs"), Program: Bin("cri-shim"),
 	}
 	config := fmt.Sprintf(`listen = %q
 root = %q
@@ -139,7 +141,8 @@ func (d *Daemon) Up(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	d.cmd = exec.Command(Bin("cri-shim"), "--config", d.Config)
+	d.cmd = exec.Command(d.Program, "--config", d.Config)
+	d.cmd.Env = append(os.Environ(), d.Env...)
 	d.cmd.Stdout, d.cmd.Stderr = log, log
 	if err := d.cmd.Start(); err != nil {
 		return err
@@ -190,6 +193,17 @@ func (d *Daemon) Kill() error {
 	}
 	<-d.done
 	return nil
+}
+
+// AwaitEnd waits until the daemon has ended by itself.
+func (d *Daemon) AwaitEnd(limit time.Duration) error {
+	select {
+	case err := <-d.done:
+		d.done <- err
+		return nil
+	case <-time.After(limit):
+		return fmt.Errorf("daemon still runs after %s", limit)
+	}
 }
 
 // Stop ends the daemon orderly; pods run on.
