@@ -76,7 +76,7 @@ func run(ctx context.Context, keep bool) (err error) {
 		return err
 	}
 	var n *node.Node
-	err = step("node up: daemon, monitor, image imported", func() (string, error) {
+	err = step("node up: daemon and monitor", func() (string, error) {
 		n, err = node.Start(ctx, node.Options{
 			Kind: node.CRIShim, Dir: dir, Bin: bin, Preload: filepath.Join(dir, "preload"),
 			Network: node.Network{Default: true, Bridge: "cri-demo"},

@@ -43,10 +43,14 @@ func show(ctx context.Context, n *node.Node, keep bool) error {
 			NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_POD},
 		}},
 	}}
+	if err := os.MkdirAll(d.config.GetLogDirectory(), 0o755); err != nil {
+		return err
+	}
 	steps := []struct {
 		name string
 		do   func(context.Context) (string, error)
 	}{
+		{"image imported from its folder", d.awaitImage},
 		{"RunPodSandbox: network and the pause process", d.runPod},
 		{"Create and StartContainer: web", d.startWeb},
 		{"page over the pod's address", func(ctx context.Context) (string, error) { return fetch(ctx, d.ip+":8080") }},
@@ -77,6 +81,24 @@ func show(ctx context.Context, n *node.Node, keep bool) error {
 			_, err := d.Runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: d.pod})
 			return "containers, root filesystems, records", err
 		}))
+}
+
+// awaitImage waits for the import, which goes on while the daemon serves.
+func (d *demo) awaitImage(ctx context.Context) (string, error) {
+	for {
+		r, err := d.Images.ImageStatus(ctx, &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: imageName}})
+		if err != nil {
+			return "", err
+		}
+		if i := r.GetImage(); i != nil {
+			return fmt.Sprintf("%s, %.1f MB", imageName, float64(i.GetSize())/1e6), nil
+		}
+		select {
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
 }
 
 func (d *demo) runPod(ctx context.Context) (string, error) {
