@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 )
 
 // version is set by the linker.
@@ -110,6 +112,10 @@ func serve(ctx context.Context, c Config) error {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(40)
 	}
+	// The streaming libraries write every normal end of a session to stderr;
+	// sessions are in our own log already.
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 	d, err := wire(ctx, c, log)
 	if err != nil {
 		return err

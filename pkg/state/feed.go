@@ -28,7 +28,7 @@ type Change struct {
 	Time       time.Time
 	Kind       ChangeKind
 	ID         string // of the container, or of the pod itself
-	Pod        Pod    // zero ID when the pod's record is gone already
+	Pod        Pod    // of a container whose pod's record is lost it has no ID
 	Containers []Container
 }
 
@@ -116,6 +116,9 @@ func (s *Store) publishLocked(kinds []ChangeKind, id string, row any) {
 			podID = container.Pod
 		}
 		c.Pod, c.Containers = s.pods.rows[string(podID)], s.containersOfLocked(podID)
+		if pod, ok := row.(Pod); ok {
+			c.Pod = pod // its row is gone already when it was dropped
+		}
 		for f := range s.feeds {
 			f.push(c)
 		}

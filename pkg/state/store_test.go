@@ -237,8 +237,8 @@ func TestFeedIsInOrderAndWhole(t *testing.T) {
 	}
 	for i, w := range want {
 		got, err := f.Next(t.Context())
-		if err != nil || got.Kind != w.kind || got.ID != w.id {
-			t.Fatalf("change %d: %+v %v, want %v", i, got, err, w)
+		if err != nil || got.Kind != w.kind || got.ID != w.id || got.Pod.ID != p.ID {
+			t.Fatalf("change %d: %+v %v, want %v of pod %s", i, got, err, w, p.ID)
 		}
 	}
 }
