@@ -31,9 +31,9 @@ type Daemon struct {
 	Bridge  string
 	Runtime cri.RuntimeServiceClient
 	Images  cri.ImageServiceClient
-	LogDir  string // a pod log directory
-	Program string // of the daemon; bin/cri-shim unless a test builds another
-	Env     []string
+	LogDir  string   // a pod log directory
+	Program string   // of the daemon; bin/cri-shim unless a test builds another
+	Env     []string // of the daemon, besides the test's own
 
 	conn *grpc.ClientConn
 	cmd  *exec.Cmd
@@ -80,6 +80,19 @@ func Start(t testing.TB, extra ...string) *Daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.StartFor(t)
+	if strings.Contains(strings.Join(extra, ""), "preload_dir") {
+		Eventually(t, 20*time.Second, "images are preloaded", func() bool {
+			r, err := d.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: TestImage}})
+			return err == nil && r.Image != nil
+		})
+	}
+	return d
+}
+
+// StartFor is Start for a daemon whose directories a test has prepared.
+func (d *Daemon) StartFor(t testing.TB) {
+	t.Helper()
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("daemon log:\n%s", d.Log())
@@ -91,13 +104,6 @@ func Start(t testing.TB, extra ...string) *Daemon {
 	if err := d.Up(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, d.Log())
 	}
-	if strings.Contains(strings.Join(extra, ""), "preload_dir") {
-		Eventually(t, 20*time.Second, "images are preloaded", func() bool {
-			r, err := d.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: TestImage}})
-			return err == nil && r.Image != nil
-		})
-	}
-	return d
 }
 
 // New prepares directories and configuration and starts nothing.

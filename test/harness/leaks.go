@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -17,12 +18,7 @@ import (
 // network namespaces, processes, cgroups and the bridge. It is an error when
 // the daemon was wiped.
 func (d *Daemon) Leaks() error {
-	var left []string
-	left = append(left, d.mounts()...)
-	left = append(left, d.namespaces()...)
-	left = append(left, d.processes()...)
-	left = append(left, d.cgroups()...)
-	left = append(left, d.files()...)
+	left := append(d.remains(), d.processes()...)
 	if _, err := net.InterfaceByName(d.Bridge); err == nil {
 		left = append(left, "interface "+d.Bridge)
 	}
@@ -30,6 +26,28 @@ func (d *Daemon) Leaks() error {
 		return fmt.Errorf("left on the machine:\n  %s", strings.Join(left, "\n  "))
 	}
 	return nil
+}
+
+// Remains reports what is left of pods and containers while the daemon, its
+// monitor and its network live on. It is an error once all were removed.
+func (d *Daemon) Remains() error {
+	left := d.remains()
+	for _, p := range d.processes() {
+		if !strings.Contains(p, "cri-shim") && !strings.Contains(p, "cri-monitor") {
+			left = append(left, p)
+		}
+	}
+	if len(left) > 0 {
+		return fmt.Errorf("left of pods and containers:\n  %s", strings.Join(left, "\n  "))
+	}
+	return nil
+}
+
+func (d *Daemon) remains() []string {
+	left := d.mounts()
+	left = append(left, d.namespaces()...)
+	left = append(left, d.cgroups()...)
+	return append(left, d.files()...)
 }
 
 func (d *Daemon) mounts() []string {
@@ -43,12 +61,13 @@ func (d *Daemon) mounts() []string {
 	return out
 }
 
-func (d *Daemon) layout() state.Layout {
+// Layout is where the daemon keeps what.
+func (d *Daemon) Layout() state.Layout {
 	return state.Layout{Root: filepath.Join(d.Dir, "root"), State: filepath.Join(d.Dir, "state")}
 }
 
 func (d *Daemon) namespaces() []string {
-	found, _ := filepath.Glob(filepath.Join(state.NetNSDir, d.layout().NetNSTag()+"*"))
+	found, _ := filepath.Glob(filepath.Join(state.NetNSDir, d.Layout().NetNSTag()+"*"))
 	return found
 }
 
@@ -89,16 +108,10 @@ func (d *Daemon) cgroups() []string {
 	return out
 }
 
-// recordIDs reads every pod id the daemon's log mentions.
-func (d *Daemon) recordIDs() []string {
-	var ids []string
-	for _, field := range strings.Fields(d.Log()) {
-		if id, ok := strings.CutPrefix(field, "pod="); ok {
-			ids = append(ids, strings.Trim(id, `"`))
-		}
-	}
-	return ids
-}
+var longID = regexp.MustCompile(`[0-9a-f]{64}`)
+
+// recordIDs reads every id the daemon's log mentions.
+func (d *Daemon) recordIDs() []string { return longID.FindAllString(d.Log(), -1) }
 
 // files finds what the daemon keeps per pod and container.
 func (d *Daemon) files() []string {
@@ -109,6 +122,9 @@ func (d *Daemon) files() []string {
 			continue
 		}
 		for _, e := range entries {
+			if strings.HasSuffix(e.Name(), ".bad") {
+				continue // set aside for people to look at
+			}
 			out = append(out, filepath.Join(dir, e.Name()))
 		}
 	}

@@ -39,7 +39,7 @@ func code(t *testing.T, err error, want codes.Code, mention ...string) {
 }
 
 func TestPodLife(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := node(t)
 	config := d.PodConfig("web")
 	pod := d.Pod(t, config)
 	ctx := t.Context()
@@ -106,7 +106,7 @@ func dial(t *testing.T, address string) string {
 }
 
 func TestExitCodesAndReasons(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := node(t)
 	config := d.PodConfig("exits")
 	pod := d.Pod(t, config)
 	for _, want := range []struct {
@@ -146,7 +146,7 @@ func TestExitCodesAndReasons(t *testing.T) {
 }
 
 func TestLogs(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := node(t)
 	config := d.PodConfig("logs")
 	pod := d.Pod(t, config)
 	const n = 20000
@@ -167,7 +167,7 @@ func TestLogs(t *testing.T) {
 }
 
 func TestReopenLog(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := node(t)
 	config := d.PodConfig("rotate")
 	pod := d.Pod(t, config)
 	id := d.Run(t, pod, harness.ContainerConfig("app", "lines", "0", "10"), config)
@@ -201,7 +201,7 @@ func TestReopenLog(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := node(t)
 	config := d.PodConfig("stop")
 	pod := d.Pod(t, config)
 	ctx := t.Context()
@@ -244,7 +244,7 @@ func TestStop(t *testing.T) {
 }
 
 func TestSharedPIDNamespaceReaps(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := node(t)
 	config := d.PodConfig("shared")
 	config.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
 	pod := d.Pod(t, config)
@@ -262,7 +262,7 @@ func TestSharedPIDNamespaceReaps(t *testing.T) {
 }
 
 func TestRetriedRunJoins(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := node(t)
 	config := d.PodConfig("twice")
 	ids := make([]string, 8)
 	var wg sync.WaitGroup
@@ -294,7 +294,7 @@ func TestRetriedRunJoins(t *testing.T) {
 // A caller that gives up gets its deadline; the work goes on and the next
 // request has the result.
 func TestImpatientCaller(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := node(t)
 	config := d.PodConfig("impatient")
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
 	defer cancel()
@@ -311,7 +311,7 @@ func TestImpatientCaller(t *testing.T) {
 }
 
 func TestNoDescriptorLeaksIn(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := node(t)
 	config := d.PodConfig("fds")
 	pod := d.Pod(t, config)
 	id := d.Run(t, pod, harness.ContainerConfig("fds", "fds"), config)

@@ -58,6 +58,12 @@ var behaviours = map[string]func([]string) int{
 	"tty":      tty,
 	"pid1":     func([]string) int { return read([]string{"/proc/1/comm"}) },
 	"tree":     tree,
+	"mkdir":    mkdir,
+	"stat":     stat,
+	"ns":       namespaces,
+	"trap":     trap,
+	"again":    again,
+	"dial":     dial,
 }
 
 func number(args []string, i int) int {

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cri-shim/cri-shim/test/harness"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const tb = "/bin/testbox"
+
+// node is a daemon with the test image, shared by the parts of one test. Tests
+// of different nodes run side by side.
+func node(t *testing.T, extra ...string) *harness.Daemon {
+	t.Helper()
+	t.Parallel()
+	return harness.Start(t, append(extra, harness.Preload(t))...)
+}
+
+// edited starts a daemon whose configuration file change has edited.
+func edited(t *testing.T, change func(d *harness.Daemon, config string) string, extra ...string) *harness.Daemon {
+	t.Helper()
+	harness.Require(t)
+	d, err := harness.New(extra...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(d.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.Config, []byte(change(d, string(data))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d.StartFor(t)
+	return d
+}
+
+// awaitImage waits until the preloaded image is there.
+func awaitImage(t *testing.T, d *harness.Daemon, ref string) {
+	t.Helper()
+	harness.Eventually(t, 20*time.Second, "image "+ref, func() bool {
+		r, err := d.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: ref}})
+		return err == nil && r.Image != nil
+	})
+}
+
+// nothingLeft checks that every pod and container is gone without a trace.
+func nothingLeft(t *testing.T, d *harness.Daemon) {
+	t.Helper()
+	if err := d.Remains(); err != nil {
+		t.Error(err)
+	}
+}
+
+// hostNet makes a pod cheap where the test is not about its network.
+func hostNet(c *cri.PodSandboxConfig) *cri.PodSandboxConfig {
+	c.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_NODE
+	return c
+}
+
+// inHostNet is a container of such a pod.
+func inHostNet(name string, args ...string) *cri.ContainerConfig {
+	c := harness.ContainerConfig(name, args...)
+	c.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_NODE
+	return c
+}
+
+// quickPod is a host-network pod for the length of the test.
+func quickPod(t *testing.T, d *harness.Daemon, name string) (string, *cri.PodSandboxConfig) {
+	t.Helper()
+	config := hostNet(d.PodConfig(name))
+	return d.Pod(t, config), config
+}
+
+// output runs a container of host-network pod to its end and returns its log;
+// it must end with 0.
+func output(t *testing.T, d *harness.Daemon, pod string, c *cri.ContainerConfig, p *cri.PodSandboxConfig) string {
+	t.Helper()
+	id := d.Run(t, pod, c, p)
+	st := d.AwaitExit(t, id)
+	out := d.LogOf(t, c.Metadata.Name)
+	if st.ExitCode != 0 {
+		t.Errorf("%s ended with %d (%s): %s", c.Metadata.Name, st.ExitCode, st.Message, out)
+	}
+	return out
+}
+
+// exec runs testbox in a container; it must succeed.
+func exec(t *testing.T, d *harness.Daemon, id string, args ...string) string {
+	t.Helper()
+	out, stderr, code := d.Exec(t, id, append([]string{tb}, args...)...)
+	if code != 0 {
+		t.Errorf("testbox %v: code %d, %s%s", args, code, out, stderr)
+	}
+	return out
+}
+
+func contains(t *testing.T, what, text string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(text, w) {
+			t.Errorf("%s: no %q in\n%s", what, w, text)
+		}
+	}
+}
+
+func remove(t *testing.T, d *harness.Daemon, container string) {
+	t.Helper()
+	if _, err := d.Runtime.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: container}); err != nil {
+		t.Errorf("RemoveContainer: %v", err)
+	}
+}
+
+func removePod(t *testing.T, d *harness.Daemon, pod string) {
+	t.Helper()
+	if _, err := d.Runtime.RemovePodSandbox(t.Context(), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+		t.Errorf("RemovePodSandbox: %v", err)
+	}
+}
+
+// infoOf is the verbose info of a container.
+type infoOf struct {
+	PID         int    `json:"pid"`
+	CgroupsPath string `json:"cgroupsPath"`
+	Rootfs      string `json:"rootfs"`
+	RuntimeSpec struct {
+		Hostname string `json:"hostname"`
+	} `json:"runtimeSpec"`
+}
+
+func info(t *testing.T, d *harness.Daemon, container string) infoOf {
+	t.Helper()
+	r, err := d.Runtime.ContainerStatus(t.Context(), &cri.ContainerStatusRequest{ContainerId: container, Verbose: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var i infoOf
+	if err := json.Unmarshal([]byte(r.Info["info"]), &i); err != nil {
+		t.Fatal(err)
+	}
+	return i
+}
+
+// cgroupFile reads a file of a container's cgroup, by its name in v1 or v2.
+func cgroupFile(t *testing.T, path, v1Controller, v1, v2 string) string {
+	t.Helper()
+	file := filepath.Join("/sys/fs/cgroup", path, v2)
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		file = filepath.Join("/sys/fs/cgroup", v1Controller, path, v1)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Error(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func clone[M proto.Message](m M) M { return proto.Clone(m).(M) }
+
+// refusedPod checks that a pod is not made.
+func refusedPod(t *testing.T, d *harness.Daemon, c *cri.PodSandboxConfig, handler string, want codes.Code, mention ...string) {
+	t.Helper()
+	r, err := d.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: c, RuntimeHandler: handler})
+	code(t, err, want, mention...)
+	if err == nil {
+		removePod(t, d, r.PodSandboxId)
+	}
+}
+
+// refusedContainer checks that a container is not made.
+func refusedContainer(t *testing.T, d *harness.Daemon, pod string, c *cri.ContainerConfig, want codes.Code, mention ...string) {
+	t.Helper()
+	r, err := d.Runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c})
+	code(t, err, want, mention...)
+	if err == nil {
+		remove(t, d, r.ContainerId)
+	}
+}
+
+func within(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func mustWrite(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func mustMkdir(t *testing.T, paths ...string) {
+	t.Helper()
+	for _, p := range paths {
+		if err := os.MkdirAll(p, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+var _ = fmt.Sprint

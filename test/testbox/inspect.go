@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// mkdir PATH
+func mkdir(args []string) int {
+	if err := os.Mkdir(args[0], 0o755); err != nil {
+		return fail(err)
+	}
+	return 0
+}
+
+// stat PATH...: owner, group, mode, and the device numbers of device nodes.
+func stat(args []string) int {
+	for _, path := range args {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return fail(err)
+		}
+		fmt.Printf("%s uid=%d gid=%d mode=%o rdev=%d:%d\n", path, st.Uid, st.Gid, st.Mode&0o7777, unix.Major(st.Rdev), unix.Minor(st.Rdev))
+	}
+	return 0
+}
+
+// ns: the namespaces this process is in, and its host name.
+func namespaces([]string) int {
+	for _, kind := range []string{"cgroup", "ipc", "mnt", "net", "pid", "user", "uts"} {
+		target, err := os.Readlink("/proc/self/ns/" + kind)
+		if err != nil {
+			return fail(err)
+		}
+		fmt.Println(target)
+	}
+	name, err := os.Hostname()
+	if err != nil {
+		return fail(err)
+	}
+	fmt.Println("hostname", name)
+	return 0
+}
+
+// trap: waits for a signal, names it and ends with 40.
+func trap([]string) int {
+	all := make(chan os.Signal, 1)
+	signal.Notify(all, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP, unix.SIGWINCH)
+	fmt.Println("trapping")
+	fmt.Println("got", unix.SignalName((<-all).(syscall.Signal)))
+	return 40
+}
+
+// again: opens /dev/stdout and /dev/stderr by their names, as servers do with
+// their log files, and writes to them.
+func again([]string) int {
+	for _, path := range []string{"/dev/stdout", "/dev/stderr"} {
+		f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+		if err != nil {
+			return fail(err)
+		}
+		if _, err := fmt.Fprintln(f, "again", path); err != nil {
+			return fail(err)
+		}
+	}
+	return 0
+}
+
+// dial HOST:PORT: prints the first line that is answered there.
+func dial(args []string) int {
+	c, err := net.DialTimeout("tcp", args[0], 5*time.Second)
+	if err != nil {
+		return fail(err)
+	}
+	defer c.Close()
+	line, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		return fail(err)
+	}
+	fmt.Print(line)
+	return 0
+}
