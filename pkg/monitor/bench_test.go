@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -37,15 +39,12 @@ func beWriter(args []string) error {
 // iteration being 256 MiB in all.
 func BenchmarkLog(b *testing.B) {
 	const total = 256 << 20
+	binary, self := buildMonitor(b), self(b)
 	for _, bb := range []struct{ containers, line, piece int }{
 		{1, 100, 100}, {1, 100, 4096}, {1, 16 << 10, 16 << 10}, {10, 100, 4096}, {10, 16 << 10, 16 << 10},
 	} {
 		b.Run(fmt.Sprintf("containers=%d/line=%d/write=%d", bb.containers, bb.line, bb.piece), func(b *testing.B) {
-			n := startNode(b)
-			self, err := os.Executable()
-			if err != nil {
-				b.Fatal(err)
-			}
+			n := startNodeWith(b, binary)
 			b.SetBytes(total)
 			cpu := cpuTime(b, n.pid)
 			for b.Loop() {
@@ -75,6 +74,24 @@ func cpuTime(t testing.TB, pid int) time.Duration {
 	user, _ := strconv.Atoi(f[11])
 	system, _ := strconv.Atoi(f[12])
 	return time.Duration(user+system) * 10 * time.Millisecond // 100 ticks per second everywhere we run
+}
+
+// BenchmarkCat is what a plain copier makes of the same writers.
+func BenchmarkCat(b *testing.B) {
+	const total = 256 << 20
+	for _, bb := range []struct{ line, piece int }{{100, 100}, {100, 4096}, {16 << 10, 16 << 10}} {
+		b.Run(fmt.Sprintf("line=%d/write=%d", bb.line, bb.piece), func(b *testing.B) {
+			file := filepath.Join(shm(), "cri-monitor-bench-cat")
+			defer os.Remove(file)
+			b.SetBytes(total)
+			for b.Loop() {
+				line := fmt.Sprintf("%s %s %d %d %d | cat >%s", self(b), asWriter, total, bb.line, bb.piece, file)
+				if out, err := exec.Command("sh", "-c", line).CombinedOutput(); err != nil {
+					b.Fatalf("%v: %s", err, out)
+				}
+			}
+		})
+	}
 }
 
 // BenchmarkLaunch measures one launch until its answer, and the same programs

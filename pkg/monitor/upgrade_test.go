@@ -15,8 +15,8 @@ import (
 
 func TestUpgradeKeepsEverything(t *testing.T) {
 	n := startNode(t)
-	const lines = 60_000
-	n.launch(n.spec("writer", self(t), asCounter, fmt.Sprint(lines), "500"))
+	const lines = 120_000
+	n.launch(n.spec("writer", self(t), asCounter, fmt.Sprint(lines), "100"))
 	in := n.spec("reader", "sh", "-c", "read x; read y; echo $x $y; exit 4")
 	in.Stdin = true
 	n.launch(in)
