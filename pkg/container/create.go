@@ -111,7 +111,7 @@ func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container,
 	return state.Steps(ctx,
 		state.Step{Name: "prepare root filesystem", Do: func(ctx context.Context) error {
 			uids, gids := oci.IDMappings(pod.Config)
-			return s.Images.PrepareRootFS(ctx, string(c.ID), image.RootFS{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids})
+			return s.Images.PrepareRootFS(ctx, string(c.ID), image.RootFS{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel})
 		}},
 		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
 		state.Step{Name: "build spec", Do: func(ctx context.Context) (err error) {
@@ -148,7 +148,7 @@ func (s *Service) mount(ctx context.Context, pod state.Pod, c state.Container) e
 	}
 	uids, gids := oci.IDMappings(pod.Config)
 	for _, v := range c.Volumes {
-		from := image.RootFS{ImageID: v.ImageID, UIDMappings: uids, GIDMappings: gids}
+		from := image.RootFS{ImageID: v.ImageID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel}
 		if err := s.Images.MountVolume(ctx, v.Key, from, v.Target); err != nil {
 			return err
 		}
@@ -211,7 +211,11 @@ func logPath(pod *cri.PodSandboxConfig, c *cri.ContainerConfig) (string, error) 
 		return "", fmt.Errorf("log directory %q is not absolute: %w", dir, errdefs.ErrInvalidArgument)
 	}
 	path := filepath.Join(dir, name)
-	if _, err := os.Stat(filepath.Dir(path)); err != nil {
+	info, err := os.Stat(filepath.Dir(path))
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is no directory", filepath.Dir(path))
+	}
+	if err != nil {
 		return "", fmt.Errorf("log directory: %w: %w", err, errdefs.ErrInvalidArgument)
 	}
 	return path, nil

@@ -26,7 +26,8 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, im
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := checkSources(c.Config.GetMounts()); err != nil {
+	labels := oci.Labels{Process: pod.ProcessLabel, Mount: pod.MountLabel}
+	if err := prepareSources(c.Config.GetMounts(), labels); err != nil {
 		return nil, nil, err
 	}
 	volumes, err := volumePaths(c)
@@ -40,7 +41,7 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, im
 	files := s.Layout.PodFiles(pod.ID)
 	in := oci.ContainerInput{
 		ID: string(c.ID), PodID: string(pod.ID), Config: c.Config, Sandbox: pod.Config,
-		Image: img.Config, ImageName: c.ImageName, User: user, RootFS: rootfs,
+		Image: img.Config, ImageName: c.ImageName, User: user, RootFS: rootfs, Labels: labels,
 		Namespaces: ns, CgroupsPath: c.Cgroup, Volumes: volumes,
 		HostnamePath: filepath.Join(files, "hostname"),
 		ResolvPath:   filepath.Join(files, "resolv.conf"),
@@ -85,15 +86,21 @@ func (s *Service) namespaces(pod state.Pod, c *cri.ContainerConfig) (oci.Namespa
 	return ns, nil
 }
 
-// checkSources refuses mounts whose host path is not there: CRI asks runtimes
-// to report that, not to make directories up.
-func checkSources(mounts []*cri.Mount) error {
+// prepareSources refuses mounts whose host path is not there: CRI asks runtimes
+// to report that, not to make directories up. It relabels those that ask for it.
+func prepareSources(mounts []*cri.Mount, labels oci.Labels) error {
 	for _, m := range mounts {
 		if m.GetImage().GetImage() != "" {
 			continue
 		}
 		if _, err := os.Stat(m.GetHostPath()); err != nil {
 			return fmt.Errorf("mount of %s: host path: %w: %w", m.GetContainerPath(), err, errdefs.ErrInvalidArgument)
+		}
+		if !m.GetSelinuxRelabel() {
+			continue
+		}
+		if err := oci.Relabel(m.GetHostPath(), labels); err != nil {
+			return fmt.Errorf("mount of %s: %w", m.GetContainerPath(), err)
 		}
 	}
 	return nil

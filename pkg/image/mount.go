@@ -78,7 +78,7 @@ func (s *Service) mountWritable(ctx context.Context, key, target string, rec roo
 		return err
 	}
 	return s.withMappedLowers(key, lowers, rec, func(lowers []string) error {
-		return mountOverlay(target, "lowerdir="+strings.Join(lowers, ":"),
+		return mountOverlay(target, rec.Label, "lowerdir="+strings.Join(lowers, ":"),
 			"upperdir="+s.upperDir(key), "workdir="+s.workDir(key), "volatile")
 	})
 }
@@ -95,12 +95,16 @@ func (s *Service) mountReadOnly(ctx context.Context, key, target string, rec roo
 		if len(lowers) == 1 {
 			return sys.Bind(lowers[0], target, true)
 		}
-		return mountOverlay(target, "lowerdir="+strings.Join(lowers, ":"), "ro", "noexec")
+		return mountOverlay(target, rec.Label, "lowerdir="+strings.Join(lowers, ":"), "ro", "noexec")
 	})
 }
 
 // mountOverlay mounts through containerd's mount package, which also fits many layers into the one page of options.
-func mountOverlay(target string, options ...string) error {
+// label is the SELinux context that all files in it have, "" for their own.
+func mountOverlay(target, label string, options ...string) error {
+	if label != "" {
+		options = append(options, fmt.Sprintf("context=%q", label))
+	}
 	// With the index on, an upper directory that a lazily unmounted overlay still holds could not be mounted again.
 	if _, err := os.Stat("/sys/module/overlay/parameters/index"); err == nil {
 		options = append(options, "index=off")

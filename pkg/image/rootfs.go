@@ -23,6 +23,7 @@ type RootFS struct {
 	ImageID     string                 // sha256:…
 	UIDMappings []specs.LinuxIDMapping // of the pod's user namespace; empty = the host's ids
 	GIDMappings []specs.LinuxIDMapping // both or none
+	MountLabel  string                 // SELinux context of every file; "" = those of the layers
 }
 
 // rootFSRecord is rootfs/<key>/record.json. It isn't synced: after a power cut a writable layer is worth nothing anyway.
@@ -31,6 +32,7 @@ type rootFSRecord struct {
 	Chain string                 `json:"chain"`
 	UIDs  []specs.LinuxIDMapping `json:"uids,omitempty"`
 	GIDs  []specs.LinuxIDMapping `json:"gids,omitempty"`
+	Label string                 `json:"label,omitempty"`
 }
 
 var rootFSKey = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,254}$`)
@@ -139,7 +141,7 @@ func (s *Service) prepare(ctx context.Context, key string, r RootFS, writable bo
 	if err != nil {
 		return fmt.Errorf("prepare root filesystem: image %s: %w", r.ImageID, err)
 	}
-	rec := rootFSRecord{Image: r.ImageID, Chain: img.Labels[labelChain], UIDs: r.UIDMappings, GIDs: r.GIDMappings}
+	rec := rootFSRecord{Image: r.ImageID, Chain: img.Labels[labelChain], UIDs: r.UIDMappings, GIDs: r.GIDMappings, Label: r.MountLabel}
 	if err := s.pinLocked(ctx, rec.Chain); err != nil {
 		return err
 	}

@@ -41,11 +41,14 @@ func (s *Service) makeFiles(p state.Pod) error {
 	if err := writeFile(dir, "resolv.conf", resolv); err != nil {
 		return err
 	}
+	if err := oci.Relabel(dir, oci.Labels{Mount: p.MountLabel}); err != nil {
+		return err
+	}
 	if p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() == cri.NamespaceMode_NODE {
 		return nil
 	}
 	uids, gids := oci.IDMappings(p.Config)
-	if err := sys.MountShm(s.Layout.PodShm(p.ID), shmSize, hostRoot(uids), hostRoot(gids)); err != nil {
+	if err := sys.MountShm(s.Layout.PodShm(p.ID), shmSize, hostRoot(uids), hostRoot(gids), p.MountLabel); err != nil {
 		return fmt.Errorf("mount shared memory: %w", err)
 	}
 	return nil

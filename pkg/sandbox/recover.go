@@ -10,6 +10,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"golang.org/x/sync/errgroup"
@@ -95,6 +96,9 @@ func (s *Service) logFailure(err error) {
 }
 
 func (s *Service) recoverPod(ctx context.Context, p state.Pod, fate container.Fate) error {
+	if err := oci.HoldLabels(oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel}); err != nil && p.ProcessLabel != "" {
+		s.Log.Warn("SELinux level not held", "pod", p.ID, "err", err)
+	}
 	act := decide(p.Phase, fate)
 	if act != keep && act != leave {
 		s.Log.Info("pod recovered", "pod", p.ID, "phase", p.Phase, "fate", fate, "action", act)

@@ -49,10 +49,15 @@ func (s *Service) Run(ctx context.Context, in NewPod) (state.PodID, error) {
 // begin writes the record of a new pod, or finds the pod a repeated request
 // means. What an earlier attempt left half done is torn down first.
 func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error) {
+	labels, err := oci.NewLabels(in.Config.GetLinux().GetSecurityContext().GetSelinuxOptions())
+	if err != nil {
+		return state.Pod{}, false, err
+	}
 	id := state.PodID(state.NewID())
 	parent := s.cgroupParent(id, in.Config)
 	pod := state.Pod{
 		ID: id, Handler: in.Handler, Config: in.Config, CreatedAt: time.Now(),
+		ProcessLabel: labels.Process, MountLabel: labels.Mount,
 		CgroupParent: parent, Cgroup: oci.CgroupsPath(parent, string(id), s.Host.Systemd),
 		Overhead: in.Config.GetLinux().GetOverhead(), Resources: in.Config.GetLinux().GetResources(),
 	}
@@ -60,8 +65,12 @@ func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error)
 		pod.NetNS = s.Layout.NetNS(id)
 	}
 	existing, began, err := s.Store.BeginPod(pod)
-	if err != nil || began {
-		return pod, began, err
+	if began {
+		return pod, true, nil
+	}
+	oci.ReleaseLabels(labels)
+	if err != nil {
+		return pod, false, err
 	}
 	switch {
 	case existing.Phase == state.PodReady && state.SameConfig(existing.Config, in.Config):
@@ -158,6 +167,7 @@ func (s *Service) runPause(ctx context.Context, p state.Pod) (int, error) {
 	spec, err := oci.Pause(oci.PauseInput{
 		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup,
 		RootFS: s.Layout.PauseRootFS(), CgroupsPath: p.Cgroup,
+		Labels:     oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel},
 		Namespaces: oci.Namespaces{Network: p.NetNS, User: s.userNS(p)},
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"golang.org/x/sync/errgroup"
@@ -164,11 +165,12 @@ func (s *Service) releaseNetwork(ctx context.Context, p state.Pod) error {
 	return sys.RemoveNetNS(s.Layout.UserNS(p.ID))
 }
 
-// tellRemoved tells plugins that a pod is gone. One without a record was never
-// theirs.
+// tellRemoved tells plugins that a pod is gone and frees its SELinux level. A
+// pod without a record was never theirs, and its level is not known.
 func (s *Service) tellRemoved(ctx context.Context, id state.PodID) {
 	if p, err := s.Store.Pod(string(id)); err == nil {
 		s.Plugins.RemovePodSandbox(ctx, container.PluginPod(p))
+		oci.ReleaseLabels(oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel})
 	}
 }
 

@@ -28,6 +28,9 @@ type Pod struct {
 	// CgroupParent is the pod's cgroup: the kubelet's, or one of our own that goes with the pod.
 	CgroupParent string `json:"cgroupParent,omitempty"`
 	Cgroup       string `json:"cgroup,omitempty"` // OCI cgroupsPath of the pause container
+	// ProcessLabel and MountLabel are the pod's SELinux contexts; empty without SELinux.
+	ProcessLabel string `json:"processLabel,omitempty"`
+	MountLabel   string `json:"mountLabel,omitempty"`
 	// Reason and Message tell why a pod is not ready; empty while it is.
 	Reason  string `json:"reason,omitempty"`
 	Message string `json:"message,omitempty"`

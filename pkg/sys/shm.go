@@ -10,8 +10,9 @@ import (
 )
 
 // MountShm mounts a tmpfs of size bytes for shared memory at path, owned by
-// uid and gid, making the directory. A path that is mounted already is left.
-func MountShm(path string, size int64, uid, gid int) error {
+// uid and gid, making the directory. A label is the SELinux context of its
+// files, "" for the kernel's choice. A path that is mounted already is left.
+func MountShm(path string, size int64, uid, gid int, label string) error {
 	if mounted, err := Mounted(path); err == nil && mounted {
 		return nil
 	}
@@ -19,6 +20,9 @@ func MountShm(path string, size int64, uid, gid int) error {
 		return err
 	}
 	options := fmt.Sprintf("mode=1777,size=%d,uid=%d,gid=%d", size, uid, gid)
+	if label != "" {
+		options += fmt.Sprintf(",context=%q", label)
+	}
 	if err := unix.Mount("shm", path, "tmpfs", unix.MS_NOEXEC|unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mount tmpfs at %s: %w", path, err)
 	}
