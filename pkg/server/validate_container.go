@@ -66,6 +66,7 @@ func (f *faults) mount(field string, m *cri.Mount) {
 	}
 	if m.GetImage() != nil {
 		f.required(field+".image.image", m.GetImage().GetImage())
+		f.unless(m.GetReadonly(), "%s.readonly must be set: images cannot be written to", field)
 		f.unless(m.GetHostPath() == "", "%s has both a host_path and an image", field)
 		sub := m.GetImageSubPath()
 		f.unless(sub == "" || filepath.IsLocal(sub), "%s.image_sub_path %q leaves the image", field, sub)

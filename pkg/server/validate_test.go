@@ -101,7 +101,7 @@ func containerRequest(change func(*cri.ContainerConfig)) *cri.CreateContainerReq
 		Envs:       []*cri.KeyValue{{Key: "A", Value: []byte("1=2")}, {Key: "empty"}},
 		Mounts: []*cri.Mount{
 			{ContainerPath: "/data", HostPath: "/srv/data", Readonly: true, RecursiveReadOnly: true},
-			{ContainerPath: "/img", Image: &cri.ImageSpec{Image: "x"}, ImageSubPath: "a/b"},
+			{ContainerPath: "/img", Image: &cri.ImageSpec{Image: "x"}, ImageSubPath: "a/b", Readonly: true},
 		},
 		Devices: []*cri.Device{{HostPath: "/dev/fuse", ContainerPath: "/dev/fuse", Permissions: "rwm"}},
 		Linux: &cri.LinuxContainerConfig{
@@ -137,6 +137,7 @@ func TestValidateContainer(t *testing.T) {
 		{"mount of both kinds", func(c *config) { c.Mounts[1].HostPath = "/x" }, []string{"both"}},
 		{"mount of a nameless image", func(c *config) { c.Mounts[1].Image.Image = "" }, []string{"mounts[1].image.image"}},
 		{"image sub path", func(c *config) { c.Mounts[1].ImageSubPath = "../x" }, []string{"image_sub_path"}},
+		{"image volume to write to", func(c *config) { c.Mounts[1].Readonly = false }, []string{"mounts[1].readonly"}},
 		{"sub path without image", func(c *config) { c.Mounts[0].ImageSubPath = "x" }, []string{"needs an image"}},
 		{"recursive but writable", func(c *config) { c.Mounts[0].Readonly = false }, []string{"needs readonly"}},
 		{"recursive but shared", func(c *config) { c.Mounts[0].Propagation = cri.MountPropagation_PROPAGATION_BIDIRECTIONAL }, []string{"private"}},
