@@ -87,15 +87,7 @@ func command() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			log, err := newLogger(c.LogLevel)
-			if err != nil {
-				return err
-			}
-			d, err := wire(cmd.Context(), c, log)
-			if err != nil {
-				return err
-			}
-			return d.wipe(cmd.Context())
+			return wipe(cmd.Context(), c)
 		},
 	})
 	return root
@@ -126,6 +118,19 @@ func serve(ctx context.Context, c Config) error {
 	}
 	log.Info("stopped, pods run on")
 	return nil
+}
+
+// wipe undoes what a stopped daemon keeps on purpose.
+func wipe(ctx context.Context, c Config) error {
+	log, err := newLogger(c.LogLevel)
+	if err != nil {
+		return err
+	}
+	d, err := wire(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	return d.wipe(ctx)
 }
 
 func newLogger(level string) (*slog.Logger, error) {

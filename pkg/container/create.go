@@ -159,7 +159,7 @@ func (s *Service) mount(ctx context.Context, pod state.Pod, c state.Container) e
 // abandon undoes a create that did not work. If even that fails, the record
 // stays as Creating: a retry, a pod removal and the next start repeat it.
 func (s *Service) abandon(ctx context.Context, id state.ContainerID, cause error) error {
-	ctx, cancel := cleanupContext(ctx)
+	ctx, cancel := state.Cleanup(ctx)
 	defer cancel()
 	return errors.Join(fmt.Errorf("create container %s: %w", id, cause), s.teardown(ctx, id))
 }

@@ -64,9 +64,7 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 	case adopt:
 		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = pid })
 	case withdraw:
-		if err = s.deleteRuntime(ctx, c); err == nil {
-			_, err = s.Store.MoveContainer(c.ID, state.Withdraw, func(c *state.Container) { c.StartedAt = time.Time{} })
-		}
+		err = s.withdraw(ctx, c)
 	case exitBlind:
 		_, err = s.Store.MoveContainer(c.ID, state.Exit, s.blindExit)
 		if err == nil {

@@ -7,20 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
-
-// cleanupLimit bounds what must be undone although its operation was cut off.
-const cleanupLimit = time.Minute
-
-// cleanupContext outlives a shutdown for as long as a cleanup may take.
-func cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
-}
 
 // Remove ends the container if it runs and removes everything of it but its
 // log file, which is the kubelet's. ErrNotFound when there is none.

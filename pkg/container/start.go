@@ -43,6 +43,11 @@ func (s *Service) start(ctx context.Context, id state.ContainerID) error {
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
+	if c.Phase == state.Starting { // an earlier start failed, and so did the record of that
+		if err := s.withdraw(ctx, c); err != nil {
+			return fmt.Errorf("start container %s: %w", id, err)
+		}
+	}
 	c, err = s.Store.MoveContainer(id, state.Launch, func(c *state.Container) { c.StartedAt = time.Now() })
 	if err != nil {
 		return fmt.Errorf("start container: %w", err)
@@ -52,16 +57,17 @@ func (s *Service) start(ctx context.Context, id state.ContainerID) error {
 		return s.startFailed(ctx, c, err)
 	}
 	trace := state.Trace(ctx)
-	c, err = s.Store.MoveContainer(id, state.Run, func(c *state.Container) {
+	runs, err := s.Store.MoveContainer(id, state.Run, func(c *state.Container) {
 		c.PID, c.Trace = launched.Pid, append(c.Trace, trace...)
 	})
 	if errdefs.IsFailedPrecondition(err) {
 		return nil // it has exited already, and the exit feed was faster
 	}
-	if err == nil {
-		s.Plugins.PostStartContainer(ctx, PluginPod(pod), s.plugin(c))
+	if err != nil {
+		return s.startFailed(ctx, c, err)
 	}
-	return err
+	s.Plugins.PostStartContainer(ctx, PluginPod(pod), s.plugin(runs))
+	return nil
 }
 
 func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) (launched monitor.Launched, err error) {
@@ -83,19 +89,27 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 	return launched, err
 }
 
-// startFailed books a start that ran nothing. When the cause was the daemon's
-// side (monitor away, shutdown), the container goes back to Created and may be
-// started again.
+// startFailed books a start that did not work. When it ran nothing and the
+// cause was the daemon's side (monitor away, shutdown), the container goes back
+// to Created and may be started again. What did run is ended, and booked as
+// what it is by the exit feed.
 func (s *Service) startFailed(ctx context.Context, c state.Container, cause error) error {
-	ctx, cancel := cleanupContext(ctx)
+	ctx, cancel := state.Cleanup(ctx)
 	defer cancel()
 	err := fmt.Errorf("start container %s: %w", c.ID, cause)
+	ran := s.Monitor.Kill(ctx, string(c.ID)) == nil
 	if cleanup := s.deleteRuntime(ctx, c); cleanup != nil {
 		err = errors.Join(err, cleanup)
 	}
+	if ran {
+		if _, late := s.Store.AwaitContainer(ctx, c.ID, func(c state.Container) bool { return !c.Phase.Live() }); late != nil {
+			err = errors.Join(err, late)
+		}
+		return err
+	}
 	var failed *monitor.LaunchError
 	if !errors.As(cause, &failed) && !errdefs.IsNotFound(cause) {
-		if _, move := s.Store.MoveContainer(c.ID, state.Withdraw, func(c *state.Container) { c.StartedAt = time.Time{} }); move != nil {
+		if move := s.backToCreated(c.ID); move != nil {
 			err = errors.Join(err, move)
 		}
 		return err
@@ -106,6 +120,24 @@ func (s *Service) startFailed(ctx context.Context, c state.Container, cause erro
 	})
 	if move != nil {
 		err = errors.Join(err, move)
+	}
+	return err
+}
+
+// withdraw makes a start that left nothing behind one that never happened. The
+// caller knows that no start is under way.
+func (s *Service) withdraw(ctx context.Context, c state.Container) error {
+	if err := s.deleteRuntime(ctx, c); err != nil {
+		return err
+	}
+	return s.backToCreated(c.ID)
+}
+
+// backToCreated books that. A container that has exited by then did start.
+func (s *Service) backToCreated(id state.ContainerID) error {
+	_, err := s.Store.MoveContainer(id, state.Withdraw, func(c *state.Container) { c.StartedAt = time.Time{} })
+	if errdefs.IsFailedPrecondition(err) {
+		return nil
 	}
 	return err
 }

@@ -68,13 +68,19 @@ func (s *Service) signalAndWait(ctx context.Context, id state.ContainerID, grace
 	return false, err
 }
 
-// settled waits until a start in flight has either worked or not.
+// settled waits until a start in flight has either worked or not. What is still
+// Starting then is a start whose failure could not be recorded.
 func (s *Service) settled(ctx context.Context, id state.ContainerID) (state.Container, error) {
-	c, err := s.Store.AwaitContainer(ctx, id, func(c state.Container) bool { return c.Phase != state.Starting })
-	if err != nil && ctx.Err() != nil {
+	c, err := s.Store.Container(string(id))
+	if err != nil || c.Phase != state.Starting {
+		return c, err
+	}
+	release, err := s.lock(ctx, id) // a start holds it
+	if err != nil {
 		return c, fmt.Errorf("stop container %s: its start is under way: %w", id, err)
 	}
-	return c, err
+	release()
+	return s.Store.Container(string(id))
 }
 
 // kill sends SIGKILL and waits for the end.
@@ -83,7 +89,11 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 	if err != nil || !c.Phase.Live() {
 		return err
 	}
-	if err := s.Monitor.Signal(ctx, string(id), sys.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+	err = s.Monitor.Signal(ctx, string(id), sys.SIGKILL)
+	if errdefs.IsNotFound(err) && c.Phase == state.Starting {
+		return s.withdrawStuck(ctx, id)
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("stop container %s: kill: %w", id, err)
 	}
 	if err := state.Point(ctx, "kill is sent"); err != nil {
@@ -102,6 +112,20 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 			id, c.PID, sys.ProcessState(c.PID), killLimit, errdefs.ErrUnavailable)
 	}
 	return err
+}
+
+// withdrawStuck books a start whose failure could not be recorded at the time.
+func (s *Service) withdrawStuck(ctx context.Context, id state.ContainerID) error {
+	release, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	c, err := s.Store.Container(string(id))
+	if err != nil || c.Phase != state.Starting {
+		return err
+	}
+	return s.withdraw(ctx, c)
 }
 
 // firstSignal tells whether this is the first Stop to signal the container: a

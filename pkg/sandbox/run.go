@@ -198,7 +198,7 @@ const reasonRunFailed = "RunFailed"
 // abandon undoes a run that did not work. If even that fails, the pod stays
 // visible as NotReady, so that the kubelet's Stop and Remove repeat it.
 func (s *Service) abandon(ctx context.Context, id state.PodID, cause error) error {
-	ctx, cancel := cleanupContext(ctx)
+	ctx, cancel := state.Cleanup(ctx)
 	defer cancel()
 	err := fmt.Errorf("run pod %s: %w", id, cause)
 	if cleanup := s.teardown(ctx, id); cleanup != nil {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/container"
@@ -16,14 +15,6 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"golang.org/x/sync/errgroup"
 )
-
-// cleanupLimit bounds what must be undone although its operation was cut off.
-const cleanupLimit = time.Minute
-
-// cleanupContext outlives a shutdown for as long as a cleanup may take.
-func cleanupContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
-}
 
 // Stop ends the pod's processes and gives its addresses back. Files and
 // records stay until Remove. A pod that is stopped already is stopped again,

@@ -199,3 +199,12 @@ func (k *objectLocks) leave(key string, l *objectLock) {
 		delete(k.locks, key)
 	}
 }
+
+// cleanupLimit bounds what must be undone although its operation was cut off.
+const cleanupLimit = time.Minute
+
+// Cleanup is a context for undoing what the operation behind ctx began: it goes
+// on when the daemon shuts down, but not for ever.
+func Cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), cleanupLimit)
+}
