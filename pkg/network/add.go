@@ -32,6 +32,10 @@ func (s *Service) Add(ctx context.Context, a Attachment) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	// Before anything is done: an undo would need the missing plugin as well.
+	if err := s.installed(list); err != nil {
+		return Result{}, err
+	}
 	if err := loopbackUp(a.NetNS); err != nil {
 		return Result{}, err
 	}

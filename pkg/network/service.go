@@ -94,6 +94,11 @@ func (s *Service) Ready() error {
 	if err != nil {
 		return err
 	}
+	return s.installed(list)
+}
+
+// installed says whether all plugins of a network are there. ErrUnavailable.
+func (s *Service) installed(list *libcni.NetworkConfigList) error {
 	exec := pluginExec{}
 	for _, p := range list.Plugins {
 		if _, err := exec.FindInPath(p.Network.Type, s.o.BinDirs); err != nil {

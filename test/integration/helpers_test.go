@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -213,4 +214,11 @@ func mustMkdir(t *testing.T, paths ...string) {
 	}
 }
 
-var _ = fmt.Sprint
+// runHost runs a program of this machine.
+func runHost(name string, args ...string) error {
+	out, err := osexec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %v: %w: %s", name, args, err, out)
+	}
+	return nil
+}
