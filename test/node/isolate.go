@@ -31,9 +31,20 @@ func Isolate() (again bool, code int, err error) {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	// Unshareflags, not Cloneflags: it also keeps our mounts from the machine's.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET, Pdeathsig: syscall.SIGTERM}
-	signal.Ignore(syscall.SIGINT) // the other one gets it as well, and ends in order
-	defer signal.Reset(syscall.SIGINT)
-	err = cmd.Run()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	if err := cmd.Start(); err != nil {
+		return true, 1, fmt.Errorf("isolate: %w", err)
+	}
+	go func() { // ends with the process
+		for s := range signals {
+			if s == syscall.SIGTERM { // an interrupt of the terminal reaches it without us
+				_ = cmd.Process.Signal(s)
+			}
+		}
+	}()
+	err = cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return true, exit.ExitCode(), nil

@@ -176,7 +176,7 @@ func processes() ([]string, error) {
 	var list []string
 	for _, p := range all {
 		if p.State != 'Z' {
-			list = append(list, fmt.Sprintf("%d %s", p.PID, p.Name))
+			list = append(list, p.String())
 		}
 	}
 	return list, err

@@ -23,6 +23,9 @@ type Process struct {
 	State       byte   // as /proc says: R S D Z T ...
 }
 
+// String is how leaks name a process.
+func (p Process) String() string { return fmt.Sprintf("%d %s", p.PID, p.Name) }
+
 // Descendants lists every process below this one. Call Adopt before the first one starts.
 func Descendants() ([]Process, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
