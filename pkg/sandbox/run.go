@@ -152,7 +152,9 @@ func (s *Service) networkAndPause(ctx context.Context, p state.Pod) (started, er
 	g.Go(func() (err error) {
 		began := time.Now()
 		defer func() { spans[1] = state.Span{Step: "pause", Took: time.Since(began)} }()
-		if up.pid, err = s.runPause(gctx, p); err != nil {
+		// Not gctx: a network that fails must not leave a launch under way that
+		// the teardown would overtake.
+		if up.pid, err = s.runPause(ctx, p); err != nil {
 			return err
 		}
 		return state.Point(ctx, "pause runs")
