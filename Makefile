@@ -40,7 +40,7 @@ $(BIN)/cri-monitor: $(SOURCES) go.mod go.sum
 
 # A daemon that test/crash can make fail or die at each step of each operation.
 $(BIN)/faults/cri-shim: $(SOURCES) go.mod go.sum
-	CGO_ENABLED=0 $(GO) build -trimpath -tags faults -o $@ ./cmd/cri-shim
+	CGO_ENABLED=0 $(GO) build -trimpath -tags nri_no_wasm,faults -o $@ ./cmd/cri-shim
 	@ln -sfn ../cri-monitor ../runc ../cni $(BIN)/faults/
 
 $(BIN)/testbox: $(wildcard test/testbox/*.go) go.mod

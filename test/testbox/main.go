@@ -41,6 +41,7 @@ var behaviours = map[string]func([]string) int{
 	"echo":     func(a []string) int { fmt.Println(strings.Join(a, " ")); return 0 },
 	"err":      func(a []string) int { fmt.Fprintln(os.Stderr, strings.Join(a, " ")); return 0 },
 	"lines":    lines,
+	"say":      func(a []string) int { return max(lines(a[:1]), number(a, 1)) },
 	"bytes":    bytes,
 	"cat":      cat,
 	"orphans":  orphans,
