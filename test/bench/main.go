@@ -78,7 +78,7 @@ func (o *options) main() (int, error) {
 		}
 		results = append(results, r)
 	}
-	print(results)
+	show(results)
 	if o.out == "" {
 		return 0, nil
 	}

@@ -79,8 +79,8 @@ func (r *result) value(name string) float64 {
 	return v
 }
 
-// print shows the runtimes side by side. The ratio is ours to the best rival's.
-func print(results []*result) {
+// show prints the runtimes side by side. The ratio is ours to the best rival's.
+func show(results []*result) {
 	if len(results) == 0 {
 		return
 	}
