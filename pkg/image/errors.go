@@ -77,6 +77,8 @@ func pullError(ref string, err error) error {
 		return &failure{fmt.Sprintf("pull image %q: the registry does not accept the credentials, or asks for some: %s", ref, redact(err)), errdefs.ErrUnauthenticated}
 	case status == http.StatusForbidden:
 		return &failure{fmt.Sprintf("pull image %q: the registry denies access: %s", ref, redact(err)), errdefs.ErrPermissionDenied}
+	case errors.Is(err, errCorrupt): // the libraries have a class of their own for it
+		return &failure{text, errdefs.ErrDataLoss}
 	case unavailable(err):
 		return &failure{crierrors.ErrRegistryUnavailable.Error() + ": " + text, crierrors.ErrRegistryUnavailable}
 	case status == http.StatusNotFound:

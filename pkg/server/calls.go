@@ -21,6 +21,8 @@ import (
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	crierrors "k8s.io/cri-api/pkg/errors"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 const (
@@ -113,6 +115,9 @@ func statusOf(ctx context.Context, err error) *status.Status {
 		// Clients give the bare text, which kubelets look at, for this code only.
 	default:
 		code = status.Code(errgrpc.ToGRPC(err))
+	}
+	if code == codes.Unknown && sys.IsDiskFull(err) {
+		code = codes.ResourceExhausted
 	}
 	text := strings.ToValidUTF8(err.Error(), "?")
 	if len(text) > maxErrorText {

@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -28,3 +29,6 @@ func CheckWritable(dir string) error {
 	}
 	return nil
 }
+
+// IsDiskFull reports whether an error is that of a filesystem, or a quota, without space.
+func IsDiskFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }

@@ -21,7 +21,10 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const tb = "/bin/testbox"
+const (
+	tb              = "/bin/testbox"
+	harnessPatience = 10 * time.Second
+)
 
 // node is a daemon with the test image, shared by the parts of one test. Tests
 // of different nodes run side by side.
