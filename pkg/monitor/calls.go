@@ -25,11 +25,17 @@ func (c *Client) Launch(ctx context.Context, l Launch) (Launched, error) {
 }
 
 // List returns what the monitor watches, by id. A container whose launch is
-// under way has pid 0.
-func (c *Client) List(ctx context.Context) ([]Running, error) {
+// under way has pid 0; one that has ended is listed until its exit is sent.
+func (c *Client) List(ctx context.Context) ([]Running, error) { return c.list(ctx, false) }
+
+// ListSettled is List once no launch is under way any more: a daemon that died
+// may have left some.
+func (c *Client) ListSettled(ctx context.Context) ([]Running, error) { return c.list(ctx, true) }
+
+func (c *Client) list(ctx context.Context, settled bool) ([]Running, error) {
 	var all []Running
 	for next := ""; ; {
-		r, fds, err := c.call(ctx, &packet{Op: opList, Next: next}, nil)
+		r, fds, err := c.call(ctx, &packet{Op: opList, Next: next, Settled: settled}, nil)
 		closeFDs(fds)
 		if err != nil {
 			return nil, err

@@ -60,7 +60,7 @@ func NewClient(o ClientOptions) *Client {
 func (c *Client) Run(ctx context.Context) error {
 	defer c.releaseAll()
 	go c.exits.feed(ctx)
-	delay := time.Duration(0)
+	delay, said := time.Duration(0), ""
 	for ctx.Err() == nil && !c.isShut() {
 		began := time.Now()
 		err := c.connect(ctx)
@@ -68,9 +68,12 @@ func (c *Client) Run(ctx context.Context) error {
 			break
 		}
 		if time.Since(began) > lastRetry {
-			delay = 0
+			delay, said = 0, ""
 		}
-		c.o.Log.Warn("monitor connection", "err", err, "retry_in", delay)
+		if err.Error() != said { // once, not once a second
+			said = err.Error()
+			c.o.Log.Warn("no connection to the monitor", "err", err)
+		}
 		c.setLink(nil, unavailable{fmt.Errorf("monitor: %w", err)})
 		select {
 		case <-ctx.Done():

@@ -34,6 +34,8 @@ type container struct {
 	out *output
 	// told is closed once the launch was answered: the exit comes after that. nil for a recovered container.
 	told chan struct{}
+	// launched is closed when the launch is over, whichever way. nil for a recovered container.
+	launched chan struct{}
 
 	mu      sync.Mutex // guards what follows; not held across I/O that may block
 	rec     record
@@ -57,7 +59,7 @@ func (m *Monitor) newContainer(l *Launch) *container {
 	rec := record{Launch: *l, LaunchedAt: time.Now(), OOMBase: sys.OOMKills(l.Cgroups)}
 	rec.Argv, rec.Env = nil, nil
 	return &container{
-		m: m, dir: dir, rec: rec, pidfd: -1, stdin: -1, tty: -1, told: make(chan struct{}),
+		m: m, dir: dir, rec: rec, pidfd: -1, stdin: -1, tty: -1, told: make(chan struct{}), launched: make(chan struct{}),
 		out: newOutput(l.ID, dir, l.LogPath, m.journal, m.log),
 	}
 }

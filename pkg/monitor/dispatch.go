@@ -83,6 +83,10 @@ func (c *conn) answerShort(p *packet) {
 		c.subscribe(p)
 		return
 	case opList:
+		if p.Settled {
+			c.later(p, func(ctx context.Context) { c.m.awaitLaunches(ctx); c.list(p) })
+			return
+		}
 		c.list(p)
 		return
 	case opAttach:
@@ -179,8 +183,8 @@ func (c *conn) subscribe(p *packet) {
 	c.answer(p, nil, nil)
 }
 
-// list answers with one page of containers, by id, and their descriptors if the
-// client wants them (FDs is then not empty in the request... Seq is 1).
+// list answers with one page of containers, by id, and with their descriptors
+// if the client asks for them.
 func (c *conn) list(p *packet) {
 	c.m.mu.Lock()
 	var page []*container
@@ -190,6 +194,8 @@ func (c *conn) list(p *packet) {
 		}
 	}
 	c.m.mu.Unlock()
+	// A container that has left already has its exit in the log: the exit is sent before this answer.
+	c.m.exits.settle()
 	slices.SortFunc(page, func(a, b *container) int {
 		if a.rec.ID < b.rec.ID {
 			return -1
@@ -204,7 +210,7 @@ func (c *conn) list(p *packet) {
 	var fds []int
 	for _, ct := range page {
 		l := listed{}
-		if p.Seq == 1 {
+		if p.WantFDs {
 			var own []int
 			l.FDs, own = ct.descriptors()
 			fds = append(fds, own...)
@@ -212,11 +218,8 @@ func (c *conn) list(p *packet) {
 		}
 		ct.mu.Lock()
 		l.ID, l.Launched, l.Orphan = ct.rec.ID, ct.rec.Launched, ct.orphan
-		ended := ct.ended
 		ct.mu.Unlock()
-		if !ended || len(l.FDs) > 0 {
-			r.Running = append(r.Running, l)
-		}
+		r.Running = append(r.Running, l)
 	}
 	r.Op, r.Req = p.Op, p.Req
 	c.post(r, fds)

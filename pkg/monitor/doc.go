@@ -35,7 +35,7 @@
 //
 //	request       from the client             answer
 //	hello         hello{version,oldest}       hello{version,instance,exit_log,pid}; comes first
-//	list          next, seq 1: with fds       running[{id,pid,start_time,orphan,fds}], next; fds
+//	list          next, want_fds              running[{id,pid,start_time,orphan,fds}], next; fds
 //	adopt         id, status; kept fds        –         (an orphan: its terminal, how it ended)
 //	subscribe                                 –         (adoption is done; exits from here on)
 //	launch        launch                      running[1]; fds pidfd stdin stdout stderr | tty

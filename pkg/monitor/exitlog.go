@@ -130,6 +130,12 @@ func (l *exitLog) append(e Exit, publish func(Exit)) {
 	publish(e)
 }
 
+// settle returns once every exit that has a number was given out.
+func (l *exitLog) settle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+}
+
 func (l *exitLog) write(line exitLine) {
 	b, err := json.Marshal(line)
 	if err == nil {

@@ -50,7 +50,8 @@ func (r *Recorder) Start() error { return r.journal.start() }
 func (r *Recorder) Drain() {
 	r.st.mu.Lock()
 	defer r.st.mu.Unlock()
-	for r.st.drain(drainRounds) {
+	for more := true; more; {
+		_, more = r.st.drain(drainRounds)
 	}
 }
 

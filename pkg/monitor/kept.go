@@ -86,7 +86,7 @@ func (c *Client) releaseAll() {
 func (c *Client) adopt(ctx context.Context, l *link) error {
 	listed := map[string]bool{}
 	for next := ""; ; {
-		r, fds, err := l.call(ctx, &packet{Op: opList, Seq: 1, Next: next}, nil)
+		r, fds, err := l.call(ctx, &packet{Op: opList, WantFDs: true, Next: next}, nil)
 		if err != nil {
 			return err
 		}

@@ -27,6 +27,7 @@ func (m *Monitor) launch(ctx context.Context, l *Launch) (*container, error) {
 	if err := m.enter(c); err != nil {
 		return nil, err
 	}
+	defer close(c.launched)
 	defer m.reap.begin()()
 	if err := c.launch(ctx, l); err != nil {
 		m.leave(c)
@@ -34,6 +35,25 @@ func (m *Monitor) launch(ctx context.Context, l *Launch) (*container, error) {
 		return nil, fmt.Errorf("launch %s: %w", l.ID, err)
 	}
 	return c, nil
+}
+
+// awaitLaunches returns when the launches that are under way are over, or ctx is.
+func (m *Monitor) awaitLaunches(ctx context.Context) {
+	m.mu.Lock()
+	var launches []chan struct{}
+	for _, c := range m.containers {
+		if c.launched != nil {
+			launches = append(launches, c.launched)
+		}
+	}
+	m.mu.Unlock()
+	for _, launched := range launches {
+		select {
+		case <-launched:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func validID(id string) error {

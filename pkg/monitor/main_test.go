@@ -28,7 +28,7 @@ const (
 	asMonitor = "cri-test-monitor" // --dir D --socket S [--ready-fd N]
 	asRuntime = "cri-test-runtime" // PIDFILE CONSOLE|- COMMAND… : start COMMAND detached, write its pid, exit
 	asWriter  = "cri-test-writer"  // TOTAL LINE PIECE : see beWriter
-	asCounter = "cri-test-counter" // N [PAUSE-EVERY] : write N numbered lines
+	asCounter = "cri-test-counter" // N | FILE : write N numbered lines, or until FILE exists; exit 7
 )
 
 func TestMain(m *testing.M) {
@@ -157,15 +157,10 @@ func sendFile(socket string, f *os.File) error {
 func beCounter(args []string) error {
 	n, err := strconv.Atoi(args[0])
 	if err != nil {
-		return err
+		n = 1 << 30
 	}
-	every := 0
-	if len(args) > 1 {
-		if every, err = strconv.Atoi(args[1]); err != nil {
-			return err
-		}
-	}
-	for i := range n {
+	i := 0
+	for ; i < n; i++ {
 		// Written in uneven pieces, so that reads end within lines.
 		line := fmt.Sprintf("line %08d %s\n", i, strings.Repeat("x", i%97))
 		cut := i % len(line)
@@ -174,12 +169,35 @@ func beCounter(args []string) error {
 				return err
 			}
 		}
-		if every > 0 && i%every == every-1 {
+		if err != nil && i%100 == 99 {
+			if _, missing := os.Stat(args[0]); missing == nil {
+				break
+			}
 			time.Sleep(time.Millisecond)
+		}
+	}
+	if err != nil {
+		if err := os.WriteFile(args[0]+".count", []byte(strconv.Itoa(i+1)), 0o600); err != nil {
+			return err
 		}
 	}
 	os.Exit(7)
 	return nil
+}
+
+// endCounter tells a counter to end and returns how many lines it wrote.
+func endCounter(t testing.TB, gate string) int {
+	t.Helper()
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	eventually(t, "the counter to end", func() bool {
+		b, _ := os.ReadFile(gate + ".count")
+		n, _ = strconv.Atoi(string(b))
+		return n > 0
+	})
+	return n
 }
 
 // node is a monitor process with a client, and what a container needs.

@@ -49,6 +49,9 @@ type watch struct {
 	p     *poller
 	fd    int
 	token uint32
+
+	mu      sync.Mutex // guards stopped, and that fd is still ours
+	stopped bool
 }
 
 // add registers fd, not armed yet. call runs on the poller's goroutine and must
@@ -70,14 +73,25 @@ func (p *poller) add(fd int, call func(events uint32)) (*watch, error) {
 
 // arm asks for one call when any of events comes; errors and hang-ups count.
 func (w *watch) arm(events uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return
+	}
 	ev := unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(w.token)}
-	_ = unix.EpollCtl(w.p.epfd, unix.EPOLL_CTL_MOD, w.fd, &ev) // fails only after stop
+	_ = unix.EpollCtl(w.p.epfd, unix.EPOLL_CTL_MOD, w.fd, &ev) // of a registered descriptor: can't fail
 }
 
 // stop ends the registration. It comes before the descriptor is closed: other
 // processes hold the same open file, so closing alone would not end it. A call
-// may still be under way.
+// may still be under way. It may be repeated.
 func (w *watch) stop() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped {
+		return
+	}
+	w.stopped = true
 	_ = unix.EpollCtl(w.p.epfd, unix.EPOLL_CTL_DEL, w.fd, nil)
 	w.p.forget(w.token)
 }

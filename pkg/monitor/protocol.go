@@ -56,7 +56,9 @@ type packet struct {
 	Launch  *Launch        `json:"launch,omitempty"`
 	Exec    *execRequest   `json:"exec,omitempty"`
 	Running []listed       `json:"running,omitempty"`
-	Next    string         `json:"next,omitempty"` // list: go on after this id
+	Next    string         `json:"next,omitempty"`     // list: go on after this id
+	WantFDs bool           `json:"want_fds,omitempty"` // list: with descriptors
+	Settled bool           `json:"settled,omitempty"`  // list: answer when no launch is under way
 	Exit    *Exit          `json:"exit,omitempty"`
 	Seq     uint64         `json:"seq,omitempty"`
 	Attach  *AttachOptions `json:"attach,omitempty"`

@@ -15,8 +15,8 @@ import (
 
 func TestUpgradeKeepsEverything(t *testing.T) {
 	n := startNode(t)
-	const lines = 120_000
-	n.launch(n.spec("writer", self(t), asCounter, fmt.Sprint(lines), "100"))
+	stop := filepath.Join(n.dir, "stop")
+	n.launch(n.spec("writer", self(t), asCounter, stop))
 	in := n.spec("reader", "sh", "-c", "read x; read y; echo $x $y; exit 4")
 	in.Stdin = true
 	n.launch(in)
@@ -55,6 +55,7 @@ func TestUpgradeKeepsEverything(t *testing.T) {
 	if e, err := session.Wait(n.ctx()); err != nil || e.Code != 6 {
 		t.Errorf("exec ended %+v, %v", e, err)
 	}
+	lines := endCounter(t, stop)
 	want := map[string]int{"writer": 7, "reader": 4, "tty": 5}
 	for range want {
 		if e := n.exit(); e.Code != want[e.ID] {
