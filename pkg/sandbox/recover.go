@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -50,7 +52,7 @@ func decide(p state.PodPhase, f container.Fate) action {
 // together.
 // One object that resists is logged and left as it is; the node starts.
 func (s *Service) Recover(ctx context.Context) error {
-	watched, err := s.Monitor.List(ctx)
+	watched, err := s.watched(ctx)
 	if err != nil {
 		return fmt.Errorf("recover: ask the monitor what runs: %w", err)
 	}
@@ -78,6 +80,22 @@ func (s *Service) Recover(ctx context.Context) error {
 	}
 	pods.Wait()
 	return s.sweep(ctx, fates)
+}
+
+// launchLimit is how long recovery waits for launches that the last daemon
+// left under way: they take milliseconds, unless a runtime hangs.
+const launchLimit = 5 * time.Second
+
+// watched asks the monitor what runs.
+func (s *Service) watched(ctx context.Context) ([]monitor.Running, error) {
+	limited, cancel := context.WithTimeout(ctx, launchLimit)
+	defer cancel()
+	all, err := s.Monitor.ListSettled(limited)
+	if err == nil || limited.Err() == nil || ctx.Err() != nil {
+		return all, err
+	}
+	s.Log.Warn("a launch is still under way, recovery goes on without it")
+	return s.Monitor.List(ctx)
 }
 
 func (s *Service) each(ctx context.Context, all []state.Container, do func(context.Context, state.Container) error) {
