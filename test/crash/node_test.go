@@ -171,22 +171,24 @@ func (b *bystander) check(t testing.TB, n *node) {
 	}
 	before := b.lines
 	harness.Eventually(t, 10*time.Second, "the bystander's log goes on", func() bool {
-		b.lines = countLines(t, n.LogOf(t, "bystander"))
+		var err error
+		if b.lines, err = countLines(n.LogOf(t, "bystander")); err != nil {
+			t.Fatal(err)
+		}
 		return b.lines > before
 	})
 }
 
 // countLines checks that the log of testbox lines has each line once, in
 // order, and returns how many.
-func countLines(t testing.TB, log string) int {
-	t.Helper()
+func countLines(log string) (int, error) {
 	lines := strings.Split(strings.TrimSuffix(log, "\n"), "\n")
 	for i, line := range lines {
 		if line != fmt.Sprintf("line %d", i+1) {
-			t.Fatalf("line %d of the log is %q", i+1, line)
+			return i, fmt.Errorf("line %d of the log is %q", i+1, line)
 		}
 	}
-	return len(lines)
+	return len(lines), nil
 }
 
 // freePort is a TCP port nobody has now.
