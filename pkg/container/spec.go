@@ -9,11 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -27,7 +29,7 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, im
 		return nil, nil, err
 	}
 	labels := oci.Labels{Process: pod.ProcessLabel, Mount: pod.MountLabel}
-	if err := prepareSources(c.Config.GetMounts(), labels); err != nil {
+	if err := prepareSources(ctx, c.Config.GetMounts(), labels); err != nil {
 		return nil, nil, err
 	}
 	volumes, err := volumePaths(c)
@@ -88,12 +90,16 @@ func (s *Service) namespaces(pod state.Pod, c *cri.ContainerConfig) (oci.Namespa
 
 // prepareSources refuses mounts whose host path is not there: CRI asks runtimes
 // to report that, not to make directories up. It relabels those that ask for it.
-func prepareSources(mounts []*cri.Mount, labels oci.Labels) error {
+func prepareSources(ctx context.Context, mounts []*cri.Mount, labels oci.Labels) error {
 	for _, m := range mounts {
 		if m.GetImage().GetImage() != "" {
 			continue
 		}
-		if _, err := os.Stat(m.GetHostPath()); err != nil {
+		err := probe(ctx, m.GetHostPath())
+		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+			return fmt.Errorf("mount of %s: host path: %w: %w", m.GetContainerPath(), err, errdefs.ErrUnavailable)
+		}
+		if err != nil {
 			return fmt.Errorf("mount of %s: host path: %w: %w", m.GetContainerPath(), err, errdefs.ErrInvalidArgument)
 		}
 		if !m.GetSelinuxRelabel() {
@@ -104,6 +110,16 @@ func prepareSources(mounts []*cri.Mount, labels oci.Labels) error {
 		}
 	}
 	return nil
+}
+
+// probeLimit is how long a host path may take to answer. The pod's lock is held
+// meanwhile, and stopping the pod must not hang with a file server.
+const probeLimit = 10 * time.Second
+
+func probe(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	return sys.Probe(ctx, path)
 }
 
 // volumePaths says what each image mount mounts: the image's root, or a sub

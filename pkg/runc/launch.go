@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -33,6 +34,11 @@ type Launch struct {
 // consolePlaceholder is replaced by the monitor with its console socket.
 const consolePlaceholder = "{console}"
 
+// launchLimit is how long a runtime may take to start a container, most of it
+// mounts. One that takes longer hangs; it is killed, so that the container's
+// lock does not hang with it.
+const launchLimit = 2 * time.Minute
+
 // Launch starts the container and returns once its program was executed. An
 // error means that it was not: *monitor.LaunchError with the runtime's own
 // message in its text.
@@ -49,6 +55,9 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 	if l.Terminal {
 		argv = append(argv, "--console-socket", consolePlaceholder)
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, launchLimit,
+		fmt.Errorf("%s has not started it after %s: %w", filepath.Base(h.Path), launchLimit, context.DeadlineExceeded))
+	defer cancel()
 	launched, err := s.monitor.Launch(ctx, monitor.Launch{
 		ID: l.ID, Argv: append(argv, l.ID), Env: runtimeEnv(), Dir: s.bundle(l.ID), PidFile: pidFile,
 		RuntimeLog: s.runtimeLog(l.ID), LogPath: l.LogPath,
