@@ -58,10 +58,13 @@ type RegistryConfig struct {
 
 // RuntimeConfig says which OCI runtimes start containers.
 type RuntimeConfig struct {
-	Default     string                   `toml:"default" comment:"handler of pods that name none"`
-	SeccompRoot string                   `toml:"seccomp_root" comment:"directory of relative localhost seccomp profiles"`
-	Monitor     string                   `toml:"monitor" comment:"the cri-monitor program; empty to look beside this one, then in PATH"`
-	Handlers    map[string]HandlerConfig `toml:"handlers" comment:"one table per RuntimeClass handler"`
+	Default     string `toml:"default" comment:"handler of pods that name none"`
+	SeccompRoot string `toml:"seccomp_root" comment:"directory of relative localhost seccomp profiles"`
+	Monitor     string `toml:"monitor" comment:"the cri-monitor program; empty to look beside this one, then in PATH"`
+	// StartMonitor is off where an init system keeps the monitor running: two that
+	// both start it would race for who is its parent after each of its ends.
+	StartMonitor bool                     `toml:"start_monitor" comment:"start the monitor when none runs; false where a unit does"`
+	Handlers     map[string]HandlerConfig `toml:"handlers" comment:"one table per RuntimeClass handler"`
 }
 
 // HandlerConfig is one OCI runtime.
@@ -104,7 +107,7 @@ func defaults() Config {
 		Image:    ImageConfig{MaxDownloads: 3, ProgressTimeout: 5 * time.Minute},
 		Registry: RegistryConfig{ConfigPath: "/etc/cri-shim/certs.d"},
 		Runtime: RuntimeConfig{
-			Default: "runc", SeccompRoot: "/var/lib/kubelet/seccomp",
+			Default: "runc", SeccompRoot: "/var/lib/kubelet/seccomp", StartMonitor: true,
 			Handlers: map[string]HandlerConfig{"runc": {}},
 		},
 		Stream: StreamConfig{Address: "127.0.0.1"},
@@ -132,7 +135,11 @@ func loadConfig(path string, required bool) (Config, error) {
 		var at *toml.DecodeError
 		if errors.As(err, &at) {
 			row, column := at.Position()
-			return c, fmt.Errorf("read config %s: line %d, column %d: %w", path, row, column, err)
+			where := fmt.Sprintf("line %d, column %d", row, column)
+			if key := at.Key(); len(key) > 0 { // none where the text is no TOML at all
+				where += ", " + strings.Join(key, ".")
+			}
+			return c, fmt.Errorf("read config %s: %s: %w", path, where, err)
 		}
 		return c, fmt.Errorf("read config %s: %w", path, err)
 	}

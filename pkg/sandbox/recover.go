@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/network"
@@ -50,7 +51,8 @@ func decide(p state.PodPhase, f container.Fate) action {
 // Recover is called once, before RunExits, so that exits which came while the
 // daemon was away are still to be read. It brings records and kernel back
 // together.
-// One object that resists is logged and left as it is; the node starts.
+// One object that resists, or takes long because a plugin or a process hangs,
+// is logged and goes on being torn down in the background; the node starts.
 func (s *Service) Recover(ctx context.Context) error {
 	watched, err := s.watched(ctx)
 	if err != nil {
@@ -71,6 +73,9 @@ func (s *Service) Recover(ctx context.Context) error {
 		return container.Gone
 	}
 	s.each(ctx, s.Store.Containers(), func(ctx context.Context, c state.Container) error {
+		if _, err := s.Store.Pod(string(c.Pod)); errdefs.IsNotFound(err) {
+			return s.Containers.RemoveOrphan(ctx, c.ID) // its pod's record is lost, and the pod with it
+		}
 		return s.Containers.Recover(ctx, c, fate(string(c.ID)), pids[string(c.ID)])
 	})
 	var pods errgroup.Group
@@ -79,7 +84,12 @@ func (s *Service) Recover(ctx context.Context) error {
 		pods.Go(func() error { s.logFailure(s.recoverPod(ctx, p, fate(string(p.ID)))); return nil })
 	}
 	pods.Wait()
-	return s.sweep(ctx, fates)
+	limited, cancel := context.WithTimeout(ctx, container.RecoverLimit)
+	defer cancel()
+	_, err = state.Do(limited, s.Ops, "sweep", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, s.sweep(ctx, fates)
+	})
+	return err
 }
 
 // launchLimit is how long recovery waits for launches that the last daemon
@@ -109,7 +119,7 @@ func (s *Service) each(ctx context.Context, all []state.Container, do func(conte
 
 func (s *Service) logFailure(err error) {
 	if err != nil {
-		s.Log.Error("recovery left an object as it was, its removal repeats the attempt", "err", err)
+		s.Log.Error("recovery goes on without an object, its removal repeats the attempt", "err", err)
 	}
 }
 
@@ -123,7 +133,12 @@ func (s *Service) recoverPod(ctx context.Context, p state.Pod, fate container.Fa
 	}
 	switch act {
 	case undo, finish:
-		return s.teardown(ctx, p.ID)
+		limited, cancel := context.WithTimeout(ctx, container.RecoverLimit)
+		defer cancel()
+		_, err := state.Do(limited, s.Ops, "recover pod "+string(p.ID), func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, s.undo(ctx, p.ID)
+		})
+		return err
 	case down:
 		how := "ended while nobody could see how"
 		if s.Store.Rebooted() {
@@ -132,6 +147,39 @@ func (s *Service) recoverPod(ctx context.Context, p state.Pod, fate container.Fa
 		return s.Died(ctx, p.ID, how)
 	}
 	return nil
+}
+
+// undoRetry is the pause between attempts to tear down what the last daemon left
+// half done: there is no event for "the plugin works again".
+const undoRetry = 5 * time.Second
+
+// undo tears a pod down however long that takes. Nobody knows of a pod whose
+// start was cut off, so nobody would ask for its removal.
+func (s *Service) undo(ctx context.Context, id state.PodID) error {
+	for {
+		err := s.undoOnce(ctx, id)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		s.Log.Error("pod of the last run not torn down, trying again", "pod", id, "err", err)
+		select {
+		case <-time.After(undoRetry):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+func (s *Service) undoOnce(ctx context.Context, id state.PodID) error {
+	release, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := s.Store.Pod(string(id)); errdefs.IsNotFound(err) {
+		return nil // a repeated request was faster
+	}
+	return s.teardown(ctx, id)
 }
 
 // sweep tears down what carries our names and has no record: ids the monitor
@@ -176,13 +224,13 @@ func (s *Service) removeOrphan(ctx context.Context, id string) error {
 // sweepNetNS removes pinned namespaces of pods that are no more. Their
 // addresses are given back by CollectNetwork.
 func (s *Service) sweepNetNS(ctx context.Context) error {
-	wanted := map[string]bool{}
-	for _, p := range s.Store.Pods() {
-		wanted[p.NetNS] = true
-	}
 	pinned, err := sys.ListNetNS(s.Layout.NetNSTag())
 	if err != nil {
 		return err
+	}
+	wanted := map[string]bool{} // asked after the list: a new pod's record is older than its namespace
+	for _, p := range s.Store.Pods() {
+		wanted[p.NetNS] = true
 	}
 	for _, path := range pinned {
 		if wanted[path] || ctx.Err() != nil {
