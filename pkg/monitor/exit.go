@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,7 +51,7 @@ func (c *container) end(e Exit) {
 // then the last output, so that the log is complete when the exit is known;
 // then the exit log; then whoever listens.
 func (c *container) finish(e Exit) {
-	e.OOM = sys.OOMKills(c.rec.Cgroups) > c.rec.OOMBase
+	e.OOM = sys.OOMKills(c.rec.Cgroups) > c.rec.OOMBase || c.oomLogged(e)
 	if c.rec.KillAll {
 		ctx, cancel := context.WithTimeout(c.m.ctx, killPatience)
 		if err := sys.KillCgroups(ctx, c.rec.Cgroups); err != nil {
@@ -74,6 +75,20 @@ func (c *container) finish(e Exit) {
 		c.m.leave(c)
 		c.m.publish(e)
 	})
+}
+
+// oomLogged asks the kernel's log where systemd was faster than us with the
+// removal of the cgroup, and its counters with it.
+func (c *container) oomLogged(e Exit) bool {
+	failed := e.Code != 0 || e.Signal != 0
+	if !failed || len(c.rec.Cgroups) == 0 || slices.ContainsFunc(c.rec.Cgroups, sys.CountsOOMKills) {
+		return false
+	}
+	oom, err := sys.LoggedOOMKill(sys.OOMVictim{Cgroups: c.rec.Cgroups, PID: c.rec.Pid, Start: c.rec.StartTime})
+	if err != nil {
+		c.m.log.Warn("nobody knows whether memory ran out", "container", c.rec.ID, "err", err)
+	}
+	return oom
 }
 
 // watchPidfd waits for the end of a process that is not our child.

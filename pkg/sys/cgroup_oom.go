@@ -15,10 +15,12 @@ import (
 // Linux 4.13). Directories without such a file count nothing, so the list may
 // name every hierarchy and need not exist yet. The counters go with the cgroup:
 // read them before it is removed.
+//
+// systemd removes them early: see LoggedOOMKill.
 func OOMKills(dirs []string) uint64 {
 	var sum uint64
 	for _, dir := range dirs {
-		for _, name := range [...]string{"memory.events", "memory.oom_control"} {
+		for _, name := range oomCounters() {
 			raw, err := os.ReadFile(filepath.Join(dir, name))
 			if err != nil {
 				continue
@@ -28,6 +30,18 @@ func OOMKills(dirs []string) uint64 {
 	}
 	return sum
 }
+
+// CountsOOMKills reports whether OOMKills has something to read in the cgroup directory dir.
+func CountsOOMKills(dir string) bool {
+	for _, name := range oomCounters() {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func oomCounters() [2]string { return [...]string{"memory.events", "memory.oom_control"} }
 
 func oomKills(raw []byte) uint64 {
 	var sum uint64
