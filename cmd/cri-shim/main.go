@@ -51,6 +51,7 @@ func command() *cobra.Command {
 		for name, set := range map[string]func(){
 			"listen": func() { c.Listen = flags.Listen }, "root": func() { c.Root = flags.Root },
 			"state": func() { c.State = flags.State }, "log-level": func() { c.LogLevel = flags.LogLevel },
+			"start-monitor": func() { c.Runtime.StartMonitor = flags.Runtime.StartMonitor },
 		} {
 			if cmd.Flags().Changed(name) {
 				set()
@@ -63,6 +64,7 @@ func command() *cobra.Command {
 	root.PersistentFlags().StringVar(&flags.Root, "root", flags.Root, "persistent directory")
 	root.PersistentFlags().StringVar(&flags.State, "state", flags.State, "directory that is gone after a reboot")
 	root.PersistentFlags().StringVar(&flags.LogLevel, "log-level", flags.LogLevel, "debug, info, warn or error")
+	root.PersistentFlags().BoolVar(&flags.Runtime.StartMonitor, "start-monitor", flags.Runtime.StartMonitor, "start the monitor when none runs")
 	root.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := effective(cmd)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	systemd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -33,9 +34,17 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error { return d.recoverAndOpen(ctx) })
 	g.Go(func() error { return d.serveMetrics(ctx) })
 	g.Go(func() error { return d.plugins.Run(ctx) })
+	defer context.AfterFunc(ctx, func() { d.tell(systemd.SdNotifyStopping) })()
 	err = g.Wait()
 	d.ops.Wait()
 	return err
+}
+
+// tell lets a service manager that waits for it know how far the daemon is.
+func (d *daemon) tell(state string) {
+	if _, err := systemd.SdNotify(false, state); err != nil {
+		d.log.Warn("service manager not told", "state", state, "err", err)
+	}
 }
 
 // recoverAndOpen brings records and kernel together, opens the API, and then
@@ -53,6 +62,7 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 		d.log.Error("NRI plugins cannot connect", "socket", d.config.NRI.Socket, "err", err)
 	}
 	d.server.Open()
+	d.tell(systemd.SdNotifyReady)
 	d.log.Info("serving", "listen", d.config.Listen, "pods", len(d.store.Pods()), "containers", len(d.store.Containers()), "dur", time.Since(began))
 	exits := make(chan error, 1)
 	go func() { exits <- d.sandboxes.RunExits(ctx) }()

@@ -91,18 +91,19 @@ func (d *daemon) wireState(ctx context.Context) error {
 }
 
 func (d *daemon) wireMonitor(context.Context) error {
-	binary, err := companion(d.config.Runtime.Monitor, "cri-monitor")
-	if err != nil {
-		return err
+	options := monitor.ClientOptions{Socket: d.layout.MonitorSocket(), Log: d.log}
+	if d.config.Runtime.StartMonitor {
+		binary, err := companion(d.config.Runtime.Monitor, "cri-monitor")
+		if err != nil {
+			return err
+		}
+		spawn := monitor.SpawnOptions{
+			Binary: binary, Dir: d.layout.Monitor(), Socket: d.layout.MonitorSocket(),
+			LogFile: filepath.Join(d.layout.State, "monitor.log"),
+		}
+		options.Start = func(ctx context.Context) error { return monitor.Spawn(ctx, spawn) }
 	}
-	spawn := monitor.SpawnOptions{
-		Binary: binary, Dir: d.layout.Monitor(), Socket: d.layout.MonitorSocket(),
-		LogFile: filepath.Join(d.layout.State, "monitor.log"),
-	}
-	d.monitor = monitor.NewClient(monitor.ClientOptions{
-		Socket: d.layout.MonitorSocket(), Log: d.log,
-		Start: func(ctx context.Context) error { return monitor.Spawn(ctx, spawn) },
-	})
+	d.monitor = monitor.NewClient(options)
 	return nil
 }
 
