@@ -106,7 +106,8 @@ func (d *Daemon) StartFor(t testing.TB) {
 	}
 }
 
-// New prepares directories and configuration and starts nothing.
+// New prepares directories and configuration and starts nothing. $CRI_TEST_CONFIG,
+// if set, is configuration of every daemon: the cgroup driver, say.
 func New(extra ...string) (*Daemon, error) {
 	dir, err := os.MkdirTemp("", "cri-it-")
 	if err != nil {
@@ -134,7 +135,7 @@ config_path = %q
 [nri]
 enable = false
 socket = %q
-`, d.Socket, filepath.Join(dir, "root"), filepath.Join(dir, "state"), strings.Join(extra, "\n"),
+`, d.Socket, filepath.Join(dir, "root"), filepath.Join(dir, "state"), strings.Join(append(extra, os.Getenv("CRI_TEST_CONFIG")), "\n"),
 		filepath.Join(dir, "cni"), d.Bridge, filepath.Join(dir, "certs.d"), filepath.Join(dir, "nri.sock"))
 	err = errors.Join(os.MkdirAll(d.LogDir, 0o755), os.WriteFile(d.Config, []byte(config), 0o600))
 	return d, err
