@@ -60,11 +60,11 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 	var err error
 	switch act {
 	case undo, finish:
-		err = s.teardown(ctx, c.ID)
+		err = s.bounded(ctx, c.ID, func(ctx context.Context) error { return s.teardown(ctx, c.ID) })
 	case adopt:
 		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = pid })
 	case withdraw:
-		err = s.withdraw(ctx, c)
+		err = s.bounded(ctx, c.ID, func(ctx context.Context) error { return s.withdraw(ctx, c) })
 	case exitBlind:
 		_, err = s.Store.MoveContainer(c.ID, state.Exit, s.blindExit)
 		if err == nil {
@@ -75,6 +75,26 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 		return fmt.Errorf("recover container %s (%s, %s): %w", c.ID, c.Phase, fate, err)
 	}
 	return nil
+}
+
+// RecoverLimit is how long a start waits for each part of its recovery. They
+// take milliseconds, unless a plugin or a process hangs: that goes on in the
+// background, for the other objects of the node must not wait for it.
+const RecoverLimit = 5 * time.Second
+
+// bounded runs do under the container's lock, and waits for it that long.
+func (s *Service) bounded(ctx context.Context, id state.ContainerID, do func(context.Context) error) error {
+	limited, cancel := context.WithTimeout(ctx, RecoverLimit)
+	defer cancel()
+	_, err := state.Do(limited, s.Ops, "recover container "+string(id), func(ctx context.Context) (struct{}, error) {
+		release, err := s.lock(ctx, id)
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer release()
+		return struct{}{}, do(ctx)
+	})
+	return err
 }
 
 func (s *Service) blindExit(c *state.Container) {

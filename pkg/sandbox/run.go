@@ -76,7 +76,8 @@ func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error)
 	case existing.Phase == state.PodReady && state.SameConfig(existing.Config, in.Config):
 		return existing, false, nil
 	case existing.Phase == state.PodCreating || existing.Reason == reasonRunFailed:
-		if err := s.teardown(ctx, existing.ID); err != nil {
+		state.Stage(ctx, "clean up an earlier attempt at this pod")
+		if err := s.undoOnce(ctx, existing.ID); err != nil {
 			return existing, false, fmt.Errorf("clean up an earlier attempt at this pod: %w", err)
 		}
 		return s.begin(ctx, in)

@@ -104,24 +104,50 @@ func killAndWait(ctx context.Context, pid int) (bool, error) {
 	return true, AwaitPidfd(ctx, fd)
 }
 
+// promptly is how long the end of a killed process may take before waiting for
+// it is made interruptible, which costs a descriptor.
+const promptly = 100 * time.Millisecond
+
 // AwaitPidfd returns when the process behind fd has ended, or with the
-// context's error at its deadline. It blocks a thread; the cancelling of a
-// context without a deadline is noticed only after the end of the process.
+// context's error. It blocks a thread.
 func AwaitPidfd(ctx context.Context, fd int) error {
+	ended, err := pollEnd([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(promptly/time.Millisecond))
+	if ended || err != nil {
+		return err
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return fmt.Errorf("wait for process: make eventfd: %w", err)
+	}
+	defer unix.Close(wake)
+	woken := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+		close(woken)
+	})
+	defer func() {
+		if !stop() {
+			<-woken // it must not write to a descriptor that is somebody else's by then
+		}
+	}()
+	ended, err = pollEnd([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}, -1)
+	if !ended && err == nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// pollEnd tells whether the first descriptor is readable after a poll that lasts
+// until any is or the timeout, in milliseconds, is over.
+func pollEnd(fds []unix.PollFd, timeout int) (bool, error) {
 	for {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		_, err := unix.Poll(fds, timeout)
+		if errors.Is(err, unix.EINTR) {
+			continue
 		}
-		timeout := -1
-		if at, ok := ctx.Deadline(); ok {
-			timeout = max(1, int(time.Until(at)/time.Millisecond)+1)
+		if err != nil {
+			return false, fmt.Errorf("poll pidfd: %w", err)
 		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, timeout)
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("poll pidfd: %w", err)
-		}
-		if n > 0 {
-			return nil
-		}
+		return fds[0].Revents != 0, nil
 	}
 }
