@@ -239,7 +239,13 @@ func startNodeWith(t testing.TB, binary string) *node {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if t.Failed() {
+			b, _ := os.ReadFile(filepath.Join(dir, "log"))
+			t.Logf("monitor's log:\n%s", b)
+		}
+		os.RemoveAll(dir)
+	})
 	n := &node{t: t, dir: dir, binary: binary, socket: filepath.Join(dir, "sock")}
 	n.log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.connect()

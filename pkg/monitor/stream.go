@@ -57,6 +57,8 @@ type stream struct {
 
 // start begins to watch the stream.
 func (st *stream) start(p *poller) error {
+	st.mu.Lock() // a hang-up may be reported before we return
+	defer st.mu.Unlock()
 	w, err := p.add(st.fd, func(events uint32) { go st.ready(events) })
 	if err != nil {
 		return err
