@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
@@ -198,4 +200,110 @@ func TestTerminalSurvivesMonitor(t *testing.T) {
 	if got := text(readLog(t, n.logPath("tty")), "stdout"); strings.ReplaceAll(got, "\r", "") != "ready\ngot one\ngot end\n" {
 		t.Errorf("log %q", got)
 	}
+}
+
+// TestMonitorDiesDuringLaunch kills it before and after the pid file is there.
+func TestMonitorDiesDuringLaunch(t *testing.T) {
+	n := startNode(t)
+	launch := func(l monitor.Launch) <-chan error {
+		failed := make(chan error, 1)
+		go func() {
+			_, err := n.client.Launch(n.ctx(), l)
+			failed <- err
+		}()
+		return failed
+	}
+	t.Run("before", func(t *testing.T) {
+		l := n.spec("before", "hang")
+		failed := launch(l)
+		var fd int
+		eventually(t, "the runtime", func() bool {
+			b, _ := os.ReadFile(l.PidFile + ".hangs")
+			pid, err := strconv.Atoi(string(b))
+			if err == nil {
+				fd, err = unix.PidfdOpen(pid, 0)
+			}
+			return err == nil
+		})
+		defer unix.Close(fd)
+		n.killMonitor()
+		if err := <-failed; !errdefs.IsUnavailable(err) {
+			t.Errorf("launch: %v", err)
+		}
+		if k, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); k != 1 {
+			t.Errorf("the runtime lives on: %v", err)
+		}
+		n.ready()
+		if got, err := n.client.List(n.ctx()); err != nil || len(got) != 0 {
+			t.Errorf("list %v, %v", got, err)
+		}
+	})
+	t.Run("after", func(t *testing.T) {
+		gate := n.dir + "/gate"
+		l := n.spec("after", "linger", "sh", "-c", "until [ -e "+gate+" ]; do sleep 0.01; done; echo on; exit 5")
+		failed := launch(l)
+		eventually(t, "the pid file", func() bool {
+			b, err := os.ReadFile(l.PidFile)
+			return err == nil && len(b) > 0
+		})
+		n.killMonitor()
+		if err := <-failed; !errdefs.IsUnavailable(err) {
+			t.Errorf("launch: %v", err)
+		}
+		n.ready()
+		got, err := n.client.List(n.ctx())
+		if err != nil || len(got) != 1 || got[0].ID != "after" || got[0].Pid == 0 {
+			t.Fatalf("list %v, %v", got, err)
+		}
+		if err := os.WriteFile(gate, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if e := n.exit(); e.ID != "after" || e.Code != 5 && !e.Unknown {
+			t.Errorf("exit %+v", e)
+		}
+		if got := text(readLog(t, n.logPath("after")), "stdout"); got != "on\n" {
+			t.Errorf("log %q", got)
+		}
+	})
+}
+
+// TestNobodySawTheEnd has neither daemon nor monitor alive when it comes.
+func TestNobodySawTheEnd(t *testing.T) {
+	n := startNode(t)
+	gate := n.dir + "/gate"
+	l := n.launch(n.spec("c", "sh", "-c", "until [ -e "+gate+" ]; do sleep 0.01; done; exit 5"))
+	fd, err := unix.PidfdOpen(l.Pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	n.stop()
+	n.killMonitor()
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000)
+	eventually(t, "init to reap", func() bool { return unix.Kill(l.Pid, 0) != nil })
+	n.connect()
+	if e := n.exit(); e.ID != "c" || e.Code != 255 || !e.Unknown || e.Pid != l.Pid {
+		t.Errorf("exit %+v", e)
+	}
+}
+
+// TestBothDieUnderAWriter kills daemon and monitor together.
+func TestBothDieUnderAWriter(t *testing.T) {
+	n := startNode(t)
+	gate := n.dir + "/gate"
+	n.launch(n.spec("writer", self(t), asCounter, gate))
+	for range 5 {
+		n.waitLog("writer", "stdout")
+		n.stop()
+		n.killMonitor()
+		n.connect()
+	}
+	lines := endCounter(t, gate)
+	if e := n.exit(); e.Code != 7 && !e.Unknown {
+		t.Errorf("exit %+v", e)
+	}
+	checkCounter(t, readLog(t, n.logPath("writer")), lines)
 }

@@ -100,7 +100,14 @@ func beRuntime(pidFile, console string, argv []string) error {
 		os.Exit(code)
 	}
 	if argv[0] == "hang" {
-		select {}
+		if err := os.WriteFile(pidFile+".hangs", []byte(strconv.Itoa(os.Getpid())), 0o600); err != nil {
+			return err
+		}
+		time.Sleep(time.Hour)
+	}
+	if argv[0] == "linger" {
+		defer time.Sleep(time.Hour) // after the pid file was written
+		argv = argv[1:]
 	}
 	attr := &os.ProcAttr{Files: []*os.File{os.Stdin, os.Stdout, os.Stderr}, Env: os.Environ(), Sys: &syscall.SysProcAttr{Setsid: true}}
 	if console != "-" {

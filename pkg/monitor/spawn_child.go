@@ -74,11 +74,18 @@ func (m *Monitor) fork(p *program) (pid, pidfd int, err error) {
 	if len(p.argv) == 0 || !filepath.IsAbs(p.argv[0]) {
 		return 0, -1, invalidArgument{errors.New("launch: argv has no absolute path")}
 	}
+	attr := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
+	if p.pidFile != "" {
+		// A half-done launch is not to go on when nobody can take over what comes of it. The signal comes with the end
+		// of the thread that forked, which the Go runtime keeps as long as the process; what the program itself starts
+		// does not inherit it.
+		attr.Pdeathsig = unix.SIGKILL
+	}
 	pidfd = -1
 	pid, err = syscall.ForkExec(p.argv[0], p.argv, &syscall.ProcAttr{
 		Dir: p.dir, Env: p.env,
 		Files: []uintptr{uintptr(p.files[0]), uintptr(p.files[1]), uintptr(p.files[2])},
-		Sys:   &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd},
+		Sys:   attr,
 	})
 	if err != nil {
 		if pidfd >= 0 { // made before the exec failed
