@@ -58,13 +58,21 @@ $(CNI_FILES) &: tools/go.mod tools/go.sum
 
 PREFIX ?= /usr/local
 UNITS  ?= $(DESTDIR)/etc/systemd/system
-.PHONY: install
+LIBEXEC := $(PREFIX)/libexec/cri-shim
+
+# Out of PATH except for cri-shim itself: our runc must not become that of other runtimes on the machine.
+.PHONY: install uninstall
 install: build ## install programs and systemd units (DESTDIR, PREFIX, UNITS)
-	install -d $(DESTDIR)$(PREFIX)/bin/cni $(UNITS)
-	install -m 0755 $(BIN)/cri-shim $(BIN)/cri-monitor $(BIN)/runc $(DESTDIR)$(PREFIX)/bin/
-	install -m 0755 $(CNI_FILES) $(DESTDIR)$(PREFIX)/bin/cni/
+	install -d $(DESTDIR)$(LIBEXEC)/cni $(DESTDIR)$(PREFIX)/bin $(UNITS)
+	install -m 0755 $(BIN)/cri-shim $(BIN)/cri-monitor $(BIN)/runc $(DESTDIR)$(LIBEXEC)/
+	install -m 0755 $(CNI_FILES) $(DESTDIR)$(LIBEXEC)/cni/
+	ln -sfn ../libexec/cri-shim/cri-shim $(DESTDIR)$(PREFIX)/bin/cri-shim
 	for unit in cri-shim cri-monitor; do \
 	  sed 's|/usr/local|$(PREFIX)|' dist/systemd/$$unit.service >$(UNITS)/$$unit.service || exit 1; done
+
+uninstall: ## remove what install installed; stop the units and run `cri-shim wipe` before
+	rm -rf $(DESTDIR)$(LIBEXEC)
+	rm -f $(DESTDIR)$(PREFIX)/bin/cri-shim $(UNITS)/cri-shim.service $(UNITS)/cri-monitor.service
 
 .PHONY: deps
 deps: ## install the Debian packages that building and testing need, if any are missing
