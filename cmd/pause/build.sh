@@ -1,12 +1,21 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 # Builds the pause ELF files for both architectures into OUT (default: beside
-# the source). CC_AMD64 and CC_ARM64 name the compilers; Debian's
+# the source); with --check it compares fresh ones with the committed ones and
+# changes nothing. CC_AMD64 and CC_ARM64 name the compilers; Debian's
 # gcc-x86-64-linux-gnu and gcc-aarch64-linux-gnu are what the committed files
 # were made with.
 set -eu
 cd "$(dirname "$0")"
 out=${1:-.}
+if [ "$out" = --check ]; then
+	out=$(mktemp -d)
+	trap 'rm -rf "$out"' EXIT
+	"./${0##*/}" "$out"
+	cmp pause_amd64 "$out/pause_amd64"
+	cmp pause_arm64 "$out/pause_arm64"
+	exit
+fi
 
 flags="-Os -std=gnu11 -Wall -Wextra -Werror -ffreestanding -fno-pic -fno-stack-protector \
 -fno-asynchronous-unwind-tables -fno-unwind-tables -fomit-frame-pointer -fcf-protection=none -fno-ident \
