@@ -31,7 +31,7 @@ func (s *Service) makeFiles(p state.Pod) error {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return fmt.Errorf("make pod directory: %w", err)
 	}
-	if err := writeFile(dir, "hostname", podHostname(p.Config)+"\n"); err != nil {
+	if err := writeFile(dir, "hostname", s.podHostname(p.Config)+"\n"); err != nil {
 		return err
 	}
 	resolv, err := resolvConf(p.Config.GetDnsConfig())
@@ -78,7 +78,7 @@ func (s *Service) writeHosts(p state.Pod, ips []string) error {
 	var b strings.Builder
 	b.WriteString("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n")
 	for _, ip := range ips {
-		fmt.Fprintf(&b, "%s\t%s\n", ip, podHostname(p.Config))
+		fmt.Fprintf(&b, "%s\t%s\n", ip, s.podHostname(p.Config))
 	}
 	return writeFile(dir, "hosts", b.String())
 }
@@ -143,18 +143,11 @@ func resolvConf(dns *cri.DNSConfig) (string, error) {
 	return b.String(), nil
 }
 
-// podHostname is the configured name; without one the host's own on the host's
-// network, and the pod's name elsewhere, cut to what the kernel takes.
-func podHostname(c *cri.PodSandboxConfig) string {
+// podHostname is the configured name; without one the node's, as in the pod's
+// UTS namespace.
+func (s *Service) podHostname(c *cri.PodSandboxConfig) string {
 	if c.GetHostname() != "" {
 		return c.GetHostname()
 	}
-	if hostNetwork(c) {
-		if name, err := os.Hostname(); err == nil {
-			return name
-		}
-	}
-	const kernelLimit = 63 // HOST_NAME_MAX is 64 with its end
-	name := c.GetMetadata().GetName()
-	return name[:min(len(name), kernelLimit)]
+	return s.Host.Hostname
 }

@@ -113,6 +113,9 @@ func New(extra ...string) (*Daemon, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := os.Chmod(dir, 0o711); err != nil { // users of user namespaces go through it
+		return nil, err
+	}
 	name := strings.TrimPrefix(filepath.Base(dir), "cri-it-")
 	name = name[:min(len(name), 6)]
 	d := &Daemon{

@@ -12,6 +12,7 @@ import (
 	osexec "os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -225,3 +226,6 @@ func runHost(name string, args ...string) error {
 	}
 	return nil
 }
+
+// ownerOf is a file's user id on the host.
+func ownerOf(info os.FileInfo) uint32 { return info.Sys().(*syscall.Stat_t).Uid }
