@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/cri-shim/cri-shim/test/harness"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// limits reads what the kernel has of a container's limits.
+func limits(t *testing.T, d *harness.Daemon, id string) (memory, cpu, cpus string) {
+	t.Helper()
+	path := info(t, d, id).CgroupsPath
+	quota := cgroupFile(t, path, "cpu", "cpu.cfs_quota_us", "cpu.max")
+	return cgroupFile(t, path, "memory", "memory.limit_in_bytes", "memory.max"), strings.Fields(quota)[0], cgroupFile(t, path, "cpuset", "cpuset.cpus", "cpuset.cpus")
+}
+
+func TestResources(t *testing.T) {
+	d := node(t)
+	pod, p := quickPod(t, d, "resources")
+	c := inHostNet("app", "sleep")
+	c.Linux.Resources = &cri.LinuxContainerResources{
+		CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, MemoryLimitInBytes: 64 << 20, CpusetCpus: "0", OomScoreAdj: 500,
+	}
+	id := d.Run(t, pod, c, p)
+	check := func(id string, memory int, cpu, cpus string) {
+		t.Helper()
+		m, q, s := limits(t, d, id)
+		if m != strconv.Itoa(memory) || q != cpu || s != cpus {
+			t.Errorf("the cgroup has memory %s, quota %s, cpus %s; want %d, %s, %s", m, q, s, memory, cpu, cpus)
+		}
+		r := d.Status(t, id).Resources.GetLinux()
+		if r.GetMemoryLimitInBytes() != int64(memory) || fmt.Sprint(r.GetCpuQuota()) != cpu || r.GetCpusetCpus() != cpus || r.GetCpuShares() != 512 {
+			t.Errorf("the status has %v", r)
+		}
+	}
+	check(id, 64<<20, "50000", "0")
+	if adj := strings.TrimSpace(exec(t, d, id, "read", "/proc/1/oom_score_adj")); adj != "500" {
+		t.Errorf("oom_score_adj is %s", adj)
+	}
+	update := func(id string, r *cri.LinuxContainerResources) {
+		t.Helper()
+		if _, err := d.Runtime.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: r}); err != nil {
+			t.Error(err)
+		}
+	}
+	update(id, &cri.LinuxContainerResources{MemoryLimitInBytes: 96 << 20, CpuQuota: 20000})
+	check(id, 96<<20, "20000", "0")
+	update(id, &cri.LinuxContainerResources{MemoryLimitInBytes: 80 << 20}) // the rest stays
+	check(id, 80<<20, "20000", "0")
+
+	created := clone(c)
+	created.Metadata.Name, created.LogPath = "created", "created.log"
+	later := d.Create(t, pod, created, p)
+	update(later, &cri.LinuxContainerResources{MemoryLimitInBytes: 48 << 20, CpuQuota: 30000})
+	if r := d.Status(t, later).Resources.GetLinux(); r.GetMemoryLimitInBytes() != 48<<20 || r.GetCpuShares() != 512 {
+		t.Errorf("status of an updated container that was never started: %v", r)
+	}
+	if _, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: later}); err != nil {
+		t.Fatal(err)
+	}
+	check(later, 48<<20, "30000", "0")
+	t.Run("survives a restart", func(t *testing.T) {
+		if err := d.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Up(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		check(id, 80<<20, "20000", "0")
+	})
+}
+
+// Limits that this machine cannot give are clamped, not refused: the lowest
+// oom_score_adj is the daemon's own where it may not go lower.
+func TestOOMScoreIsClamped(t *testing.T) {
+	d := node(t)
+	pod, p := quickPod(t, d, "clamp")
+	c := inHostNet("low", "sleep")
+	c.Linux.Resources = &cri.LinuxContainerResources{OomScoreAdj: -997}
+	id := d.Run(t, pod, c, p)
+	got, err := strconv.Atoi(strings.TrimSpace(exec(t, d, id, "read", "/proc/1/oom_score_adj")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", d.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lowest, err := strconv.Atoi(strings.TrimSpace(string(own)))
+	if err != nil || got != -997 && got != lowest {
+		t.Errorf("oom_score_adj is %d, want -997 or the daemon's %d", got, lowest)
+	}
+}
+
+// Containers have the same rlimits however the daemon was started.
+func TestRlimitsAreNotTheDaemons(t *testing.T) {
+	read := func(d *harness.Daemon) string {
+		pod, p := quickPod(t, d, "rlimits")
+		var out []string
+		for line := range strings.Lines(exec(t, d, d.Run(t, pod, inHostNet("app", "sleep"), p), "read", "/proc/1/limits")) {
+			if strings.HasPrefix(line, "Max open files") || strings.HasPrefix(line, "Max core") || strings.HasPrefix(line, "Max processes") {
+				out = append(out, strings.Join(strings.Fields(line), " "))
+			}
+		}
+		return strings.Join(out, "; ")
+	}
+	plain := read(node(t))
+	d, err := harness.New(harness.Preload(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A soft limit that a service manager may have set.
+	script := d.Dir + "/limited"
+	if err := os.WriteFile(script, []byte(fmt.Sprintf("#!/bin/sh\nulimit -S -n 512\nulimit -S -c 1\nexec %s \"$@\"\n", harness.Bin("cri-shim"))), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	d.Program = script
+	d.StartFor(t)
+	awaitImage(t, d, harness.TestImage)
+	if limited := read(d); limited != plain || !strings.Contains(plain, "Max open files") {
+		t.Errorf("limits %q, with a limited daemon %q", plain, limited)
+	}
+}
