@@ -43,9 +43,9 @@ func (s *Service) start(ctx context.Context, id state.ContainerID) error {
 	if err != nil {
 		return fmt.Errorf("start container %s: %w", id, err)
 	}
-	if c.Phase == state.Starting { // an earlier start failed, and so did the record of that
-		if err := s.withdraw(ctx, c); err != nil {
-			return fmt.Errorf("start container %s: %w", id, err)
+	if c.Phase == state.Starting {
+		if runs, err := s.resume(ctx, c); runs || err != nil {
+			return err
 		}
 	}
 	c, err = s.Store.MoveContainer(id, state.Launch, func(c *state.Container) { c.StartedAt = time.Now() })
@@ -89,55 +89,97 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 	return launched, err
 }
 
-// startFailed books a start that did not work. When it ran nothing and the
-// cause was the daemon's side (monitor away, shutdown), the container goes back
-// to Created and may be started again. What did run is ended, and booked as
-// what it is by the exit feed.
+// startFailed books a start that did not work. A program that could not be
+// executed has had its one start. When the cause was the daemon's side (monitor
+// away, shutdown), the container may be started again.
 func (s *Service) startFailed(ctx context.Context, c state.Container, cause error) error {
 	ctx, cancel := state.Cleanup(ctx)
 	defer cancel()
 	err := fmt.Errorf("start container %s: %w", c.ID, cause)
-	ran := s.Monitor.Kill(ctx, string(c.ID)) == nil
-	if cleanup := s.deleteRuntime(ctx, c); cleanup != nil {
-		err = errors.Join(err, cleanup)
-	}
-	if ran {
-		if _, late := s.Store.AwaitContainer(ctx, c.ID, func(c state.Container) bool { return !c.Phase.Live() }); late != nil {
-			err = errors.Join(err, late)
-		}
-		return err
-	}
 	var failed *monitor.LaunchError
 	if !errors.As(cause, &failed) && !errdefs.IsNotFound(cause) {
-		if move := s.backToCreated(c.ID); move != nil {
-			err = errors.Join(err, move)
+		if cleanup := s.withdraw(ctx, c); cleanup != nil {
+			s.undoStart(c.ID)
+			return errors.Join(err, cleanup)
 		}
 		return err
+	}
+	if cleanup := s.deleteRuntime(ctx, c); cleanup != nil {
+		err = errors.Join(err, cleanup)
 	}
 	_, move := s.Store.MoveContainer(c.ID, state.Exit, func(c *state.Container) {
 		c.ExitCode, c.Reason, c.Message = startErrorCode, "StartError", cause.Error()
 		c.FinishedAt = time.Now()
 	})
-	if move != nil {
-		err = errors.Join(err, move)
-	}
-	return err
+	return errors.Join(err, move)
 }
 
-// withdraw makes a start that left nothing behind one that never happened. The
-// caller knows that no start is under way.
+// undoRetry is the pause between attempts to undo a start: there is no event
+// for "the disk works again".
+const undoRetry = time.Second
+
+// undoStart withdraws a start whose outcome could not be learnt or recorded, as
+// soon as that is possible. A repeated start may be faster and adopt what runs.
+func (s *Service) undoStart(id state.ContainerID) {
+	state.Go(s.Ops, "undo start of "+string(id), func(ctx context.Context) error {
+		for {
+			err := s.Monitor.AwaitReady(ctx)
+			if err == nil {
+				err = s.withdrawStuck(ctx, id)
+			}
+			if err == nil || errdefs.IsNotFound(err) {
+				return nil
+			}
+			s.Log.Warn("start not undone, trying again", "container", id, "err", err)
+			select {
+			case <-time.After(undoRetry):
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			}
+		}
+	}, func(error) {})
+}
+
+// resume deals with an earlier start whose outcome could not be learnt or
+// recorded: what runs is adopted, and else the start never happened.
+func (s *Service) resume(ctx context.Context, c state.Container) (runs bool, err error) {
+	watched, err := s.Monitor.List(ctx)
+	if err != nil {
+		return false, fmt.Errorf("start container %s: find out what became of an earlier start: %w", c.ID, err)
+	}
+	for _, w := range watched {
+		if w.ID != string(c.ID) || w.Pid == 0 {
+			continue
+		}
+		_, err := s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = w.Pid })
+		if errdefs.IsFailedPrecondition(err) {
+			err = nil // it has exited meanwhile
+		}
+		return true, err
+	}
+	if err := s.withdraw(ctx, c); err != nil {
+		return false, fmt.Errorf("start container %s: %w", c.ID, err)
+	}
+	return false, nil
+}
+
+// withdraw makes a start that left nothing behind one that never happened. What
+// does run is ended, and booked as what it is by the exit feed. The caller
+// knows that no start is under way.
 func (s *Service) withdraw(ctx context.Context, c state.Container) error {
+	ran := s.Monitor.Kill(ctx, string(c.ID)) == nil
 	if err := s.deleteRuntime(ctx, c); err != nil {
 		return err
 	}
-	return s.backToCreated(c.ID)
-}
-
-// backToCreated books that. A container that has exited by then did start.
-func (s *Service) backToCreated(id state.ContainerID) error {
-	_, err := s.Store.MoveContainer(id, state.Withdraw, func(c *state.Container) { c.StartedAt = time.Time{} })
+	if ran {
+		ctx, cancel := context.WithTimeout(ctx, killLimit)
+		defer cancel()
+		_, err := s.Store.AwaitContainer(ctx, c.ID, func(c state.Container) bool { return !c.Phase.Live() })
+		return err
+	}
+	_, err := s.Store.MoveContainer(c.ID, state.Withdraw, func(c *state.Container) { c.StartedAt = time.Time{} })
 	if errdefs.IsFailedPrecondition(err) {
-		return nil
+		return nil // it has exited by then, so it did start
 	}
 	return err
 }

@@ -227,7 +227,8 @@ func (c *churn) pod(name string, code, lines int) {
 func (c *churn) runToEnd(name, id string, code int32, lines int) {
 	acknowledged, starts := false, 0
 	// What is in a pipe lives as long as somebody has it open: container, monitor
-	// or daemon. When all three end at once its last lines are gone.
+	// or daemon. When all three end at once its last lines are gone. The daemon
+	// has it from the launch's answer on.
 	monitors, daemons := c.seen.monitors.Load(), c.seen.daemons.Load()
 	err := c.try(func(ctx context.Context) error {
 		starts++
@@ -263,7 +264,7 @@ func (c *churn) runToEnd(name, id string, code int32, lines int) {
 	case got.ExitCode == code:
 		c.seen.exits.Add(1)
 		n, err := countLines(lastRun(c.LogOf(c.t, name), starts))
-		if lost := c.seen.monitors.Load() != monitors && c.seen.daemons.Load() != daemons; (n != lines || err != nil) && !lost {
+		if lost := c.seen.monitors.Load() != monitors && (c.seen.daemons.Load() != daemons || !acknowledged); (n != lines || err != nil) && !lost {
 			c.t.Errorf("%s: %d lines in the log, want %d, after %d starts: %v", name, n, lines, starts, err)
 		}
 	case !acknowledged && (got.ExitCode == 137 || got.ExitCode == 128):
