@@ -3,6 +3,7 @@
 package monitor
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -87,7 +88,11 @@ func (c *container) stdinForClient() (int, error) {
 	if c.stdin < 0 {
 		return -1, nil
 	}
-	return sys.OpenFIFO(c.dir+"/stdin", unix.O_WRONLY, false)
+	fd, err := sys.OpenFIFO(c.dir+"/stdin", unix.O_WRONLY, false)
+	if errors.Is(err, unix.ENXIO) { // the container has closed its end
+		return -1, nil
+	}
+	return fd, err
 }
 
 // sink adds a pipe to a stream and returns its read end.

@@ -27,7 +27,7 @@ type runtimeNode struct {
 	uid  string
 }
 
-func startRuntimeNode(t *testing.T) *runtimeNode {
+func startRuntimeNode(t *testing.T, binary ...string) *runtimeNode {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for containers")
@@ -39,7 +39,7 @@ func startRuntimeNode(t *testing.T) *runtimeNode {
 	if _, err := os.Stat(runc); err != nil {
 		t.Skip("needs bin/runc (make runc)")
 	}
-	return &runtimeNode{node: startNode(t), runc: runc, uid: strconv.Itoa(os.Getpid())}
+	return &runtimeNode{node: startNodeWith(t, strings.Join(binary, "")), runc: runc, uid: strconv.Itoa(os.Getpid())}
 }
 
 // bundle writes a bundle whose root is made of the host's programs, and returns
@@ -225,5 +225,17 @@ func TestRuntimeTerminalAndExec(t *testing.T) {
 	}
 	if e := n.exit(); e.Code != 3 {
 		t.Errorf("exit %+v", e)
+	}
+}
+
+// TestRuntimeCleanStart looks at what a container inherits from the real
+// monitor by way of the runtime.
+func TestRuntimeCleanStart(t *testing.T) {
+	n := startRuntimeNode(t, buildMonitor(t))
+	n.launch(n.bundle("c", nil, "grep", "-E", "^Sig(Blk|Ign)|^NSsid", "/proc/self/status"))
+	n.exit()
+	const want = "NSsid:\t1\nSigBlk:\t0000000000000000\nSigIgn:\t0000000000000000\n"
+	if got := text(readLog(t, n.logPath("c")), "stdout"); got != want {
+		t.Errorf("status %q, want %q", got, want)
 	}
 }
