@@ -62,7 +62,8 @@ var wellKnown = []string{"Error", "Unwrap", "Is", "As", "String", "MarshalJSON",
 func undocumented(decl ast.Decl) []string {
 	switch d := decl.(type) {
 	case *ast.FuncDecl:
-		if d.Doc == nil && d.Name.IsExported() && exportedReceiver(d) && !(d.Recv != nil && slices.Contains(wellKnown, d.Name.Name)) {
+		known := d.Recv != nil && slices.Contains(wellKnown, d.Name.Name)
+		if d.Doc == nil && d.Name.IsExported() && exportedReceiver(d) && !known {
 			return []string{d.Name.Name}
 		}
 	case *ast.GenDecl:

@@ -4,6 +4,7 @@ package house
 
 import (
 	"go/ast"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -90,12 +91,7 @@ func layerFault(dir, imported string) string {
 	}
 	from, to := home(dir), home(own)
 	if allowed, isMain := mains[from]; isMain {
-		for _, a := range allowed {
-			if a == to {
-				return ""
-			}
-		}
-		if allowed == nil {
+		if allowed == nil || slices.Contains(allowed, to) {
 			return ""
 		}
 		return from + " may import of ours only " + strings.Join(allowed, ", ") + ", not " + to

@@ -6,7 +6,6 @@ import (
 	"go/ast"
 	"os"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 )
@@ -138,11 +137,11 @@ func checkSkips(t *Tree) []Finding {
 
 func isLiteral(e ast.Expr) bool { _, ok := e.(*ast.BasicLit); return ok }
 
-// checkMachinePaths looks for the paths of the machine it runs on: where this tree lies, the home, the toolchain.
+// checkMachinePaths looks for the paths of the machine it runs on: where this tree lies, and where Go keeps its modules.
 func checkMachinePaths(t *Tree) []Finding {
 	var here []string
 	homeDir, _ := os.UserHomeDir()
-	for _, p := range []string{t.Root, homeDir + "/go/", runtime.GOROOT() + "/"} {
+	for _, p := range []string{t.Root, homeDir + "/go/"} {
 		if strings.Count(p, "/") > 1 {
 			here = append(here, p)
 		}

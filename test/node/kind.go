@@ -168,11 +168,12 @@ func (n *Node) command() *exec.Cmd {
 	}
 	config := filepath.Join(n.Dir, "config.toml")
 	cmd := exec.Command(program, "--config", config)
-	switch {
-	case n.Kind == CRIShim:
+	switch n.Kind {
+	case CRIShim:
 		cmd.Args = append(cmd.Args, "--listen", n.Socket, "--root", filepath.Join(n.Dir, "root"), "--state", filepath.Join(n.Dir, "state"))
-	case n.Kind == CRIO:
+	case CRIO:
 		cmd.Args = append(cmd.Args, "--config-dir", "")
+	default: // the configuration file says it all
 	}
 	if n.LogLevel != "" {
 		cmd.Args = append(cmd.Args, "--log-level", n.LogLevel)

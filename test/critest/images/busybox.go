@@ -32,8 +32,10 @@ func busyboxLayer(dir string) (ocilayout.Layer, error) {
 		return nil, err
 	}
 	files := ocilayout.Layer{
-		{Path: "tmp", Dir: true, Mode: fs.ModeSticky | 0o777}, text("etc/passwd", passwd), text("etc/group", group),
-		{Path: "bin/busybox", Mode: 0o755, Source: filepath.Join(dir, "busybox")}, {Path: "var/run", Symlink: "../run"},
+		{Path: "tmp", Dir: true, Mode: fs.ModeSticky | 0o777},
+		text("etc/passwd", passwd), text("etc/group", group),
+		{Path: "bin/busybox", Mode: 0o755, Source: filepath.Join(dir, "busybox")},
+		{Path: "var/run", Symlink: "../run"},
 	}
 	for _, d := range []string{"dev", "home", "mnt", "proc", "root", "run", "sys", "usr/lib", "var/lib", "var/log", "var/www"} {
 		files = append(files, folder(d))
