@@ -5,10 +5,12 @@
 package integration
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/cri-shim/cri-shim/test/harness"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -32,4 +34,16 @@ func fileImage(path, content string) ocilayout.Image {
 		l = append(l, ocilayout.File{Path: strings.Join(parts[:i], "/"), Dir: true})
 	}
 	return ocilayout.Image{Layers: []ocilayout.Layer{append(l, ocilayout.File{Path: path, Content: []byte(content)})}}
+}
+
+const testImage = harness.TestImage
+
+func testboxImage() ocilayout.Image { return harness.TestboxImage() }
+
+// startPreloaded starts a daemon with the images of a directory; ref is one of them.
+func startPreloaded(t *testing.T, preload, ref string) *harness.Daemon {
+	t.Helper()
+	d := harness.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", preload))
+	awaitImage(t, d, ref)
+	return d
 }
