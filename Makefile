@@ -101,6 +101,16 @@ integration: deps build $(BIN)/testbox ## the daemon against real runc, CNI and 
 crash: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## failures and kill -9 at every step, 200 kills under churn (root); CRASH_KILLS=n CRASH_SEED=n
 	CRASH_KILLS=$${CRASH_KILLS:-200} $(GO) test -count=1 -v -tags integration -timeout 60m ./test/crash/...
 
+# From its Go module, with the version of each library that the release was made with.
+$(CACHE)/kubelet: test/e2e/kubelet/go.mod test/e2e/kubelet/go.sum
+	@mkdir -p $(CACHE)
+	CGO_ENABLED=0 nice -n 19 $(GO) build -C test/e2e/kubelet -trimpath -ldflags '-s -w' -o ../../../$@ k8s.io/kubernetes/cmd/kubelet
+	@touch $@
+
+.PHONY: e2e
+e2e: deps build $(BIN)/testbox $(CACHE)/kubelet ## a real kubelet with static pods, built on first use: 6 minutes (root)
+	$(GO) test -count=1 -v -tags integration ./test/e2e/...
+
 .PHONY: critest
 critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'
 	$(GO) run ./test/critest $(ARGS)

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build integration
+
+// Package e2e runs a real kubelet on the built daemon. There is no API server:
+// the kubelet takes its pods from manifests in a folder and answers on its own
+// port. All of it lives in mount and network namespaces of its own.
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+func TestMain(m *testing.M) {
+	if os.Geteuid() != 0 { // the test says so
+		os.Exit(m.Run())
+	}
+	clean := removeAbsent()
+	again, code, err := node.Isolate()
+	switch {
+	case again:
+		clean()
+	case err == nil:
+		if err = hide(); err == nil {
+			code = m.Run()
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// TestKubelet goes through the life of a node with two pods: both start, one
+// is probed and one crashes; the daemon dies and comes back; pods come and go.
+func TestKubelet(t *testing.T) {
+	if _, err := os.Stat(kubeletProgram()); err != nil {
+		t.Skip("no kubelet: make e2e builds it")
+	}
+	d := harness.Start(t, harness.Preload(t))
+	k := startKubelet(t, d)
+	k.add(t, "web", map[string]any{
+		"name": "app", "args": []string{"serve", "8080"},
+		"readinessProbe": map[string]any{"exec": map[string]any{"command": []string{"/bin/testbox", "env"}}, "periodSeconds": 1},
+		"resources":      map[string]any{"limits": map[string]string{"memory": "64Mi", "cpu": "500m"}},
+	})
+	k.add(t, "crash", map[string]any{"name": "app", "args": []string{"exit", "3"}})
+
+	var web pod
+	k.await(t, time.Minute, "a pod with an exec probe is ready", func(pods []pod) bool {
+		p, ok := named(pods, "web")
+		web = p
+		return ok && p.ready() && p.Status.PodIP != ""
+	})
+	logs, err := k.get(t.Context(), "/containerLogs/default/web-"+nodeName+"/app")
+	if err != nil || !strings.Contains(string(logs), "serving on 8080") {
+		t.Errorf("logs through the kubelet: %q, %v", logs, err)
+	}
+	k.awaitRestarts(t, 1)
+
+	app := web.Status.ContainerStatuses[0].ContainerID
+	if err := d.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(5 * time.Second) // long enough for relists and probes that fail
+	if err := d.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	k.awaitRestarts(t, 2)
+	k.add(t, "late", map[string]any{"name": "app", "args": []string{"serve", "8081"}})
+	k.await(t, time.Minute, "the node works on after its runtime was killed", func(pods []pod) bool {
+		p, ok := named(pods, "web")
+		late, there := named(pods, "late")
+		return ok && there && p.ready() && late.ready()
+	})
+	k.await(t, time.Second, "the container that ran all the while is the same", func(pods []pod) bool {
+		p, _ := named(pods, "web")
+		c := p.Status.ContainerStatuses[0]
+		return c.ContainerID == app && c.RestartCount == 0
+	})
+
+	for _, name := range []string{"web", "crash", "late"} {
+		if err := os.Remove(k.manifest(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.await(t, time.Minute, "the pods are gone from the kubelet", func(pods []pod) bool { return len(pods) == 0 })
+	harness.Eventually(t, 3*time.Minute, "the pods are gone from the runtime", func() bool {
+		pods, err := d.Runtime.ListPodSandbox(t.Context(), &cri.ListPodSandboxRequest{})
+		return err == nil && len(pods.Items) == 0
+	})
+	if err := d.Leaks(); err != nil && strings.Contains(err.Error(), "cgroup") {
+		t.Error(err)
+	}
+}
+
+// awaitRestarts waits until the kubelet has started the crashing container again n times, and knows its exit code.
+func (k *kubelet) awaitRestarts(t *testing.T, n int) {
+	t.Helper()
+	k.await(t, 2*time.Minute, fmt.Sprintf("a crashing container was restarted %d times", n), func(pods []pod) bool {
+		p, ok := named(pods, "crash")
+		if !ok || len(p.Status.ContainerStatuses) != 1 {
+			return false
+		}
+		c := p.Status.ContainerStatuses[0]
+		return c.RestartCount >= n && c.LastState.Terminated != nil && c.LastState.Terminated.ExitCode == 3
+	})
+}

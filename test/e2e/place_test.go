@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build integration
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// cgroup is the kubelet's root cgroup: one folder per hierarchy.
+type cgroup struct {
+	name string
+	dirs []string
+}
+
+// makeCgroup makes a cgroup in every hierarchy; the kubelet wants it there, and ready for processes, before it starts.
+func makeCgroup(t *testing.T, name string) cgroup {
+	t.Helper()
+	c := cgroup{name: name}
+	t.Cleanup(func() {
+		if err := c.remove(); err != nil {
+			t.Error(err)
+		}
+	})
+	roots := []string{"/sys/fs/cgroup"}
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		enableControllers(t)
+	} else if roots, err = filepath.Glob("/sys/fs/cgroup/*"); err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range roots {
+		if info, err := os.Lstat(root); err != nil || !info.IsDir() { // links are second names
+			continue
+		}
+		dir := filepath.Join(root, name)
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		c.dirs = append(c.dirs, dir)
+		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // v1: empty, and closed to processes, until set
+			data, err := os.ReadFile(filepath.Join(root, file))
+			if err != nil || len(roots) == 1 {
+				continue
+			}
+			if err := os.WriteFile(filepath.Join(dir, file), data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return c
+}
+
+// enableControllers passes every controller of cgroup v2 down from the root. One that cannot be stays off.
+func enableControllers(t *testing.T) {
+	data, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range strings.Fields(string(data)) {
+		if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+"+name), 0o644); err != nil {
+			t.Logf("controller %s: %v", name, err)
+		}
+	}
+}
+
+// remove removes the cgroup and those that the kubelet made below it.
+func (c cgroup) remove() error {
+	var errs []error
+	for _, dir := range c.dirs {
+		var below []string
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.IsDir() {
+				below = append(below, path)
+			}
+			return err
+		})
+		errs = append(errs, err)
+		for i := len(below) - 1; i >= 0; i-- {
+			errs = append(errs, os.Remove(below[i]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func hidden() []string { return []string{"/var/lib/kubelet", "/var/log/containers", "/var/log/pods"} }
+
+// removeAbsent removes the folders that are not there yet, once they have served to hide something.
+func removeAbsent() (remove func()) {
+	var absent []string
+	for _, dir := range hidden() {
+		if _, err := os.Stat(dir); err != nil {
+			absent = append(absent, dir)
+		}
+	}
+	return func() {
+		for _, dir := range absent {
+			_ = os.Remove(dir) // not if something else uses it by now
+		}
+	}
+}
+
+// hide puts empty file systems over what a kubelet writes to whatever its configuration says, and settings it would
+// change over those of the machine. They go with this program's mount namespace.
+func hide() error {
+	for _, dir := range hidden() {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=0755"); err != nil {
+			return fmt.Errorf("hide %s: %w", dir, err)
+		}
+	}
+	for name, value := range map[string]string{
+		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
+		"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
+	} {
+		file := filepath.Join("/var/lib/kubelet", "sysctl-"+filepath.Base(name))
+		if err := os.WriteFile(file, []byte(value+"\n"), 0o644); err != nil {
+			return err
+		}
+		if err := unix.Mount(file, "/proc/sys/"+name, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("hide %s: %w", name, err)
+		}
+	}
+	return nil
+}
