@@ -3,6 +3,7 @@
 package monitor
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type container struct {
 	told chan struct{}
 	// launched is closed when the launch is over, whichever way. nil for a recovered container.
 	launched chan struct{}
+	cut      context.CancelFunc // ends the launch while it is under way
 
 	mu      sync.Mutex // guards what follows; not held across I/O that may block
 	rec     record

@@ -35,6 +35,12 @@ func (c *conn) dispatch(p *packet, fds []int) {
 	case p.Op == opAdopt:
 		c.answer(p, nil, c.m.adopt(p, fds))
 		return
+	case p.Op == opSignal && p.Signal == sys.SIGKILL:
+		if ct, err := c.m.container(p.ID); err == nil && ct.underWay() {
+			c.later(p, func(ctx context.Context) { c.kill(ctx, ct, p) })
+			break
+		}
+		c.answerShort(p)
 	case p.Op == opLaunch && p.Launch != nil:
 		c.later(p, func(ctx context.Context) { c.launch(ctx, p) })
 	default:

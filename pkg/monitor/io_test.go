@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // self is this test program.
@@ -318,6 +320,25 @@ func TestExec(t *testing.T) {
 		}
 		eventually(t, "the hanging program to be killed", func() bool { return n.children() == 0 })
 	})
+	t.Run("ends with the monitor", func(t *testing.T) {
+		p, err := run(monitor.Exec{Argv: []string{"/bin/sleep", "1000"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fd, err := unix.PidfdOpen(p.Pid, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		n.killMonitor()
+		if e, err := p.Wait(n.ctx()); !errdefs.IsUnavailable(err) || !e.Unknown {
+			t.Errorf("exit %+v, %v", e, err)
+		}
+		if k, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 5000); k != 1 {
+			t.Errorf("the process lives on: %v", err)
+		}
+		n.ready()
+	})
 	t.Run("ends with the client", func(t *testing.T) {
 		p, err := run(monitor.Exec{Argv: []string{"/bin/sleep", "1000"}})
 		if err != nil {
@@ -333,9 +354,17 @@ func TestExec(t *testing.T) {
 
 // children counts the monitor's.
 func (n *node) children() int {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", n.pid, n.pid))
+	n.t.Helper()
+	found := 0
+	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	return len(strings.Fields(string(b)))
+	for _, path := range stats {
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if st, err := sys.ReadProcStat(pid); err == nil && st.PPID == n.pid {
+			found++
+		}
+	}
+	return found
 }

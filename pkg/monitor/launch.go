@@ -24,6 +24,8 @@ func (m *Monitor) launch(ctx context.Context, l *Launch) (*container, error) {
 		return nil, err
 	}
 	c := m.newContainer(l)
+	ctx, c.cut = context.WithCancel(ctx)
+	defer c.cut()
 	if err := m.enter(c); err != nil {
 		return nil, err
 	}
@@ -54,6 +56,35 @@ func (m *Monitor) awaitLaunches(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// underWay tells whether the container's launch is not over yet.
+func (c *container) underWay() bool {
+	if c.launched == nil {
+		return false
+	}
+	select {
+	case <-c.launched:
+		return false
+	default:
+		return true
+	}
+}
+
+// kill answers a SIGKILL for a container that is only being launched, once that
+// is over: the program that launches it is killed. What had begun to run by
+// then is killed like any other container.
+func (c *conn) kill(ctx context.Context, ct *container, p *packet) {
+	ct.cut()
+	select {
+	case <-ct.launched:
+	case <-ctx.Done():
+	}
+	ct, err := c.m.container(p.ID)
+	if err == nil {
+		err = ct.serve(p)
+	}
+	c.answer(p, nil, err)
 }
 
 func validID(id string) error {

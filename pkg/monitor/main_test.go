@@ -256,8 +256,24 @@ func startNodeWith(t testing.TB, binary string) *node {
 	n := &node{t: t, dir: dir, binary: binary, socket: filepath.Join(dir, "sock")}
 	n.log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.connect()
-	t.Cleanup(n.killMonitor)
+	t.Cleanup(n.end)
 	return n
+}
+
+// end kills what runs. The client goes before the monitor: it would start
+// another one.
+func (n *node) end() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if left, err := n.client.List(ctx); err == nil {
+		for _, r := range left {
+			_ = n.client.Signal(ctx, r.ID, 9)
+		}
+	}
+	n.stop()
+	if n.pid = n.monitorPid(); n.pid != 0 {
+		n.killMonitor()
+	}
 }
 
 func shm() string {

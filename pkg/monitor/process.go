@@ -114,6 +114,9 @@ func (p *Process) end(e *packet) {
 	if e == nil || e.Exit == nil {
 		p.err = unavailable{errors.New("monitor: connection lost while the process ran")}
 		p.exit = Exit{Pid: p.Pid, Code: 255, Unknown: true}
+		if p.pidfd >= 0 { // a dead monitor could not do it
+			_ = killPidfd(p.pidfd)
+		}
 	} else {
 		p.exit = *e.Exit
 	}
