@@ -216,11 +216,8 @@ func (b *bench) parallel(ctx context.Context, job func(context.Context, int, *cr
 	return float64(b.options.pods) / time.Since(begin).Seconds(), err
 }
 
-// settled is how long a node is left alone before its memory is read.
-const settled = 3 * time.Second
-
 func (b *bench) settle() (map[string]int64, error) {
-	time.Sleep(settled)
+	time.Sleep(b.options.settle)
 	return node.Memory()
 }
 

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/cri-shim/cri-shim/test/node"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
@@ -29,6 +30,7 @@ type options struct {
 	cycles   int
 	pods     int
 	parallel int
+	settle   time.Duration
 	only     string
 	out      string
 	bin      string
@@ -39,6 +41,7 @@ func main() {
 	flag.IntVar(&o.cycles, "cycles", 30, "pods brought up and down one after the other")
 	flag.IntVar(&o.pods, "pods", 60, "pods brought up and kept, for rates, memory and restarts")
 	flag.IntVar(&o.parallel, "parallel", 10, "pods at a time")
+	flag.DurationVar(&o.settle, "settle", 20*time.Second, "how long a node is left alone before its memory is read")
 	flag.StringVar(&o.only, "only", "", "measure only these runtimes, by comma")
 	flag.StringVar(&o.out, "json", "", "write the measurements to this file as well")
 	flag.Parse()
