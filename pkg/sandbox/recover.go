@@ -62,6 +62,9 @@ func (s *Service) Recover(ctx context.Context) error {
 	pids := map[string]int{}
 	for _, w := range watched {
 		fates[w.ID], pids[w.ID] = container.Runs, w.Pid
+		if w.Pid == 0 { // its runtime hangs: a kill ends that, and then nothing ran
+			fates[w.ID] = container.Gone
+		}
 	}
 	for _, id := range s.Monitor.Ended() {
 		fates[id] = container.Ended
