@@ -48,8 +48,20 @@ func (c *container) resources() error {
 		return err
 	}
 	c.spec.Linux.Resources = next
+	c.tasks()
 	c.spec.Process.OOMScoreAdj = oomScoreAdj(r, c.in.Host)
 	return nil
+}
+
+// tasks says that there is no limit of processes: systemd would give the container's scope its own default, a part of
+// what the machine allows. The pod's cgroup has the limit that the kubelet wants.
+func (c *container) tasks() {
+	r := c.spec.Linux.Resources
+	if _, set := r.Unified["pids.max"]; set || !c.in.Host.Systemd {
+		return
+	}
+	none := int64(-1)
+	r.Pids = &specs.LinuxPids{Limit: &none}
 }
 
 // merge returns old with the set fields of r over it; old is not changed.

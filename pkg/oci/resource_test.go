@@ -64,7 +64,7 @@ func TestUpdateResources(t *testing.T) {
 			if marshal(t, shared) != before {
 				t.Error("the old value was changed in place")
 			}
-			spec.Linux.Resources.Devices = nil
+			spec.Linux.Resources.Devices, spec.Linux.Resources.Pids = nil, nil // the same for all
 			if got := marshal(t, spec.Linux.Resources); got != c.want {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
@@ -125,4 +125,30 @@ func marshal(t *testing.T, v any) string {
 		t.Fatal(err)
 	}
 	return string(raw)
+}
+
+func TestTasksHaveNoLimitOfSystemd(t *testing.T) {
+	for name, c := range map[string]struct {
+		systemd bool
+		unified map[string]string
+		want    string
+	}{
+		"systemd has one":   {true, nil, `{"limit":-1}`},
+		"cgroupfs has none": {false, nil, "null"},
+		"one was asked for": {true, map[string]string{"pids.max": "7"}, "null"},
+		"another is not it": {true, map[string]string{"cpu.idle": "1"}, `{"limit":-1}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			in := testInput()
+			in.Host.Systemd = c.systemd
+			in.Config.Linux.Resources = &cri.LinuxContainerResources{Unified: c.unified}
+			spec, err := oci.Container(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := marshal(t, spec.Linux.Resources.Pids); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
 }
