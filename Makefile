@@ -32,6 +32,10 @@ cni-plugins: $(CNI_FILES) ## build the CNI plugins from their Go module
 pause: ## rebuild the committed pause programs (Debian's cross compilers)
 	cmd/pause/build.sh
 
+.PHONY: pause-check
+pause-check: ## rebuild the pause programs and compare them with the committed ones
+	cmd/pause/build.sh --check
+
 $(BIN)/cri-shim: $(SOURCES) go.mod go.sum
 	$(GOBUILD) -tags nri_no_wasm -o $@ ./cmd/cri-shim
 
