@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -62,22 +63,19 @@ func plugin(t *testing.T, dir, name, script string) {
 	}
 }
 
-// subnets hands out networks that no other test of this run uses.
-var subnets = make(chan int, 200)
+// subnets counts the networks of this run; runs side by side differ in the
+// second byte.
+var subnets atomic.Int64
 
-func init() {
-	for i := range cap(subnets) {
-		subnets <- i
-	}
-}
+func networkPrefix() string { return fmt.Sprintf("10.%d.", 200+os.Getpid()%50) }
 
 // bridgeConf is a network with a bridge of the daemon's; more are the plugins
 // that follow.
 func bridgeConf(d *harness.Daemon, more string) string {
-	third := <-subnets
+	third := subnets.Add(1) % 256
 	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"bridge","bridge":%q,"isGateway":true,
-"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"10.213.%d.0/24"}],[{"subnet":"fd00:c213:%x::/64"}]]}}%s]}`,
-		d.Bridge, filepath.Join(d.Dir, "ipam"), third, third, more)
+"ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"%s%d.0/24"}],[{"subnet":"fd00:%x:%x::/64"}]]}}%s]}`,
+		d.Bridge, filepath.Join(d.Dir, "ipam"), networkPrefix(), third, os.Getpid()%0xffff, third, more)
 }
 
 func dropBridge(t *testing.T, d *harness.Daemon) {
@@ -306,7 +304,7 @@ func TestConfigurationReplacesDefaultNetwork(t *testing.T) {
 		}
 		return s.Status.Network.Ip
 	}
-	if !strings.HasPrefix(ip(fresh), "10.213.") || strings.HasPrefix(ip(old), "10.213.") {
+	if !strings.HasPrefix(ip(fresh), networkPrefix()) || strings.HasPrefix(ip(old), networkPrefix()) {
 		t.Errorf("old pod has %s, fresh one %s", ip(old), ip(fresh))
 	}
 	removePod(t, d, old)

@@ -143,6 +143,18 @@ func TestExitCodesAndReasons(t *testing.T) {
 			t.Errorf("status %v, want StartError 128", got)
 		}
 	})
+	for name, command := range map[string]string{"directory": "/etc", "data": "/etc/passwd"} {
+		t.Run("a "+name+" for a program", func(t *testing.T) {
+			c := harness.ContainerConfig(name)
+			c.Command = []string{command}
+			id := d.Create(t, pod, c, config)
+			_, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id})
+			code(t, err, codes.Unknown, command, id)
+			if got := d.Status(t, id); got.ExitCode != 128 || got.Reason != "StartError" || got.Message == "" {
+				t.Errorf("status %v, want StartError 128", got)
+			}
+		})
+	}
 }
 
 func TestLogs(t *testing.T) {
