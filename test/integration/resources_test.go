@@ -130,3 +130,25 @@ func TestRlimitsAreNotTheDaemons(t *testing.T) {
 		t.Errorf("limits %q, with a limited daemon %q", plain, limited)
 	}
 }
+
+// The pod's cgroup is the kubelet's to limit: an update is noted, and told to
+// plugins. Containers are inside, and counted.
+func TestPodResources(t *testing.T) {
+	d := node(t)
+	config := hostNet(d.PodConfig("pod-resources"))
+	pod := d.Pod(t, config)
+	id := d.Run(t, pod, inHostNet("app", "sleep"), config)
+	if _, err := d.Runtime.UpdatePodSandboxResources(t.Context(), &cri.UpdatePodSandboxResourcesRequest{
+		PodSandboxId: pod, Resources: &cri.LinuxContainerResources{MemoryLimitInBytes: 128 << 20},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	path := info(t, d, id).CgroupsPath
+	if !strings.HasPrefix(path, "/cri-"+pod) {
+		t.Errorf("the container's cgroup is %s, not in the pod's", path)
+	}
+	s, err := d.Runtime.PodSandboxStats(t.Context(), &cri.PodSandboxStatsRequest{PodSandboxId: pod})
+	if err != nil || s.Stats.Linux.Memory.GetWorkingSetBytes().GetValue() == 0 || len(s.Stats.Linux.Containers) != 1 {
+		t.Errorf("stats %v, %v", s, err)
+	}
+}
