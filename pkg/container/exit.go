@@ -43,14 +43,14 @@ func (s *Service) Exited(ctx context.Context, e monitor.Exit) error {
 		return err
 	}
 	s.Log.Info("container exited", "container", id, "code", c.ExitCode, "reason", c.Reason)
-	s.reap(ctx, c)
+	s.reap(c)
 	return nil
 }
 
 // reap tells plugins of the end and frees the cgroup and runtime state of an
 // exited container, in the background: nobody who waits for the exit waits for
 // this. What it misses, Settle and Remove repeat.
-func (s *Service) reap(ctx context.Context, c state.Container) {
+func (s *Service) reap(c state.Container) {
 	state.Go(s.Ops, "reap container "+string(c.ID), func(ctx context.Context) error {
 		return s.Settle(ctx, c.ID)
 	}, func(err error) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // action is what recovery does with one container.
@@ -58,6 +59,9 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 		s.Log.Info("container recovered", "container", c.ID, "phase", c.Phase, "fate", fate, "action", act)
 	}
 	var err error
+	if c.Phase == state.Running && fate == Runs {
+		err = s.forgetExecs(c)
+	}
 	switch act {
 	case undo, finish:
 		err = s.bounded(ctx, c.ID, func(ctx context.Context) error { return s.teardown(ctx, c.ID) })
@@ -65,10 +69,11 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = pid })
 	case withdraw:
 		err = s.bounded(ctx, c.ID, func(ctx context.Context) error { return s.withdraw(ctx, c) })
+	case keep, leave:
 	case exitBlind:
 		_, err = s.Store.MoveContainer(c.ID, state.Exit, s.blindExit)
 		if err == nil {
-			s.reap(ctx, c)
+			s.reap(c)
 		}
 	}
 	if err != nil {
@@ -95,6 +100,13 @@ func (s *Service) bounded(ctx context.Context, id state.ContainerID, do func(con
 		return struct{}{}, do(ctx)
 	})
 	return err
+}
+
+// forgetExecs removes what the last daemon's commands in the container left. The
+// commands themselves ended with it; what they started on purpose lives on.
+func (s *Service) forgetExecs(c state.Container) error {
+	sys.RemoveEmptySubCgroups(c.Cgroup, execPrefix)
+	return s.Runtime.RemoveExecs(string(c.ID))
 }
 
 func (s *Service) blindExit(c *state.Container) {

@@ -62,6 +62,19 @@ func (s *Service) RemoveBundle(id string) error {
 	return nil
 }
 
+// RemoveExecs deletes what commands that are no more left in the bundle: those
+// of a daemon that died.
+func (s *Service) RemoveExecs(id string) error {
+	left, err := filepath.Glob(filepath.Join(s.bundle(id), execPrefix+"*"))
+	for _, dir := range left {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	if err != nil {
+		return fmt.Errorf("remove execs from bundle: %w", err)
+	}
+	return nil
+}
+
 // BundleIDs lists the ids that have a bundle, for the search for orphans.
 func (s *Service) BundleIDs() ([]string, error) {
 	entries, err := os.ReadDir(s.bundles)

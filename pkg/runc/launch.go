@@ -65,7 +65,7 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 		UID: l.UID, GID: l.GID, Cgroups: l.Cgroups, KillAll: l.KillAll,
 	})
 	if err != nil {
-		return launched, s.launchFailure(h, l.ID, s.runtimeLog(l.ID), err)
+		return launched, s.launchFailure(h, s.runtimeLog(l.ID), err)
 	}
 	return launched, nil
 }
@@ -84,6 +84,9 @@ type Exec struct {
 	Cgroup string
 }
 
+// execPrefix begins the name of the directory each command has in the bundle.
+const execPrefix = "exec-"
+
 // Exec starts a further process with the user, capabilities and limits of the
 // container's own process.
 func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
@@ -95,7 +98,7 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(s.bundle(e.ID), "exec-")
+	dir, err := os.MkdirTemp(s.bundle(e.ID), execPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("make exec directory: %w", err)
 	}
@@ -116,7 +119,7 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 		Terminal: e.Terminal, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,
 	})
 	if err != nil {
-		return nil, s.launchFailure(h, e.ID, log, err)
+		return nil, s.launchFailure(h, log, err)
 	}
 	return p, nil
 }
@@ -135,7 +138,7 @@ func writeProcess(dir string, p *specs.Process, e Exec) error {
 }
 
 // launchFailure adds the runtime's own last message to a failed launch.
-func (s *Service) launchFailure(h Handler, id, logFile string, err error) error {
+func (s *Service) launchFailure(h Handler, logFile string, err error) error {
 	var failed *monitor.LaunchError
 	if !errors.As(err, &failed) {
 		return err

@@ -163,21 +163,30 @@ type SubCgroup struct {
 // MakeSubCgroup makes the cgroup name below cgroupsPath: on the unified
 // hierarchy, or on one v1 controller that has no limits of its own to miss.
 func MakeSubCgroup(cgroupsPath, name string) (SubCgroup, error) {
-	for _, root := range cgroupRoots() {
-		sub := SubCgroup{Dir: filepath.Join(root, cgroupRelative(cgroupsPath), name), Flag: "/" + name}
-		if root != cgroupRoot {
-			controller := filepath.Base(root)
-			if controller != "freezer" && controller != "pids" {
-				continue
-			}
-			sub.Flag = controller + ":/" + name
-		}
-		if err := unix.Mkdir(sub.Dir, 0o755); err != nil {
-			return SubCgroup{}, fmt.Errorf("make exec cgroup: %w", &fs.PathError{Op: "mkdir", Path: sub.Dir, Err: err})
-		}
-		return sub, nil
+	root, controller, ok := subCgroupRoot()
+	if !ok {
+		return SubCgroup{}, errors.New("make exec cgroup: neither cgroup v2 nor the freezer or pids controller is mounted")
 	}
-	return SubCgroup{}, errors.New("make exec cgroup: neither cgroup v2 nor the freezer or pids controller is mounted")
+	sub := SubCgroup{Dir: filepath.Join(root, cgroupRelative(cgroupsPath), name), Flag: controller + "/" + name}
+	if err := unix.Mkdir(sub.Dir, 0o755); err != nil {
+		return SubCgroup{}, fmt.Errorf("make exec cgroup: %w", &fs.PathError{Op: "mkdir", Path: sub.Dir, Err: err})
+	}
+	return sub, nil
+}
+
+// subCgroupRoot is the hierarchy for sub-cgroups, and how the runtime's flag
+// names it.
+func subCgroupRoot() (root, flag string, ok bool) {
+	for _, root := range cgroupRoots() {
+		controller := filepath.Base(root)
+		switch {
+		case root == cgroupRoot:
+			return root, "", true
+		case controller == "freezer", controller == "pids":
+			return root, controller + ":", true
+		}
+	}
+	return "", "", false
 }
 
 // Kill ends every process in the cgroup and waits for that.
@@ -190,4 +199,23 @@ func (s SubCgroup) Remove() error {
 		return &fs.PathError{Op: "rmdir", Path: s.Dir, Err: err}
 	}
 	return nil
+}
+
+// RemoveEmptySubCgroups removes what MakeSubCgroup made with names of that
+// prefix and nothing lives in any more.
+func RemoveEmptySubCgroups(cgroupsPath, prefix string) {
+	root, _, ok := subCgroupRoot()
+	if !ok {
+		return
+	}
+	dir := filepath.Join(root, cgroupRelative(cgroupsPath))
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // there is no such cgroup
+	}
+	for _, e := range entries {
+		if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
+			_ = unix.Rmdir(filepath.Join(dir, e.Name())) // busy: it is not empty
+		}
+	}
 }

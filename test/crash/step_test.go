@@ -249,6 +249,9 @@ func (n *node) strike(t *testing.T, s subject, place plannedFault, clean facts) 
 		t.Errorf("an error was answered, %v, and yet the state is %s", err, got)
 	}
 	w.repeat(s, got)
+	if s.undone == s.done {
+		settle(t, n.Daemon, prepared, "what left the container as it was left something")
+	}
 	w.clear(clean)
 }
 
