@@ -28,6 +28,11 @@ func (a *api) CreateContainer(ctx context.Context, r *cri.CreateContainerRequest
 	if err != nil {
 		return nil, err
 	}
+	for _, spec := range imagesOf(r.GetConfig()) {
+		if err := a.checkImage("create container", spec); err != nil {
+			return nil, err
+		}
+	}
 	p, err := a.visiblePod(r.GetPodSandboxId())
 	if err != nil {
 		return nil, fmt.Errorf("create container: %w", err)
@@ -35,6 +40,17 @@ func (a *api) CreateContainer(ctx context.Context, r *cri.CreateContainerRequest
 	in.Pod = p.ID
 	id, err := a.Containers.Create(ctx, in)
 	return &cri.CreateContainerResponse{ContainerId: string(id)}, err
+}
+
+// imagesOf are the container's own image and those it mounts.
+func imagesOf(c *cri.ContainerConfig) []*cri.ImageSpec {
+	all := []*cri.ImageSpec{c.GetImage()}
+	for _, m := range c.GetMounts() {
+		if m.GetImage() != nil {
+			all = append(all, m.GetImage())
+		}
+	}
+	return all
 }
 
 func (a *api) StartContainer(ctx context.Context, r *cri.StartContainerRequest) (*cri.StartContainerResponse, error) {

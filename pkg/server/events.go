@@ -13,8 +13,9 @@ import (
 )
 
 // GetContainerEvents translates the change feed until the client leaves or the
-// server stops. A client that reads too slowly gets ResourceExhausted after the
-// last event without a gap before it: it must list again, and knows.
+// server stops. A client that reads too slowly, or not at all, gets
+// ResourceExhausted after the last event without a gap before it: it must list
+// again, and knows.
 func (a *api) GetContainerEvents(_ *cri.GetEventsRequest, s grpc.ServerStreamingServer[cri.ContainerEventResponse]) error {
 	ctx, cancel := a.gate.until(s.Context())
 	defer cancel()
@@ -28,9 +29,26 @@ func (a *api) GetContainerEvents(_ *cri.GetEventsRequest, s grpc.ServerStreaming
 		if err != nil {
 			return fmt.Errorf("container events: %w", err)
 		}
-		if err := s.Send(a.event(ctx, change)); err != nil {
-			return err
+		if err := handOver(ctx, s, feed, a.event(ctx, change)); err != nil {
+			return fmt.Errorf("container events: %w", err)
 		}
+	}
+}
+
+// handOver sends one event. Sending waits for a client that has stopped reading,
+// for as long as the client keeps its connection; so it is given up when the
+// feed has run over meanwhile, or the server stops.
+func handOver(ctx context.Context, s grpc.ServerStreamingServer[cri.ContainerEventResponse], feed *state.Feed, e *cri.ContainerEventResponse) error {
+	lagged, why := feed.Lagged()
+	sent := make(chan error, 1)
+	go func() { sent <- s.Send(e) }()
+	select {
+	case err := <-sent:
+		return err
+	case <-lagged:
+		return why
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 

@@ -43,6 +43,7 @@ type node struct {
 	store   *state.Store
 	server  *server.Server
 	conn    *grpc.ClientConn
+	listen  *bufconn.Listener
 	log     *lockedBuffer
 	metrics *prometheus.Registry
 	stop    func()
@@ -67,13 +68,18 @@ func (l *lockedBuffer) String() string {
 
 func newNode(t *testing.T, change ...func(*server.Options)) *node {
 	t.Helper()
+	return newNodeIn(t, t.TempDir(), change...)
+}
+
+// newNodeIn is a node whose root directory may hold records already.
+func newNodeIn(t *testing.T, dir string, change ...func(*server.Options)) *node {
+	t.Helper()
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	dir := t.TempDir()
 	n := &node{log: &lockedBuffer{}, metrics: prometheus.NewRegistry()}
 	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	layout := state.Layout{Root: dir, State: filepath.Join(dir, "run")}
@@ -101,6 +107,7 @@ func newNode(t *testing.T, change ...func(*server.Options)) *node {
 	n.server, err = server.New(o)
 	must(err)
 	l := bufconn.Listen(1 << 20)
+	n.listen = l
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
 	go func() { done <- n.server.Serve(ctx, l) }()

@@ -38,8 +38,9 @@ const feedLimit = 8192
 
 // Feed hands every change since Watch to one reader, in commit order.
 type Feed struct {
-	store *Store
-	more  chan struct{} // signals that queue or lost changed; holds one token
+	store  *Store
+	more   chan struct{} // signals that queue or lost changed; holds one token
+	lagged chan struct{} // closed when lost becomes true
 
 	mu    sync.Mutex // guards the fields below
 	queue []*Change
@@ -48,7 +49,7 @@ type Feed struct {
 
 // Watch starts a feed. Close it when done.
 func (s *Store) Watch() *Feed {
-	f := &Feed{store: s, more: make(chan struct{}, 1)}
+	f := &Feed{store: s, more: make(chan struct{}, 1), lagged: make(chan struct{})}
 	s.mu.Lock()
 	s.feeds[f] = struct{}{}
 	s.mu.Unlock()
@@ -77,7 +78,7 @@ func (f *Feed) Next(ctx context.Context) (*Change, error) {
 		lost := f.lost
 		f.mu.Unlock()
 		if lost {
-			return nil, fmt.Errorf("read changes: more than %d behind: %w", feedLimit, errdefs.ErrResourceExhausted)
+			return nil, errLagged()
 		}
 		select {
 		case <-f.more:
@@ -87,12 +88,22 @@ func (f *Feed) Next(ctx context.Context) (*Change, error) {
 	}
 }
 
+// Lagged is closed when the reader is too far behind to get every change. It is
+// for those who are busy with a change, by handing it on to somebody who may
+// never take it, and would not ask Next again; err is what Next would say.
+func (f *Feed) Lagged() (done <-chan struct{}, err error) { return f.lagged, errLagged() }
+
+func errLagged() error {
+	return fmt.Errorf("read changes: more than %d behind: %w", feedLimit, errdefs.ErrResourceExhausted)
+}
+
 func (f *Feed) push(c *Change) {
 	f.mu.Lock()
 	switch {
 	case f.lost:
 	case len(f.queue) >= feedLimit:
 		f.lost = true
+		close(f.lagged)
 	default:
 		f.queue = append(f.queue, c)
 	}

@@ -20,6 +20,7 @@ var goroutines = map[string]string{
 	"pkg/monitor/stream.go":    "one drain of a readable stream at a time, bounded by its buffer",
 	"pkg/monitor/upgrade.go":   "the switch to the next program, which waits until the connections are quiet",
 	"pkg/network/status.go":    "one bounded question to the plugins at a time; who asks waits no longer than it likes",
+	"pkg/server/events.go":     "one event at a time on its way to a client, ended with the client's stream",
 	"pkg/state/op.go":          "operations run on their own context, not their caller's; Ops waits for them",
 	"pkg/stats/disk.go":        "one bounded walk of a writable layer at a time",
 	"pkg/sys/netns.go":         "a thread that enters a pod's network namespace and ends if it can't come back",
