@@ -7,6 +7,8 @@ package crash
 import (
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -192,7 +194,7 @@ func TestEachStep(t *testing.T) {
 				t.Fatalf("passed only %v", places)
 			}
 			for _, place := range places {
-				for _, place.Action = range []string{"error", "kill"} {
+				for _, place.Action = range actions(place) {
 					t.Run(place.String(), func(t *testing.T) {
 						n.t = t
 						n.strike(t, s, place, clean)
@@ -206,6 +208,18 @@ func TestEachStep(t *testing.T) {
 		})
 		n.t = t
 	}
+}
+
+// actions are what happens at a place. To die after a step and before the next
+// is the same, nearly, and so is to fail: `make test` does one of each.
+func actions(place plannedFault) []string {
+	switch {
+	case os.Getenv("CRASH_KILLS") != "" || place.Moment == "within":
+		return []string{"error", "kill"}
+	case place.Moment == "before":
+		return []string{"error"}
+	}
+	return []string{"kill"}
 }
 
 func (w *world) prepare(s subject) {
@@ -245,7 +259,7 @@ func (n *node) strike(t *testing.T, s subject, place plannedFault, clean facts) 
 		}
 	case got != s.done && got != s.between:
 		t.Errorf("after %v the state is %s", err, got)
-	case place.Action == "error" && place.Operation == s.name && s.between == "" && s.undone != s.done && got == s.done && !s.async:
+	case place.Action == "error" && strings.HasPrefix(s.name, place.Operation) && s.between == "" && s.undone != s.done && got == s.done && !s.async:
 		t.Errorf("an error was answered, %v, and yet the state is %s", err, got)
 	}
 	w.repeat(s, got)
