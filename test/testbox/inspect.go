@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -51,12 +52,20 @@ func namespaces([]string) int {
 	return 0
 }
 
+// realTime is SIGRTMIN+3, as the C library counts.
+const realTime = syscall.Signal(34 + 3)
+
 // trap: waits for a signal, names it and ends with 40.
 func trap([]string) int {
 	all := make(chan os.Signal, 1)
-	signal.Notify(all, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP, unix.SIGWINCH)
+	signal.Notify(all, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGHUP, unix.SIGWINCH, realTime)
 	fmt.Println("trapping")
-	fmt.Println("got", unix.SignalName((<-all).(syscall.Signal)))
+	got := (<-all).(syscall.Signal)
+	name := unix.SignalName(got)
+	if name == "" {
+		name = strconv.Itoa(int(got))
+	}
+	fmt.Println("got", name)
 	return 40
 }
 
