@@ -24,8 +24,6 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/test/harness"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -208,6 +206,3 @@ func within(t testing.TB, limit time.Duration) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
-
-// died tells whether err is what a client sees of a daemon that went away.
-func died(err error) bool { return status.Code(err) == codes.Unavailable }

@@ -75,9 +75,9 @@ func TestHungMountSource(t *testing.T) {
 		_, err = d.Runtime.StartContainer(ctx, &cri.StartContainerRequest{ContainerId: r.ContainerId})
 		return err
 	}
-	impatient(t, "build spec", begun)
+	impatient(t, begun)
 	answers(t, d)
-	impatient(t, "build spec", begun)
+	impatient(t, begun)
 	harness.Eventually(t, 5*time.Second, "the log names the stage and how long it lasts", func() bool {
 		return strings.Contains(d.Log(), "still at")
 	})
