@@ -49,11 +49,7 @@ func (s *Service) Attach(ctx context.Context, id state.ContainerID, a AttachIO) 
 	}
 	var outputs sync.WaitGroup
 	copyOut := func(to io.Writer, from io.Reader) {
-		outputs.Add(1)
-		go func() {
-			defer outputs.Done()
-			io.Copy(to, from) // ends with the container, the caller or the session
-		}()
+		outputs.Go(func() { io.Copy(to, from) }) // ends with the container, the caller or the session
 	}
 	if session.Stdout != nil {
 		copyOut(a.Stdout, session.Stdout)

@@ -62,13 +62,11 @@ func openStreams(e ExecIO) (*streams, error) {
 }
 
 func (s *streams) copyOut(to io.Writer, from *os.File) {
-	s.output.Add(1)
-	go func() {
-		defer s.output.Done()
+	s.output.Go(func() {
 		if _, err := io.Copy(to, from); err != nil && !errors.Is(err, os.ErrClosed) {
 			io.Copy(io.Discard, from) // the caller is gone: the command must not block
 		}
-	}()
+	})
 }
 
 // terminal copies between the caller and the command's pty.

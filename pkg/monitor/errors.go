@@ -92,7 +92,7 @@ func toWire(err error) *wireError {
 
 func has[T any](err error) bool {
 	for ; err != nil; err = errors.Unwrap(err) {
-		if _, ok := err.(T); ok { //nolint:errorlint // T is a marker, not an error type
+		if _, ok := err.(T); ok {
 			return true
 		}
 	}

@@ -205,9 +205,3 @@ func (l *exitLog) has(id string, pid int) bool {
 	defer l.mu.Unlock()
 	return slices.ContainsFunc(l.live, func(e Exit) bool { return e.ID == id && e.Pid == pid })
 }
-
-func (l *exitLog) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.file.Close()
-}

@@ -195,7 +195,7 @@ func (j *journal) put(s *slot) {
 }
 
 func (j *journal) close() {
-	unix.Munmap(j.mem)
+	_ = unix.Munmap(j.mem)
 	unix.Close(j.fd)
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +20,6 @@ type poller struct {
 	file  *os.File
 	raw   syscall.RawConn
 	epfd  int
-	ended atomic.Bool
 	mu    sync.Mutex // guards next, calls
 	next  uint32
 	calls map[uint32]func(events uint32)
@@ -102,7 +100,7 @@ func (p *poller) forget(token uint32) {
 	p.mu.Unlock()
 }
 
-// run dispatches until close.
+// run dispatches for the life of the process.
 func (p *poller) run() error {
 	var events [64]unix.EpollEvent
 	for {
@@ -112,9 +110,6 @@ func (p *poller) run() error {
 			n, err = unix.EpollWait(int(fd), events[:], 0)
 			return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
 		})
-		if p.ended.Load() {
-			return nil
-		}
 		if err := errors.Join(rawErr, err); err != nil {
 			return fmt.Errorf("wait for events: %w", err)
 		}
@@ -127,9 +122,4 @@ func (p *poller) run() error {
 			}
 		}
 	}
-}
-
-func (p *poller) close() {
-	p.ended.Store(true)
-	p.file.Close()
 }

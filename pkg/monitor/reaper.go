@@ -131,13 +131,6 @@ func (r *reaper) await(pid int, since time.Time, call func(unix.WaitStatus)) {
 	r.mu.Unlock()
 }
 
-// forget drops the interest in pid.
-func (r *reaper) forget(pid int) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.known, pid)
-}
-
 // peekChild returns a dead child and leaves it a zombie; pid 0: none is dead.
 func peekChild() (pid int, status unix.WaitStatus, err error) {
 	var info unix.Siginfo
