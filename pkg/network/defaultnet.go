@@ -110,7 +110,8 @@ func (s *Service) bridgePlugin(subnets []string) map[string]any {
 	}
 }
 
-// prepareHost turns forwarding on and installs the masquerading rule unless it is there. Pods reach each other and the
+// prepareHost turns forwarding on, readies the bridge for a change of the subnets, and installs the masquerading rule
+// unless it is there. Pods reach each other and the
 // host without it, so a kernel without nftables is a warning, not the end of every pod.
 func (s *Service) prepareHost(ctx context.Context) error {
 	s.defMu.Lock()
@@ -124,7 +125,11 @@ func (s *Service) prepareHost(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := ensureMasquerade(s.o.Default.Table, subnets); err != nil {
+	former, err := giveWay(s.o.Default.Bridge, subnets)
+	if err != nil {
+		return err
+	}
+	if err := ensureMasquerade(s.o.Default.Table, append(subnets, former...)); err != nil {
 		s.log.WarnContext(ctx, "no masquerading: pods of the default network reach this node only", "err", err)
 	}
 	return nil
