@@ -51,8 +51,8 @@ type Options struct {
 type Service struct {
 	Options
 
-	mu       sync.Mutex // guards signalled
-	signaled map[state.ContainerID]bool
+	mu       sync.Mutex                 // guards signaled
+	signaled map[state.ContainerID]bool // whose stop signal was sent
 }
 
 // New makes the service.
