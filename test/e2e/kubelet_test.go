@@ -52,7 +52,7 @@ func startKubelet(t *testing.T, d *harness.Daemon) *kubelet {
 			t.Fatal(err)
 		}
 	}
-	k.cgroup = makeCgroup(t, "/"+filepath.Base(d.Dir))
+	k.cgroup = makeCgroup(t, d)
 	t.Cleanup(func() { // after the daemon has wiped its pods: cleanups run backwards, so the caller's Destroy is later
 		if err := k.stop(); err != nil {
 			t.Error(err)
@@ -75,7 +75,7 @@ func (k *kubelet) start(d *harness.Daemon) (err error) {
 		"containerRuntimeEndpoint": "unix://" + d.Socket, "address": "127.0.0.1",
 		"authentication": map[string]any{"anonymous": map[string]any{"enabled": true}, "webhook": map[string]any{"enabled": false}},
 		"authorization":  map[string]any{"mode": "AlwaysAllow"},
-		"cgroupRoot":     k.cgroup.name, "cgroupDriver": "cgroupfs", "failCgroupV1": false, "failSwapOn": false,
+		"cgroupRoot":     k.cgroup.name, "failCgroupV1": false, "failSwapOn": false, // the driver is the runtime's to say
 		"enforceNodeAllocatable": []string{}, "evictionHard": map[string]string{}, "imageGCHighThresholdPercent": 100,
 		"makeIPTablesUtilChains": false, "podLogsDir": filepath.Join(k.dir, "pods-logs"),
 		"volumePluginDir": filepath.Join(k.dir, "volume-plugins"), "resolvConf": "",

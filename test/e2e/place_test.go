@@ -9,54 +9,86 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/cri-shim/cri-shim/test/harness"
 	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// cgroup is the kubelet's root cgroup: one folder per hierarchy.
+// cgroup is the kubelet's root cgroup: one folder per hierarchy, or a slice.
 type cgroup struct {
-	name string
-	dirs []string
+	name  string // as the kubelet's configuration wants it
+	dirs  []string
+	slice string
 }
 
-// makeCgroup makes a cgroup in every hierarchy; the kubelet wants it there, and ready for processes, before it starts.
-func makeCgroup(t *testing.T, name string) cgroup {
+// makeCgroup makes a cgroup as the runtime's driver has it. The kubelet wants it there, and ready for processes, before
+// it starts.
+func makeCgroup(t *testing.T, d *harness.Daemon) cgroup {
 	t.Helper()
-	c := cgroup{name: name}
+	// A dash in a slice's name would be a level.
+	c := cgroup{name: "/" + strings.ReplaceAll(filepath.Base(d.Dir), "-", "")}
 	t.Cleanup(func() {
 		if err := c.remove(); err != nil {
 			t.Error(err)
 		}
 	})
-	roots := []string{"/sys/fs/cgroup"}
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
-		enableControllers(t)
-	} else if roots, err = filepath.Glob("/sys/fs/cgroup/*"); err != nil {
+	answer, err := d.Runtime.RuntimeConfig(t.Context(), &cri.RuntimeConfigRequest{})
+	if err == nil && answer.GetLinux().GetCgroupDriver() == cri.CgroupDriver_SYSTEMD {
+		c.slice = c.name[1:] + ".slice"
+		err = systemctl("start", c.slice)
+	} else if err == nil {
+		err = c.make(t)
+	}
+	if err != nil {
 		t.Fatal(err)
+	}
+	return c
+}
+
+func systemctl(args ...string) error {
+	if out, err := exec.Command("systemctl", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("systemctl %v: %w: %s", args, err, out)
+	}
+	return nil
+}
+
+// make makes the folder in every hierarchy.
+func (c *cgroup) make(t *testing.T) error {
+	roots, err := filepath.Glob("/sys/fs/cgroup/*")
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	v2 := err == nil
+	if v2 {
+		roots = []string{"/sys/fs/cgroup"}
+		enableControllers(t)
 	}
 	for _, root := range roots {
 		if info, err := os.Lstat(root); err != nil || !info.IsDir() { // links are second names
 			continue
 		}
-		dir := filepath.Join(root, name)
+		dir := filepath.Join(root, c.name)
 		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
+			return err
 		}
 		c.dirs = append(c.dirs, dir)
 		for _, file := range []string{"cpuset.cpus", "cpuset.mems"} { // v1: empty, and closed to processes, until set
 			data, err := os.ReadFile(filepath.Join(root, file))
-			if err != nil || len(roots) == 1 {
+			if err != nil || v2 {
 				continue
 			}
 			if err := os.WriteFile(filepath.Join(dir, file), data, 0o644); err != nil {
-				t.Fatal(err)
+				return err
 			}
 		}
 	}
-	return c
+	return nil
 }
 
 // enableControllers passes every controller of cgroup v2 down from the root. One that cannot be stays off.
@@ -73,7 +105,10 @@ func enableControllers(t *testing.T) {
 }
 
 // remove removes the cgroup and those that the kubelet made below it.
-func (c cgroup) remove() error {
+func (c *cgroup) remove() error {
+	if c.slice != "" {
+		return systemctl("stop", c.slice)
+	}
 	var errs []error
 	for _, dir := range c.dirs {
 		var below []string
