@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/cri-shim/cri-shim/test/harness"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -84,7 +85,7 @@ type refused struct {
 	mention []string
 }
 
-func refusedContainers() []refused {
+func refusedContainers(private string) []refused {
 	return []refused{
 		{"no metadata", func(c *cri.ContainerConfig) { c.Metadata = nil }, codes.InvalidArgument, []string{"metadata.name"}},
 		{"no image", func(c *cri.ContainerConfig) { c.Image = nil }, codes.InvalidArgument, []string{"image"}},
@@ -103,8 +104,8 @@ func refusedContainers() []refused {
 		{"image sub path escaping", mounts(imageMount("../../etc")), codes.InvalidArgument, []string{"../../etc"}},
 		{"image sub path absolute", mounts(imageMount("/etc")), codes.InvalidArgument, []string{`"/etc"`}},
 		{"propagation from a private mount", func(c *cri.ContainerConfig) {
-			c.Mounts = []*cri.Mount{{HostPath: "/proc/sys", ContainerPath: "/data", Propagation: cri.MountPropagation_PROPAGATION_BIDIRECTIONAL}}
-		}, codes.FailedPrecondition, []string{"/proc/sys", "not shared"}},
+			c.Mounts = []*cri.Mount{{HostPath: private, ContainerPath: "/data", Propagation: cri.MountPropagation_PROPAGATION_BIDIRECTIONAL}}
+		}, codes.FailedPrecondition, []string{private, "not shared"}},
 		{"log path that leaves", func(c *cri.ContainerConfig) { c.LogPath = "../x.log" }, codes.InvalidArgument, []string{"../x.log"}},
 		{"absolute log path", func(c *cri.ContainerConfig) { c.LogPath = "/tmp/x.log" }, codes.InvalidArgument, []string{"/tmp/x.log"}},
 		{"log in a missing directory", func(c *cri.ContainerConfig) { c.LogPath = "no/such/x.log" }, codes.InvalidArgument, []string{"no/such"}},
@@ -134,6 +135,24 @@ func refusedContainers() []refused {
 	}
 }
 
+// privateMount is a folder whose mounts nobody else gets to see, also where those of the machine are shared.
+func privateMount(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := unix.Mount("", dir, "", unix.MS_PRIVATE, ""); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func TestRefusedContainers(t *testing.T) {
 	t.Parallel()
 	preload, extra := t.TempDir(), ""
@@ -143,7 +162,7 @@ func TestRefusedContainers(t *testing.T) {
 	d := harness.Start(t, extra)
 	awaitImage(t, d, emptyImage)
 	pod, config := quickPod(t, d, "refusing")
-	for _, c := range refusedContainers() {
+	for _, c := range refusedContainers(privateMount(t)) {
 		t.Run(c.name, func(t *testing.T) {
 			cc := inHostNet("refused", "sleep")
 			c.change(cc)
