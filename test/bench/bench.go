@@ -35,7 +35,7 @@ func (b *bench) run(ctx context.Context) error {
 	if _, err := b.Pull(ctx, imageName); err != nil {
 		return err
 	}
-	for _, part := range []func(context.Context) error{b.warmUp, b.oneByOne, b.execs, b.many} {
+	for _, part := range []func(context.Context) error{b.warmUp, b.oneByOne, b.execs, b.many, b.crowd} {
 		if err := part(ctx); err != nil {
 			return err
 		}

@@ -95,8 +95,14 @@ func show(results []*result) {
 			return p50, fmt.Sprintf("%.1f / %.1f", p50, r.quantile(name, 0.95))
 		}, false)
 	}
+	for _, name := range append([]string{statsCall}, crowdCalls...) {
+		row(results, name+" (p50 / p99)", func(r *result) (float64, string) {
+			p99 := r.quantile(name, 0.99)
+			return p99, fmt.Sprintf("%.1f / %.1f", r.quantile(name, 0.5), p99)
+		}, false)
+	}
 	fmt.Println()
-	for _, name := range []string{podsUp, podsDown, perPod, wakeups} {
+	for _, name := range []string{podsUp, podsDown, perPod, wakeups, statsCPU} {
 		row(results, name, func(r *result) (float64, string) {
 			return r.value(name), fmt.Sprintf("%.1f", r.value(name))
 		}, name == podsUp || name == podsDown)
