@@ -130,8 +130,8 @@ func (d *database) close() error {
 	return errors.Join(errs...)
 }
 
-// cleanup deletes layer directories without a record, and stores that were set aside before the last boot: containers
-// that run on their layers can't have survived it.
+// cleanup deletes layer directories without a record, downloads without a name, and stores that were set aside before
+// the last boot: containers that run on their layers can't have survived it.
 func (d *database) cleanup(ctx context.Context) error {
 	var errs []error
 	if c, ok := d.layer.(snapshots.Cleaner); ok {
@@ -139,6 +139,7 @@ func (d *database) cleanup(ctx context.Context) error {
 			errs = append(errs, err)
 		}
 	}
+	errs = append(errs, removeNameless(filepath.Join(contentDir(d.root), "ingest")))
 	aside, err := filepath.Glob(filepath.Join(d.root, asidePrefix+"*"))
 	errs = append(errs, err)
 	boot, err := bootID()
@@ -151,6 +152,18 @@ func (d *database) cleanup(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// removeNameless removes downloads whose removal a kill cut off: without the file that names them the content store
+// neither lists nor removes them.
+func removeNameless(ingests string) error {
+	dirs, err := filepath.Glob(filepath.Join(ingests, "*"))
+	for _, dir := range dirs {
+		if _, missing := os.Stat(filepath.Join(dir, "ref")); errors.Is(missing, fs.ErrNotExist) {
+			err = errors.Join(err, os.RemoveAll(dir))
+		}
+	}
+	return err
 }
 
 // setAside moves both databases and the layers out of the way. Mounts made from those layers go on working.
