@@ -76,7 +76,7 @@ func kubeletLabels(c *state.Container, pod string) {
 // manyRecords writes the records of pods with each so many running containers:
 // those of one container, over and over. It returns the root directory, the
 // last pod's id and all containers' ids.
-func manyRecords(t *testing.T, pods, each int) (dir, last string, ids map[string]bool) {
+func manyRecords(t testing.TB, pods, each int) (dir, last string, ids map[string]bool) {
 	t.Helper()
 	from := state.Layout{Root: t.TempDir()}
 	store, err := state.Open(from, "boot", slog.New(slog.DiscardHandler))
@@ -282,6 +282,18 @@ func TestUnknownHandlerOfAnImage(t *testing.T) {
 		_, err := n.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: string(p.ID), Config: c})
 		if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), `"kata"`) {
 			t.Errorf("%s image: %v", name, err)
+		}
+	}
+}
+
+// A kubelet lists all containers each second: 600 are a crowded node.
+func BenchmarkListContainers(b *testing.B) {
+	dir, _, _ := manyRecords(b, 100, 6)
+	n := newNodeIn(b, dir)
+	n.server.Open()
+	for b.Loop() {
+		if _, err := n.ListContainers(b.Context(), &cri.ListContainersRequest{}); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

@@ -33,7 +33,7 @@ func testPod(name string) state.Pod {
 	}
 }
 
-func (n *node) addPod(t *testing.T, p state.Pod) state.Pod {
+func (n *node) addPod(t testing.TB, p state.Pod) state.Pod {
 	t.Helper()
 	p, _, err := n.store.BeginPod(p)
 	if err != nil {
@@ -61,7 +61,7 @@ func testContainer(p state.Pod, name string) state.Container {
 }
 
 // addContainer takes a container through events.
-func (n *node) addContainer(t *testing.T, c state.Container, events ...state.Event) state.Container {
+func (n *node) addContainer(t testing.TB, c state.Container, events ...state.Event) state.Container {
 	t.Helper()
 	c, _, err := n.store.BeginContainer(c)
 	if err != nil {

@@ -72,7 +72,7 @@ func newNode(t *testing.T, change ...func(*server.Options)) *node {
 }
 
 // newNodeIn is a node whose root directory may hold records already.
-func newNodeIn(t *testing.T, dir string, change ...func(*server.Options)) *node {
+func newNodeIn(t testing.TB, dir string, change ...func(*server.Options)) *node {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()

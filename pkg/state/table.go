@@ -3,6 +3,7 @@
 package state
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -136,21 +137,25 @@ func (t *table[R]) find(prefix string) (R, error) {
 	}
 }
 
+// list is in order of creation. What is sorted is small: records are not.
 func (t *table[R]) list(keep func(R) bool) []R {
-	var out []R
-	for _, row := range t.rows {
+	type item struct {
+		created time.Time
+		id      string
+	}
+	var order []item
+	for id, row := range t.rows {
 		if keep == nil || keep(row) {
-			out = append(out, row)
+			order = append(order, item{t.created(row), id})
 		}
 	}
-	slices.SortFunc(out, func(a, b R) int {
-		if c := t.created(a).Compare(t.created(b)); c != 0 {
-			return c
-		}
-		ia, _ := t.key(a)
-		ib, _ := t.key(b)
-		return strings.Compare(ia, ib)
+	slices.SortFunc(order, func(a, b item) int {
+		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.id, b.id))
 	})
+	out := make([]R, 0, len(order))
+	for _, i := range order {
+		out = append(out, t.rows[i.id])
+	}
 	return out
 }
 
