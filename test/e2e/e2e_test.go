@@ -50,7 +50,7 @@ func TestKubelet(t *testing.T) {
 	k := startKubelet(t, d)
 	k.add(t, "web", map[string]any{
 		"name": "app", "args": []string{"serve", "8080"},
-		"readinessProbe": map[string]any{"exec": map[string]any{"command": []string{"/bin/testbox", "env"}}, "periodSeconds": 1},
+		"readinessProbe": map[string]any{"exec": map[string]any{"command": []string{"/bin/testbox", "env"}}, "periodSeconds": 1, "timeoutSeconds": 10},
 		"resources":      map[string]any{"limits": map[string]string{"memory": "64Mi", "cpu": "500m"}},
 	})
 	k.add(t, "crash", map[string]any{"name": "app", "args": []string{"exit", "3"}})
