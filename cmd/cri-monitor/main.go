@@ -59,6 +59,9 @@ func run(o options) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
+	if err := sys.DefaultLibrarySignals(); err != nil {
+		return err
+	}
 	// Caught, not ignored: programs inherit what is ignored, and so would every container.
 	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
 	if o.readyFD >= 0 {
