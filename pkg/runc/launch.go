@@ -58,6 +58,7 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 	ctx, cancel := context.WithTimeoutCause(ctx, launchLimit,
 		fmt.Errorf("%s has not started it after %s: %w", filepath.Base(h.Path), launchLimit, context.DeadlineExceeded))
 	defer cancel()
+	s.cgroups.Warm()
 	launched, err := s.monitor.Launch(ctx, monitor.Launch{
 		ID: l.ID, Argv: append(argv, l.ID), Env: runtimeEnv(), Dir: s.bundle(l.ID), PidFile: pidFile,
 		RuntimeLog: s.runtimeLog(l.ID), LogPath: l.LogPath,
@@ -114,6 +115,7 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 	if e.Cgroup != "" {
 		argv = append(argv, "--cgroup", e.Cgroup)
 	}
+	s.cgroups.Warm()
 	p, err := s.monitor.Exec(ctx, monitor.Exec{
 		Argv: append(argv, e.ID), Env: runtimeEnv(), Dir: dir, PidFile: pidFile, RuntimeLog: log,
 		Terminal: e.Terminal, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,

@@ -24,6 +24,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // Handler is one RuntimeClass handler: a runtime binary and where it keeps state.
@@ -50,11 +51,12 @@ type Service struct {
 	bundles  string
 	monitor  *monitor.Client
 	log      *slog.Logger
+	cgroups  *sys.CgroupLock
 }
 
 // New checks the handlers and makes the service.
 func New(o Options) (*Service, error) {
-	s := &Service{handlers: map[string]Handler{}, fallback: o.Default, bundles: o.Bundles, monitor: o.Monitor, log: o.Log}
+	s := &Service{handlers: map[string]Handler{}, fallback: o.Default, bundles: o.Bundles, monitor: o.Monitor, log: o.Log, cgroups: sys.NewCgroupLock()}
 	for _, h := range o.Handlers {
 		if !filepath.IsAbs(h.Path) || !filepath.IsAbs(h.Root) {
 			return nil, fmt.Errorf("runtime handler %q: path %q and root %q must be absolute: %w", h.Name, h.Path, h.Root, errdefs.ErrInvalidArgument)
