@@ -19,6 +19,9 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// patience is for machines in software emulation; elsewhere nothing takes half a minute.
+const patience = 3 * time.Minute
+
 func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 { // the test says so
 		os.Exit(m.Run())
@@ -46,8 +49,9 @@ func TestKubelet(t *testing.T) {
 	if _, err := os.Stat(kubeletProgram()); err != nil {
 		t.Skip("no kubelet: make e2e builds it")
 	}
+	c := newCgroup(t)
 	d := harness.Start(t, harness.Preload(t))
-	k := startKubelet(t, d)
+	k := startKubelet(t, d, c)
 	k.add(t, "web", map[string]any{
 		"name": "app", "args": []string{"serve", "8080"},
 		"readinessProbe": map[string]any{"exec": map[string]any{"command": []string{"/bin/testbox", "env"}}, "periodSeconds": 1, "timeoutSeconds": 10},
@@ -56,7 +60,7 @@ func TestKubelet(t *testing.T) {
 	k.add(t, "crash", map[string]any{"name": "app", "args": []string{"exit", "3"}})
 
 	var web pod
-	k.await(t, time.Minute, "a pod with an exec probe is ready", func(pods []pod) bool {
+	k.await(t, patience, "a pod with an exec probe is ready", func(pods []pod) bool {
 		p, ok := named(pods, "web")
 		web = p
 		return ok && p.ready() && p.Status.PodIP != ""
@@ -77,7 +81,7 @@ func TestKubelet(t *testing.T) {
 	}
 	k.awaitRestarts(t, 2)
 	k.add(t, "late", map[string]any{"name": "app", "args": []string{"serve", "8081"}})
-	k.await(t, time.Minute, "the node works on after its runtime was killed", func(pods []pod) bool {
+	k.await(t, patience, "the node works on after its runtime was killed", func(pods []pod) bool {
 		p, ok := named(pods, "web")
 		late, there := named(pods, "late")
 		return ok && there && p.ready() && late.ready()
@@ -93,8 +97,8 @@ func TestKubelet(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	k.await(t, time.Minute, "the pods are gone from the kubelet", func(pods []pod) bool { return len(pods) == 0 })
-	harness.Eventually(t, 3*time.Minute, "the pods are gone from the runtime", func() bool {
+	k.await(t, patience, "the pods are gone from the kubelet", func(pods []pod) bool { return len(pods) == 0 })
+	harness.Eventually(t, patience, "the pods are gone from the runtime", func() bool {
 		pods, err := d.Runtime.ListPodSandbox(t.Context(), &cri.ListPodSandboxRequest{})
 		return err == nil && len(pods.Items) == 0
 	})
@@ -106,7 +110,7 @@ func TestKubelet(t *testing.T) {
 // awaitRestarts waits until the kubelet has started the crashing container again n times, and knows its exit code.
 func (k *kubelet) awaitRestarts(t *testing.T, n int) {
 	t.Helper()
-	k.await(t, 2*time.Minute, fmt.Sprintf("a crashing container was restarted %d times", n), func(pods []pod) bool {
+	k.await(t, patience, fmt.Sprintf("a crashing container was restarted %d times", n), func(pods []pod) bool {
 		p, ok := named(pods, "crash")
 		if !ok || len(p.Status.ContainerStatuses) != 1 {
 			return false

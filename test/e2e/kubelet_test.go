@@ -31,7 +31,7 @@ const (
 // kubelet is a real one without an API server: its pods are manifests in a folder.
 type kubelet struct {
 	dir, manifests string
-	cgroup         cgroup
+	cgroup         *cgroup
 	log            *os.File
 	cmd            *exec.Cmd
 	ended          chan struct{}
@@ -41,10 +41,10 @@ type kubelet struct {
 func kubeletProgram() string { return filepath.Join(harness.Root(), ".cache", "kubelet") }
 
 // startKubelet runs a kubelet on d for the length of the test.
-func startKubelet(t *testing.T, d *harness.Daemon) *kubelet {
+func startKubelet(t *testing.T, d *harness.Daemon, c *cgroup) *kubelet {
 	t.Helper()
 	k := &kubelet{
-		dir: filepath.Join(d.Dir, "kubelet"), manifests: filepath.Join(d.Dir, "manifests"), ended: make(chan struct{}),
+		cgroup: c, dir: filepath.Join(d.Dir, "kubelet"), manifests: filepath.Join(d.Dir, "manifests"), ended: make(chan struct{}),
 		http: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
 	}
 	for _, dir := range []string{k.dir, k.manifests} {
@@ -52,8 +52,8 @@ func startKubelet(t *testing.T, d *harness.Daemon) *kubelet {
 			t.Fatal(err)
 		}
 	}
-	k.cgroup = makeCgroup(t, d)
-	t.Cleanup(func() { // after the daemon has wiped its pods: cleanups run backwards, so the caller's Destroy is later
+	c.prepare(t, d)
+	t.Cleanup(func() {
 		if err := k.stop(); err != nil {
 			t.Error(err)
 		}
@@ -64,7 +64,7 @@ func startKubelet(t *testing.T, d *harness.Daemon) *kubelet {
 	if err := k.start(d); err != nil {
 		t.Fatal(err)
 	}
-	k.await(t, time.Minute, "kubelet serves", func([]pod) bool { return true })
+	k.await(t, patience, "kubelet serves", func([]pod) bool { return true })
 	return k
 }
 

@@ -26,17 +26,22 @@ type cgroup struct {
 	slice string
 }
 
-// makeCgroup makes a cgroup as the runtime's driver has it. The kubelet wants it there, and ready for processes, before
-// it starts.
-func makeCgroup(t *testing.T, d *harness.Daemon) cgroup {
-	t.Helper()
-	// A dash in a slice's name would be a level.
-	c := cgroup{name: "/" + strings.ReplaceAll(filepath.Base(d.Dir), "-", "")}
+// newCgroup names a cgroup and removes it at the end of the test: call it before the runtime starts, so that the
+// runtime, whose pods are in it, has ended by then.
+func newCgroup(t *testing.T) *cgroup {
+	c := &cgroup{name: fmt.Sprintf("/crie2e%d", os.Getpid())} // a dash in a slice's name would be a level
 	t.Cleanup(func() {
 		if err := c.remove(); err != nil {
 			t.Error(err)
 		}
 	})
+	return c
+}
+
+// prepare makes the cgroup as the runtime's driver has it. The kubelet wants it there, and ready for processes, before
+// it starts.
+func (c *cgroup) prepare(t *testing.T, d *harness.Daemon) {
+	t.Helper()
 	answer, err := d.Runtime.RuntimeConfig(t.Context(), &cri.RuntimeConfigRequest{})
 	if err == nil && answer.GetLinux().GetCgroupDriver() == cri.CgroupDriver_SYSTEMD {
 		c.slice = c.name[1:] + ".slice"
@@ -47,7 +52,6 @@ func makeCgroup(t *testing.T, d *harness.Daemon) cgroup {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c
 }
 
 func systemctl(args ...string) error {
