@@ -152,7 +152,8 @@ func TestMonitorKilled(t *testing.T) {
 	if _, err := d.Runtime.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: trap, Timeout: 20}); err != nil {
 		t.Error(err)
 	}
-	if st := d.Status(t, trap); st.ExitCode != wantAdopted(40) {
+	// Where the kernel does not tell, init's zombie may still be there to be read.
+	if st := d.Status(t, trap); st.ExitCode != 40 && st.ExitCode != wantAdopted(40) {
 		t.Errorf("exit code of an adopted container: %v", st)
 	}
 	contains(t, "log", d.LogOf(t, "trap"), "got SIGTERM")
