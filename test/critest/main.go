@@ -36,6 +36,7 @@ type options struct {
 	skip      string
 	seed      string
 	logLevel  string
+	randomize bool
 	websocket bool
 	nri       bool
 	public    bool
@@ -50,6 +51,7 @@ func main() {
 	flag.StringVar(&o.skip, "skip", "", "leave out specs that match this regular expression")
 	flag.StringVar(&o.seed, "seed", "", "order of the specs; they are shuffled anew each time without it")
 	flag.StringVar(&o.logLevel, "log-level", "", "of the runtime")
+	flag.BoolVar(&o.randomize, "randomize", false, "shuffle all specs, not only the groups they are in")
 	flag.BoolVar(&o.websocket, "websocket", false, "stream over WebSocket, not SPDY")
 	flag.BoolVar(&o.nri, "nri", true, "run the NRI specs")
 	flag.BoolVar(&o.public, "public-images", false, "pull the real images from the public registries")

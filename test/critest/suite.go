@@ -87,6 +87,9 @@ func (o *options) args(endpoint, nri, report string) []string {
 	if o.nri && nri != "" {
 		args = append(args, "--nri-socket", nri)
 	}
+	if o.randomize {
+		args = append(args, "--ginkgo.randomize-all")
+	}
 	if o.websocket {
 		args = append(args, "--websocket-exec", "--websocket-attach", "--websocket-portforward")
 	}
