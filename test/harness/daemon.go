@@ -35,9 +35,10 @@ type Daemon struct {
 	Program string   // of the daemon; bin/cri-shim unless a test builds another
 	Env     []string // of the daemon, besides the test's own
 
-	conn *grpc.ClientConn
-	cmd  *exec.Cmd
-	done chan error
+	conn   *grpc.ClientConn
+	sliced bool // pods were given slices
+	cmd    *exec.Cmd
+	done   chan error
 }
 
 // Root is the module's root directory.
@@ -250,7 +251,7 @@ func (d *Daemon) Destroy() error {
 	if d.conn != nil {
 		d.conn.Close()
 	}
-	errs = append(errs, d.Wipe(), d.Leaks())
+	errs = append(errs, d.Wipe(), d.Leaks(), d.removeSlices())
 	if errors.Join(errs...) == nil {
 		errs = append(errs, os.RemoveAll(d.Dir))
 	}
