@@ -134,6 +134,20 @@ func TestPullErrors(t *testing.T) {
 	}
 }
 
+// TestPullAfterFailureAsksAnew: who pulls after a failed pull was answered must not be given that answer again.
+func TestPullAfterFailureAsksAnew(t *testing.T) {
+	r, s := newRegistry(t), open(t)
+	r.push(t, "test/img:v1", simple("again"))
+	for range 100 {
+		r.inject(always(503))
+		if _, err := s.Pull(t.Context(), image.Pull{Ref: r.host() + "/test/img:v1"}); err == nil {
+			t.Fatal("pull succeeded")
+		}
+		r.inject(nil)
+		s.pull(t, r.host()+"/test/img:v1")
+	}
+}
+
 func TestPullRegistryDown(t *testing.T) {
 	s := open(t)
 	_, err := s.Pull(t.Context(), image.Pull{Ref: "127.0.0.1:1/test/img:v1"})

@@ -71,15 +71,26 @@ func (f *flights) join(ctx context.Context, key flightKey, fn func(context.Conte
 	fl := &flight{cancel: cancel, waiters: 1, done: make(chan struct{})}
 	f.running[key] = fl
 	f.wg.Go(func() {
-		fl.id, fl.err = fn(run)
+		fl.id, fl.err = guarded(run, fn)
+		last := f.drop(key, fl) // before anybody learns of the end: who asks after that must not get this answer
 		close(fl.done)
 		cancel(nil)
-		if f.drop(key, fl) {
+		if last {
 			// Decoders and buffers are as large as the rest of the daemon: give them back now, not in minutes.
 			debug.FreeOSMemory()
 		}
 	})
 	return fl, nil
+}
+
+// guarded keeps what an image makes the libraries panic at from taking the daemon along.
+func guarded(ctx context.Context, fn func(context.Context) (string, error)) (id string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v: %w", p, errdefs.ErrInternal)
+		}
+	}()
+	return fn(ctx)
 }
 
 // leave takes one waiter away; the last one cuts the pull off, and the next caller starts a new one.
