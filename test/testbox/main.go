@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -261,16 +262,24 @@ func write(args []string) int {
 
 // hog MiB: touches that much memory.
 func hog(args []string) int {
-	memory := make([]byte, number(args, 0)<<20)
-	for i := 0; i < len(memory); i += 4096 {
-		memory[i] = 1
-	}
-	fmt.Println("touched", len(memory))
+	fmt.Println("touched", len(touched(number(args, 0))))
 	return 0
 }
 
-// serve PORT: answers each connection with one line, then repeats what it gets.
+// touched is so much memory, with each page written to.
+func touched(mib int) []byte {
+	memory := make([]byte, mib<<20)
+	for i := 0; i < len(memory); i += 4096 {
+		memory[i] = 1
+	}
+	return memory
+}
+
+// serve PORT [MIB]: answers each connection with one line, then repeats what it
+// gets, and meanwhile has that much memory in use.
 func serve(args []string) int {
+	held := touched(number(args, 1))
+	defer runtime.KeepAlive(held)
 	l, err := net.Listen("tcp", ":"+args[0])
 	if err != nil {
 		return fail(err)
