@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	lockWait    = time.Second // how long another process may hold the database before we say so
+	lockWait    = 3 * time.Second // how long a child of a killed daemon, on its way to exec, may still hold the database
 	asidePrefix = "damaged-"
 	bootIDFile  = "/proc/sys/kernel/random/boot_id"
 )

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // Options of a monitor process.
@@ -121,19 +123,11 @@ func (m *Monitor) open() (err error) {
 }
 
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock: %w", err)
+	f, err := sys.LockFile(filepath.Join(dir, "lock"))
+	if errors.Is(err, sys.ErrLocked) {
+		return nil, fmt.Errorf("%w: %w", ErrRunning, err)
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		err = ErrRunning
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return f, nil
+	return f, err
 }
 
 func (m *Monitor) loop(ctx context.Context) error {

@@ -24,6 +24,7 @@ var goroutines = map[string]string{
 	"pkg/state/op.go":          "operations run on their own context, not their caller's; Ops waits for them",
 	"pkg/stats/disk.go":        "one bounded walk of a writable layer at a time",
 	"pkg/sys/cgroup_warm.go":   "one write to a cgroup file at a time, which ends with a grace period of the kernel",
+	"pkg/sys/lock.go":          "a wait for the lock of a dead process, which ends with its last child's exec",
 	"pkg/sys/netns.go":         "a thread that enters a pod's network namespace and ends if it can't come back",
 	"pkg/sys/probe.go":         "a stat that may never return is left behind with its thread",
 }
