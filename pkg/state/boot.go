@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/google/renameio/v2"
 )
 
 // recordBoot compares the boot id with the one on file and files the new one.
@@ -24,7 +22,7 @@ func recordBoot(l Layout, bootID string) (rebooted bool, err error) {
 	if last == bootID {
 		return false, nil
 	}
-	if err := renameio.WriteFile(path, []byte(bootID+"\n"), 0o600); err != nil {
+	if err := replaceFile(path, []byte(bootID+"\n")); err != nil {
 		return false, fmt.Errorf("write boot id: %w", err)
 	}
 	return last != "", nil

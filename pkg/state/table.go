@@ -97,10 +97,16 @@ func (t *table[R]) write(row R) error {
 	if err != nil {
 		return fmt.Errorf("encode %s %s: %w", t.kind, id, err)
 	}
-	if err := renameio.WriteFile(t.path(id), data, 0o600); err != nil {
+	if err := replaceFile(t.path(id), data); err != nil {
 		return fmt.Errorf("write record of %s %s: %w", t.kind, id, err)
 	}
 	return nil
+}
+
+// replaceFile replaces a file of the root directory, for root only. The new one is made beside it: left to itself the
+// library would try out for each file whether $TMPDIR can be used, and what a kill left there nobody would look for.
+func replaceFile(path string, data []byte) error {
+	return renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(filepath.Dir(path)))
 }
 
 func (t *table[R]) erase(id string) error {
