@@ -24,6 +24,7 @@ import (
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 	"github.com/cri-shim/cri-shim/test/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"golang.org/x/sys/unix"
 )
 
 type options struct {
@@ -105,6 +106,11 @@ func (o *options) measure(ctx context.Context, kind node.Kind) (r *result, err e
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
+	unmount, err := mountState(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, unmount()) }()
 	reg, err := registry.Start(ctx)
 	if err != nil {
 		return nil, err
@@ -127,6 +133,18 @@ func (o *options) measure(ctx context.Context, kind node.Kind) (r *result, err e
 	defer func() { err = errors.Join(err, n.Stop(ctx), n.Wipe(ctx)) }()
 	b := &bench{Node: n, options: o, result: newResult(kind)}
 	return b.result, b.run(ctx)
+}
+
+// mountState puts what a runtime keeps under /run where it is on every node: into memory.
+func mountState(dir string) (unmount func() error, err error) {
+	state := filepath.Join(dir, "state")
+	if err := os.Mkdir(state, 0o711); err != nil {
+		return nil, err
+	}
+	if err := unix.Mount("cri-bench", state, "tmpfs", 0, "mode=0711"); err != nil {
+		return nil, fmt.Errorf("mount %s: %w", state, err)
+	}
+	return func() error { return unix.Unmount(state, unix.MNT_DETACH) }, nil
 }
 
 func (o *options) push(ctx context.Context, reg *registry.Registry) error {

@@ -114,7 +114,7 @@ container_attach_socket_dir = "{dir}/attach"
 namespaces_dir = "{dir}/ns"
 [crio.runtime.runtimes.runc]
 runtime_path = "{bin}/runc"
-runtime_root = "{dir}/runc"
+runtime_root = "{dir}/state/runc"
 [crio.image]
 pause_image = "{pause}"
 signature_policy = "{dir}/policy.json"
