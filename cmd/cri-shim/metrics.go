@@ -25,9 +25,9 @@ func (d *daemon) metrics() (prometheus.Registerer, error) {
 	for _, c := range []prometheus.Collector{
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cri_shim_pods", Help: "Pods on record."},
-			func() float64 { return float64(len(d.store.Pods())) }),
+			func() float64 { pods, _ := d.store.Count(); return float64(pods) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cri_shim_containers", Help: "Containers on record."},
-			func() float64 { return float64(len(d.store.Containers())) }),
+			func() float64 { _, containers := d.store.Count(); return float64(containers) }),
 	} {
 		if err := d.registry.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)

@@ -63,7 +63,8 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 	}
 	d.server.Open()
 	d.tell(systemd.SdNotifyReady)
-	d.log.Info("serving", "listen", d.config.Listen, "pods", len(d.store.Pods()), "containers", len(d.store.Containers()), "dur", time.Since(began))
+	pods, containers := d.store.Count()
+	d.log.Info("serving", "listen", d.config.Listen, "pods", pods, "containers", containers, "dur", time.Since(began))
 	exits := make(chan error, 1)
 	go func() { exits <- d.sandboxes.RunExits(ctx) }()
 	d.preload(ctx)
@@ -115,10 +116,10 @@ func (d *daemon) wipePods(ctx context.Context) error {
 	defer stop()
 	go d.sandboxes.RunExits(exits)
 	var errs []error
-	for _, p := range d.store.Pods() {
+	for p := range d.store.Pods() {
 		errs = append(errs, d.sandboxes.Remove(ctx, p.ID))
 	}
-	for _, c := range d.store.Containers() { // those whose pod's record is lost
+	for c := range d.store.Containers() { // those whose pod's record is lost
 		errs = append(errs, d.containers.Remove(ctx, c.ID))
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -52,12 +52,12 @@ func cdiNames(c *cri.ContainerConfig) []string {
 
 // Visible is everything clients can see, for a plugin that connects late.
 func (s *Service) Visible() (pods []nri.Pod, containers []nri.Container) {
-	for _, p := range s.Store.Pods() {
+	for p := range s.Store.Pods() {
 		if p.Phase.Visible() {
 			pods = append(pods, PluginPod(p))
 		}
 	}
-	for _, c := range s.Store.Containers() {
+	for c := range s.Store.Containers() {
 		if c.Phase.Visible() {
 			containers = append(containers, s.plugin(c))
 		}

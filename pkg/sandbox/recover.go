@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os"
 	"time"
 
@@ -83,7 +84,7 @@ func (s *Service) Recover(ctx context.Context) error {
 	})
 	var pods errgroup.Group
 	pods.SetLimit(recoverParallel)
-	for _, p := range s.Store.Pods() {
+	for p := range s.Store.Pods() {
 		pods.Go(func() error { s.logFailure(s.recoverPod(ctx, p, fate(string(p.ID)))); return nil })
 	}
 	pods.Wait()
@@ -111,10 +112,10 @@ func (s *Service) watched(ctx context.Context) ([]monitor.Running, error) {
 	return s.Monitor.List(ctx)
 }
 
-func (s *Service) each(ctx context.Context, all []state.Container, do func(context.Context, state.Container) error) {
+func (s *Service) each(ctx context.Context, all iter.Seq[state.Container], do func(context.Context, state.Container) error) {
 	var g errgroup.Group
 	g.SetLimit(recoverParallel)
-	for _, c := range all {
+	for c := range all {
 		g.Go(func() error { s.logFailure(do(ctx, c)); return nil })
 	}
 	g.Wait()
@@ -232,7 +233,7 @@ func (s *Service) sweepNetNS(ctx context.Context) error {
 		return err
 	}
 	wanted := map[string]bool{} // asked after the list: a new pod's record is older than its namespace
-	for _, p := range s.Store.Pods() {
+	for p := range s.Store.Pods() {
 		wanted[p.NetNS] = true
 	}
 	for _, path := range pinned {
@@ -250,7 +251,7 @@ func (s *Service) sweepNetNS(ctx context.Context) error {
 // CollectNetwork gives back every address that no pod of ours holds (CNI GC).
 func (s *Service) CollectNetwork(ctx context.Context) error {
 	var valid []network.Attachment
-	for _, p := range s.Store.Pods() {
+	for p := range s.Store.Pods() {
 		if p.NetNS != "" {
 			valid = append(valid, s.attachment(p))
 		}

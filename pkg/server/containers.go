@@ -105,7 +105,7 @@ func (a *api) StreamContainers(r *cri.StreamContainersRequest, s grpc.ServerStre
 
 func (a *api) containerItems(ctx context.Context, f *cri.ContainerFilter) []*cri.Container {
 	var out []*cri.Container
-	for _, c := range a.containers(filter{id: f.GetId(), pod: f.GetPodSandboxId(), labels: f.GetLabelSelector()}, f.GetState()) {
+	for c := range a.containers(filter{id: f.GetId(), pod: f.GetPodSandboxId(), labels: f.GetLabelSelector()}, f.GetState()) {
 		out = append(out, a.containerItem(ctx, c))
 	}
 	return out

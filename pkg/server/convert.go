@@ -92,11 +92,16 @@ func exitReason(c state.Container) string {
 	return reasonError
 }
 
-// imageSpec names the image as its user did.
+// imageName is the image's name as its user gave it.
+func imageName(c state.Container) string {
+	asked := c.Config.GetImage()
+	return cmp.Or(c.ImageName, asked.GetUserSpecifiedImage(), asked.GetImage())
+}
+
 func imageSpec(c state.Container) *cri.ImageSpec {
 	asked := c.Config.GetImage()
 	return &cri.ImageSpec{
-		Image:              cmp.Or(c.ImageName, asked.GetUserSpecifiedImage(), asked.GetImage()),
+		Image:              imageName(c),
 		Annotations:        asked.GetAnnotations(),
 		UserSpecifiedImage: asked.GetUserSpecifiedImage(),
 		RuntimeHandler:     asked.GetRuntimeHandler(),
@@ -160,7 +165,7 @@ func (a *api) imageRef(ctx context.Context, c state.Container) string {
 		digests = img.RepoDigests
 		a.refs.keep(c.ImageID, digests)
 	}
-	return digestedName(imageSpec(c).GetImage(), digests, c.ImageID)
+	return digestedName(imageName(c), digests, c.ImageID)
 }
 
 // digestedName picks the digest of the repository that name is in, else any,

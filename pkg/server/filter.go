@@ -3,6 +3,7 @@
 package server
 
 import (
+	"iter"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -31,27 +32,29 @@ func (f filter) matches(id, pod string, labels map[string]string) bool {
 }
 
 // pods selects pods; want, if any, is the state they must be in.
-func (a *api) pods(f filter, want *cri.PodSandboxStateValue) []state.Pod {
-	var out []state.Pod
-	for _, p := range a.Store.Pods() {
-		if p.Phase.Visible() && f.matches(string(p.ID), string(p.ID), p.Config.GetLabels()) &&
-			(want == nil || podState(p) == want.GetState()) {
-			out = append(out, p)
-		}
-	}
-	return out
+func (a *api) pods(f filter, want *cri.PodSandboxStateValue) iter.Seq[state.Pod] {
+	return only(a.Store.Pods(), func(p state.Pod) bool {
+		return p.Phase.Visible() && f.matches(string(p.ID), string(p.ID), p.Config.GetLabels()) &&
+			(want == nil || podState(p) == want.GetState())
+	})
 }
 
 // containers selects containers like pods selects pods.
-func (a *api) containers(f filter, want *cri.ContainerStateValue) []state.Container {
-	var out []state.Container
-	for _, c := range a.Store.Containers() {
-		if c.Phase.Visible() && f.matches(string(c.ID), string(c.Pod), c.Config.GetLabels()) &&
-			(want == nil || containerState(c) == want.GetState()) {
-			out = append(out, c)
+func (a *api) containers(f filter, want *cri.ContainerStateValue) iter.Seq[state.Container] {
+	return only(a.Store.Containers(), func(c state.Container) bool {
+		return c.Phase.Visible() && f.matches(string(c.ID), string(c.Pod), c.Config.GetLabels()) &&
+			(want == nil || containerState(c) == want.GetState())
+	})
+}
+
+func only[T any](all iter.Seq[T], keep func(T) bool) iter.Seq[T] {
+	return func(yield func(T) bool) {
+		for v := range all {
+			if keep(v) && !yield(v) {
+				return
+			}
 		}
 	}
-	return out
 }
 
 // chunkSize is what a Stream RPC puts in one message, unless a single item is

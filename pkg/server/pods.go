@@ -78,7 +78,7 @@ func (a *api) StreamPodSandboxes(r *cri.StreamPodSandboxesRequest, s grpc.Server
 
 func (a *api) podItems(f *cri.PodSandboxFilter) []*cri.PodSandbox {
 	var out []*cri.PodSandbox
-	for _, p := range a.pods(filter{id: f.GetId(), labels: f.GetLabelSelector()}, f.GetState()) {
+	for p := range a.pods(filter{id: f.GetId(), labels: f.GetLabelSelector()}, f.GetState()) {
 		out = append(out, podItem(p))
 	}
 	return out

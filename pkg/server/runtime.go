@@ -78,11 +78,12 @@ func (a *api) networkReady(ctx context.Context) *cri.RuntimeCondition {
 
 // info is what a verbose Status adds: JSON texts by name.
 func (a *api) info() (map[string]string, error) {
+	pods, containers := a.Store.Count()
 	parts := map[string]any{
 		"golang":   runtime.Version(),
 		"versions": moduleVersions(),
 		"podCIDRs": a.Network.PodCIDRs(),
-		"objects":  map[string]int{"pods": len(a.Store.Pods()), "containers": len(a.Store.Containers())},
+		"objects":  map[string]int{"pods": pods, "containers": containers},
 	}
 	if a.Config != nil {
 		parts["config"] = a.Config

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"iter"
 
 	"google.golang.org/grpc"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -16,7 +17,7 @@ import (
 func (a *api) measured(c state.Container) stats.Container {
 	return stats.Container{
 		ID: string(c.ID), Metadata: c.Config.GetMetadata(), Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(),
-		Image: imageSpec(c).GetImage(), Cgroup: c.Cgroup, PID: c.PID, StartedAt: c.StartedAt, Resources: c.Resources.GetLinux(),
+		Image: imageName(c), Cgroup: c.Cgroup, PID: c.PID, StartedAt: c.StartedAt, Resources: c.Resources.GetLinux(),
 		Disk: func(ctx context.Context) (stats.Disk, error) {
 			u, err := a.Images.RootFSUsage(ctx, string(c.ID))
 			return stats.Disk{Mountpoint: a.ImageRoot, Bytes: u.Bytes, Inodes: u.Inodes}, err
@@ -122,14 +123,14 @@ func (a *api) podMetrics(ctx context.Context) ([]*cri.PodSandboxMetrics, error) 
 }
 
 // readyPods are those that have something to measure.
-func (a *api) readyPods(f filter) []state.Pod {
+func (a *api) readyPods(f filter) iter.Seq[state.Pod] {
 	return a.pods(f, &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY})
 }
 
 // measure reads one object after the other, for as long as somebody waits.
-func measure[R, S any](ctx context.Context, all []R, one func(R) S) ([]S, error) {
-	out := make([]S, 0, len(all))
-	for _, r := range all {
+func measure[R, S any](ctx context.Context, all iter.Seq[R], one func(R) S) ([]S, error) {
+	var out []S
+	for r := range all {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}

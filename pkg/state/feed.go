@@ -126,7 +126,8 @@ func (s *Store) publishLocked(kinds []ChangeKind, id string, row any) {
 		if container, ok := row.(Container); ok {
 			podID = container.Pod
 		}
-		c.Pod, c.Containers = s.pods.rows[string(podID)], s.containersOfLocked(podID)
+		c.Pod, _ = s.pods.get(string(podID))
+		c.Containers = s.containersOfLocked(podID)
 		if pod, ok := row.(Pod); ok {
 			c.Pod = pod // its row is gone already when it was dropped
 		}

@@ -4,6 +4,7 @@ package state
 
 import (
 	"fmt"
+	"iter"
 	"log/slog"
 	"sync"
 	"time"
@@ -15,7 +16,7 @@ import (
 // Store is the door to all records. Safe for concurrent use; reads never wait
 // for a disk.
 type Store struct {
-	mu         sync.RWMutex // guards rows and names of both tables, and feeds
+	mu         sync.RWMutex // guards rows, order and names of both tables, and feeds
 	pods       table[Pod]
 	containers table[Container]
 	feeds      map[*Feed]struct{}
@@ -63,18 +64,25 @@ func (s *Store) Container(prefix string) (Container, error) {
 	return s.containers.find(prefix)
 }
 
-// Pods returns every pod, oldest first.
-func (s *Store) Pods() []Pod {
+// Pods yields every pod there is at the call, oldest first.
+func (s *Store) Pods() iter.Seq[Pod] {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.pods.list(nil)
+	return values(s.pods.order)
 }
 
-// Containers returns every container, oldest first.
-func (s *Store) Containers() []Container {
+// Containers yields every container like Pods does pods.
+func (s *Store) Containers() iter.Seq[Container] {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.containers.list(nil)
+	return values(s.containers.order)
+}
+
+// Count returns how many records there are.
+func (s *Store) Count() (pods, containers int) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.pods.order), len(s.containers.order)
 }
 
 // ContainersOf returns the containers of one pod, oldest first.
@@ -85,7 +93,13 @@ func (s *Store) ContainersOf(id PodID) []Container {
 }
 
 func (s *Store) containersOfLocked(id PodID) []Container {
-	return s.containers.list(func(c Container) bool { return c.Pod == id })
+	var out []Container
+	for _, c := range s.containers.order {
+		if c.Pod == id {
+			out = append(out, *c)
+		}
+	}
+	return out
 }
 
 // BeginPod writes the record of a new pod, whose phase must be PodCreating.
@@ -109,7 +123,7 @@ func begin[R any](s *Store, t *table[R], row R) (R, bool, error) {
 	defer t.writes.lock(name)()
 	s.mu.RLock()
 	holder, taken := t.names[name]
-	existing := t.rows[holder]
+	existing, _ := t.get(holder)
 	s.mu.RUnlock()
 	if taken {
 		return existing, false, nil
@@ -118,7 +132,8 @@ func begin[R any](s *Store, t *table[R], row R) (R, bool, error) {
 		return row, false, err
 	}
 	s.mu.Lock()
-	t.rows[id], t.names[name] = row, id
+	t.names[name] = id
+	t.put(id, row)
 	s.mu.Unlock()
 	return row, true, nil
 }
@@ -190,7 +205,7 @@ func apply[R any](row *R, change func(*R)) {
 func commit[R any](s *Store, t *table[R], id string, change func(*R) ([]ChangeKind, error)) (R, error) {
 	defer t.writes.lock(id)()
 	s.mu.RLock()
-	row, ok := t.rows[id]
+	row, ok := t.get(id)
 	s.mu.RUnlock()
 	if !ok {
 		return row, fmt.Errorf("%s %q: %w", t.kind, id, errdefs.ErrNotFound)
@@ -203,7 +218,7 @@ func commit[R any](s *Store, t *table[R], id string, change func(*R) ([]ChangeKi
 		return row, err
 	}
 	s.mu.Lock()
-	t.rows[id] = row
+	t.put(id, row)
 	s.publishLocked(kinds, id, row)
 	s.mu.Unlock()
 	return row, nil
@@ -216,13 +231,10 @@ func drop[R any](s *Store, t *table[R], id string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	row, ok := t.rows[id]
+	row, ok := t.take(id)
 	if !ok {
 		return nil
 	}
-	_, name := t.key(row)
-	delete(t.rows, id)
-	delete(t.names, name)
 	s.publishLocked([]ChangeKind{ChangeDeleted}, id, row)
 	return nil
 }

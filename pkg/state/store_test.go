@@ -4,10 +4,15 @@ package state_test
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -124,6 +129,57 @@ func TestFindByPrefix(t *testing.T) {
 
 // A record cut at any byte is set aside, named in the log, and costs only
 // itself.
+// TestListIsInOrderOfCreation holds lists against a model while pods come in any order, change and go, and the clock is
+// set back between two lives of the store.
+func TestListIsInOrderOfCreation(t *testing.T) {
+	dir, random := t.TempDir(), rand.New(rand.NewPCG(1, 2))
+	s, _ := open(t, dir, "boot")
+	want := map[state.PodID]state.Pod{}
+	check := func(when string) {
+		t.Helper()
+		model := slices.SortedFunc(maps.Values(want), func(a, b state.Pod) int {
+			return cmp.Or(a.CreatedAt.Round(0).Compare(b.CreatedAt.Round(0)), strings.Compare(string(a.ID), string(b.ID)))
+		})
+		got := slices.Collect(s.Pods())
+		if !slices.EqualFunc(model, got, func(a, b state.Pod) bool { return a.ID == b.ID && a.PausePID == b.PausePID }) {
+			t.Fatalf("%s: %d pods, want %d in order of creation", when, len(got), len(model))
+		}
+		if n, _ := s.Count(); n != len(model) {
+			t.Fatalf("%s: count is %d, want %d", when, n, len(model))
+		}
+	}
+	for i := range 60 {
+		p := pod(fmt.Sprint("p", i))
+		p.CreatedAt = time.Now().Add(time.Duration(random.IntN(7200)-3600) * time.Second)
+		want[p.ID] = begin(t, s, p)
+		if i == 30 {
+			s, _ = open(t, dir, "boot") // from here on some times were read from files, and some have a monotonic part
+		}
+		old := slices.Sorted(maps.Keys(want))[random.IntN(len(want))]
+		changed, err := s.UpdatePod(old, func(p *state.Pod) { p.PausePID = i })
+		if err != nil {
+			t.Fatal(err)
+		}
+		want[old] = changed
+		if i%3 == 0 {
+			if err := s.DropPod(old); err != nil {
+				t.Fatal(err)
+			}
+			delete(want, old)
+		}
+		check(fmt.Sprint("step ", i))
+	}
+	before := s.Pods()
+	for id := range want {
+		if err := s.DropPod(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(slices.Collect(before)); n != len(want) {
+		t.Errorf("a list of before has %d pods, want %d", n, len(want))
+	}
+}
+
 func TestTruncatedRecord(t *testing.T) {
 	dir := t.TempDir()
 	s, _ := open(t, dir, "b")
@@ -171,7 +227,7 @@ func TestHostileRecords(t *testing.T) {
 				t.Fatal(err)
 			}
 			s, _ := open(t, dir, "b")
-			if n := len(s.Pods()); n != 0 {
+			if n, _ := s.Count(); n != 0 {
 				t.Errorf("%d pods loaded", n)
 			}
 		})

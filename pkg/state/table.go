@@ -3,10 +3,10 @@
 package state
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -20,8 +20,11 @@ import (
 )
 
 // table is one kind of record: a directory of files and the same values in
-// memory. rows and names are guarded by the store's mu; writers additionally
-// hold the lock of their id, so a file and its row cannot cross.
+// memory. rows, order and names are guarded by the store's mu; writers
+// additionally hold the lock of their id, so a file and its row cannot cross.
+//
+// What rows point to never changes, and neither does the slice that order is at
+// a time: a list is read without a lock and without a copy.
 type table[R any] struct {
 	kind    string // "pod", "container": for error texts
 	dir     string
@@ -30,7 +33,8 @@ type table[R any] struct {
 	key     func(R) (id, name string)
 	created func(R) time.Time
 
-	rows   map[string]R
+	rows   map[string]*R
+	order  []*R              // oldest first
 	names  map[string]string // name → id
 	writes keyedMutex
 }
@@ -38,7 +42,7 @@ type table[R any] struct {
 // load reads every record. A file that is no record is renamed to *.bad and
 // logged; only an unreadable directory is an error.
 func (t *table[R]) load(log *slog.Logger) error {
-	t.rows, t.names = map[string]R{}, map[string]string{}
+	t.rows, t.names = map[string]*R{}, map[string]string{}
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return fmt.Errorf("make record directory: %w", err)
 	}
@@ -76,8 +80,54 @@ func (t *table[R]) loadFile(path, id string) error {
 	if rowID != id {
 		return fmt.Errorf("file holds %s %s", t.kind, rowID)
 	}
-	t.rows[id], t.names[name] = row, id
+	t.names[name] = id
+	t.put(id, row)
 	return nil
+}
+
+// compare puts rows in order of creation: by the wall clock, as the files have it, or rows that were read and rows that
+// were made would have no common order after a clock was set.
+func (t *table[R]) compare(a, b *R) int {
+	if c := t.created(*a).Round(0).Compare(t.created(*b).Round(0)); c != 0 {
+		return c
+	}
+	idA, _ := t.key(*a)
+	idB, _ := t.key(*b)
+	return strings.Compare(idA, idB)
+}
+
+// put makes row the value of id.
+func (t *table[R]) put(id string, row R) {
+	t.order = slices.Clone(t.order)
+	if old := t.rows[id]; old != nil {
+		t.order[slices.Index(t.order, old)] = &row
+	} else {
+		at, _ := slices.BinarySearchFunc(t.order, &row, t.compare)
+		t.order = slices.Insert(t.order, at, &row)
+	}
+	t.rows[id] = &row
+}
+
+// take removes id and returns its last value.
+func (t *table[R]) take(id string) (row R, ok bool) {
+	old, ok := t.rows[id]
+	if !ok {
+		return row, false
+	}
+	at := slices.Index(t.order, old)
+	t.order = slices.Delete(slices.Clone(t.order), at, at+1)
+	_, name := t.key(*old)
+	delete(t.rows, id)
+	delete(t.names, name)
+	return *old, true
+}
+
+// get returns the value of id.
+func (t *table[R]) get(id string) (row R, ok bool) {
+	if p := t.rows[id]; p != nil {
+		return *p, true
+	}
+	return row, false
 }
 
 // removeStray drops what a killed atomic write left. Records set aside stay
@@ -119,13 +169,13 @@ func (t *table[R]) erase(id string) error {
 // find resolves a full id or a prefix that only one object has.
 func (t *table[R]) find(prefix string) (R, error) {
 	var none R
-	if row, ok := t.rows[prefix]; ok {
+	if row, ok := t.get(prefix); ok {
 		return row, nil
 	}
 	if prefix == "" {
 		return none, fmt.Errorf("%s id is empty: %w", t.kind, errdefs.ErrInvalidArgument)
 	}
-	var found []R
+	var found []*R
 	if len(prefix) < idLength {
 		for id, row := range t.rows {
 			if strings.HasPrefix(id, prefix) {
@@ -135,7 +185,7 @@ func (t *table[R]) find(prefix string) (R, error) {
 	}
 	switch len(found) {
 	case 1:
-		return found[0], nil
+		return *found[0], nil
 	case 0:
 		return none, fmt.Errorf("%s %q: %w", t.kind, prefix, errdefs.ErrNotFound)
 	default:
@@ -143,26 +193,15 @@ func (t *table[R]) find(prefix string) (R, error) {
 	}
 }
 
-// list is in order of creation. What is sorted is small: records are not.
-func (t *table[R]) list(keep func(R) bool) []R {
-	type item struct {
-		created time.Time
-		id      string
-	}
-	var order []item
-	for id, row := range t.rows {
-		if keep == nil || keep(row) {
-			order = append(order, item{t.created(row), id})
+// values yields the rows of one moment.
+func values[R any](rows []*R) iter.Seq[R] {
+	return func(yield func(R) bool) {
+		for _, row := range rows {
+			if !yield(*row) {
+				return
+			}
 		}
 	}
-	slices.SortFunc(order, func(a, b item) int {
-		return cmp.Or(a.created.Compare(b.created), strings.Compare(a.id, b.id))
-	})
-	out := make([]R, 0, len(order))
-	for _, i := range order {
-		out = append(out, t.rows[i.id])
-	}
-	return out
 }
 
 // keyedMutex is one lock per key, made when wanted and dropped when free.
