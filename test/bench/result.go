@@ -95,7 +95,13 @@ func show(results []*result) {
 			return p50, fmt.Sprintf("%.1f / %.1f", p50, r.quantile(name, 0.95))
 		}, false)
 	}
-	for _, name := range append([]string{statsCall}, crowdCalls...) {
+	crowded := []string{statsCall}
+	for _, when := range []string{quietly, busily} {
+		for _, call := range crowdCalls {
+			crowded = append(crowded, call+when)
+		}
+	}
+	for _, name := range crowded {
 		row(results, name+" (p50 / p99)", func(r *result) (float64, string) {
 			p99 := r.quantile(name, 0.99)
 			return p99, fmt.Sprintf("%.1f / %.1f", r.quantile(name, 0.5), p99)
