@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -132,6 +133,7 @@ log_level = "debug"
 conf_dir = %q
 default_network = true
 bridge = %q
+subnets = [%q]
 
 [registry]
 config_path = %q
@@ -140,9 +142,15 @@ config_path = %q
 enable = false
 socket = %q
 `, d.Socket, filepath.Join(dir, "root"), filepath.Join(dir, "state"), strings.Join(append(extra, os.Getenv("CRI_TEST_CONFIG")), "\n"),
-		filepath.Join(dir, "cni"), d.Bridge, filepath.Join(dir, "certs.d"), filepath.Join(dir, "nri.sock"))
+		filepath.Join(dir, "cni"), d.Bridge, subnet(), filepath.Join(dir, "certs.d"), filepath.Join(dir, "nri.sock"))
 	err = errors.Join(os.MkdirAll(d.LogDir, 0o755), os.WriteFile(d.Config, []byte(config), 0o600))
 	return d, err
+}
+
+// subnet is one that hardly another daemon has: of those that a daemon picks by
+// itself there are five, and tests run side by side.
+func subnet() string {
+	return fmt.Sprintf("10.%d.%d.0/24", 130+rand.IntN(60), rand.IntN(256))
 }
 
 // Up starts the daemon and waits until it serves.
