@@ -242,8 +242,9 @@ func TestFullDiskStopsNobody(t *testing.T) {
 		t.Errorf("exit %+v", e)
 	}
 	readLog(t, l.LogPath) // every line is whole
+	// Once for each time that it fills up: a small batch may still fit where a large one did not.
 	b, err := os.ReadFile(n.dir + "/log")
-	if err != nil || bytes.Count(b, []byte("not writable")) > 2 {
+	if err != nil || bytes.Count(b, []byte("not writable")) > bytes.Count(b, []byte("writable again"))+1 {
 		t.Errorf("monitor's log: %s%v", b, err)
 	}
 }
