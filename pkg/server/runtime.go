@@ -69,6 +69,9 @@ func (a *api) runtimeReady(ctx context.Context) *cri.RuntimeCondition {
 			return condition(cri.RuntimeReady, check.Reason, err)
 		}
 	}
+	if err := a.Store.Writable(ctx); err != nil {
+		return condition(cri.RuntimeReady, "RootNotWritable", err)
+	}
 	return condition(cri.RuntimeReady, "", nil)
 }
 

@@ -11,19 +11,28 @@ import (
 	"strings"
 )
 
-// recordBoot compares the boot id with the one on file and files the new one.
-func recordBoot(l Layout, bootID string) (rebooted bool, err error) {
-	path := filepath.Join(l.Records(), "boot")
-	old, err := os.ReadFile(path)
+// boot is the file that says which boot of the machine the records are from. It
+// is written as records are, which makes it the one to try a disk with.
+type boot struct{ path, id string }
+
+func bootFile(l Layout, id string) boot { return boot{filepath.Join(l.Records(), "boot"), id} }
+
+// record compares the boot id with the one on file and files the new one.
+func (b boot) record() (rebooted bool, err error) {
+	old, err := os.ReadFile(b.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read boot id: %w", err)
 	}
 	last := strings.TrimSpace(string(old))
-	if last == bootID {
+	if last == b.id {
 		return false, nil
 	}
-	if err := replaceFile(path, []byte(bootID+"\n")); err != nil {
-		return false, fmt.Errorf("write boot id: %w", err)
+	return last != "", b.write()
+}
+
+func (b boot) write() error {
+	if err := replaceFile(b.path, []byte(b.id+"\n")); err != nil {
+		return fmt.Errorf("write boot id: %w", err)
 	}
-	return last != "", nil
+	return nil
 }

@@ -21,6 +21,8 @@ type Store struct {
 	containers table[Container]
 	feeds      map[*Feed]struct{}
 	rebooted   bool
+	boot       boot
+	disk       disk
 }
 
 // Open loads the records under l.Root. bootID is the kernel's
@@ -31,6 +33,7 @@ func Open(l Layout, bootID string, log *slog.Logger) (*Store, error) {
 		pods:       podTable(l),
 		containers: containerTable(l),
 		feeds:      map[*Feed]struct{}{},
+		boot:       bootFile(l, bootID),
 	}
 	if err := s.pods.load(log); err != nil {
 		return nil, fmt.Errorf("open records: %w", err)
@@ -39,7 +42,7 @@ func Open(l Layout, bootID string, log *slog.Logger) (*Store, error) {
 		return nil, fmt.Errorf("open records: %w", err)
 	}
 	var err error
-	s.rebooted, err = recordBoot(l, bootID)
+	s.rebooted, err = s.boot.record()
 	if err != nil {
 		return nil, fmt.Errorf("open records: %w", err)
 	}
@@ -104,14 +107,17 @@ func (s *Store) containersOfLocked(id PodID) []Container {
 
 // BeginPod writes the record of a new pod, whose phase must be PodCreating.
 // When a pod of the same name exists it is returned instead, with began false.
+// Its time of creation is that of the wall clock alone, which is what the file
+// has: the order of records must not depend on which of them were read from
+// files, and times with and without a monotonic reading have no order.
 func (s *Store) BeginPod(p Pod) (existing Pod, began bool, err error) {
-	p.Phase = PodCreating
+	p.Phase, p.CreatedAt = PodCreating, p.CreatedAt.Round(0)
 	return begin(s, &s.pods, p)
 }
 
 // BeginContainer writes the record of a new container like BeginPod.
 func (s *Store) BeginContainer(c Container) (existing Container, began bool, err error) {
-	c.Phase = Creating
+	c.Phase, c.CreatedAt = Creating, c.CreatedAt.Round(0)
 	return begin(s, &s.containers, c)
 }
 
@@ -128,7 +134,7 @@ func begin[R any](s *Store, t *table[R], row R) (R, bool, error) {
 	if taken {
 		return existing, false, nil
 	}
-	if err := t.write(row); err != nil {
+	if err := s.disk.noted(t.write(row)); err != nil {
 		return row, false, err
 	}
 	s.mu.Lock()
@@ -214,7 +220,7 @@ func commit[R any](s *Store, t *table[R], id string, change func(*R) ([]ChangeKi
 	if err != nil {
 		return row, fmt.Errorf("%s %s: %w", t.kind, id, err)
 	}
-	if err := t.write(row); err != nil {
+	if err := s.disk.noted(t.write(row)); err != nil {
 		return row, err
 	}
 	s.mu.Lock()
@@ -226,7 +232,7 @@ func commit[R any](s *Store, t *table[R], id string, change func(*R) ([]ChangeKi
 
 func drop[R any](s *Store, t *table[R], id string) error {
 	defer t.writes.lock(id)()
-	if err := t.erase(id); err != nil {
+	if err := s.disk.noted(t.erase(id)); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -250,6 +250,34 @@ func TestMoveThatCannotBeWritten(t *testing.T) {
 	}
 }
 
+// A disk that refuses a record is found out, and so is one that takes them again.
+func TestWritable(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, "b")
+	p := begin(t, s, pod("web"))
+	records := filepath.Join(dir, "records")
+	if err := os.Rename(records, records+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Writable(t.Context()); err != nil {
+		t.Errorf("before anything was written: %v", err)
+	}
+	if _, err := s.MovePod(p.ID, state.PodUp, nil); err == nil {
+		t.Error("moved without a directory")
+	}
+	for range 2 {
+		if err := s.Writable(t.Context()); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("after a record was refused: %v", err)
+		}
+	}
+	if err := os.Rename(records+".away", records); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Writable(t.Context()); err != nil {
+		t.Errorf("once it can be written: %v", err)
+	}
+}
+
 func TestUpdateCannotMove(t *testing.T) {
 	s, _ := open(t, t.TempDir(), "b")
 	p := begin(t, s, pod("web"))

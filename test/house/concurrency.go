@@ -22,6 +22,7 @@ var goroutines = map[string]string{
 	"pkg/network/status.go":    "one bounded question to the plugins at a time; who asks waits no longer than it likes",
 	"pkg/server/events.go":     "one event at a time on its way to a client, ended with the client's stream",
 	"pkg/state/op.go":          "operations run on their own context, not their caller's; Ops waits for them",
+	"pkg/state/writable.go":    "one write at a time to a disk that refused the last one; left behind while that hangs",
 	"pkg/stats/disk.go":        "one bounded walk of a writable layer at a time",
 	"pkg/sys/cgroup_warm.go":   "one write to a cgroup file at a time, which ends with a grace period of the kernel",
 	"pkg/sys/lock.go":          "a wait for the lock of a dead process, which ends with its last child's exec",

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package state
+
+import (
+	"context"
+	"sync"
+)
+
+// disk remembers whether the last record could be written. The zero value
+// trusts the disk.
+type disk struct {
+	mu      sync.Mutex // guards refused
+	refused error
+	probing sync.Mutex // held while somebody finds out whether it still refuses
+}
+
+// noted keeps how a write went and hands it on.
+func (d *disk) noted(err error) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refused = err
+	return err
+}
+
+func (d *disk) last() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.refused
+}
+
+// Writable tells why records cannot be written. While the last write worked it
+// asks nobody; after one that did not, it writes. What the file system says of
+// itself is not enough: ext4 that stopped at an error has called itself
+// writable since Linux 6.15, and one file may be refused where others are not.
+// A disk that neither takes nor refuses the write keeps nobody longer than ctx.
+func (s *Store) Writable(ctx context.Context) error {
+	refused := s.disk.last()
+	if refused == nil || !s.disk.probing.TryLock() {
+		return refused
+	}
+	answer := make(chan error, 1)
+	go func() {
+		defer s.disk.probing.Unlock()
+		answer <- s.disk.noted(s.boot.write())
+	}()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return refused
+	}
+}
