@@ -58,15 +58,10 @@ func (s *Service) Attach(ctx context.Context, id state.ContainerID, a AttachIO) 
 		copyOut(a.Stderr, session.Stderr)
 	}
 	outputs.Wait()
-	if session.Stdout == nil && session.Stderr == nil {
-		return s.awaitEnd(ctx, c.ID)
+	if session.Stdout != nil || session.Stderr != nil {
+		return nil
 	}
-	return nil
-}
-
-// awaitEnd keeps a stdin-only session open for as long as the container runs.
-func (s *Service) awaitEnd(ctx context.Context, id state.ContainerID) error {
-	_, err := s.Store.AwaitContainer(ctx, id, func(c state.Container) bool { return !c.Phase.Live() })
+	err = s.awaitEnd(ctx, c.ID) // a session with stdin only is open for as long as the container runs
 	if ctx.Err() != nil {
 		return nil
 	}

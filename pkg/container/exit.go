@@ -16,8 +16,16 @@ const unknownCode = 255
 
 // Exited commits one exit of the monitor's feed. ErrNotFound when it is not
 // about a container of ours. Once it returns nil the exit may be acknowledged;
-// it may come twice.
+// it may come twice. Whoever waits for an end that cannot be committed is told.
 func (s *Service) Exited(ctx context.Context, e monitor.Exit) error {
+	err := s.commitExit(e)
+	if !errdefs.IsNotFound(err) {
+		s.noteEnd(state.ContainerID(e.ID), err)
+	}
+	return err
+}
+
+func (s *Service) commitExit(e monitor.Exit) error {
 	id := state.ContainerID(e.ID)
 	c, err := s.Store.Container(e.ID)
 	if err != nil {

@@ -70,6 +70,7 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 		return fmt.Errorf("tear down container %s: %w", id, err)
 	}
 	s.forgetSignal(id)
+	s.noteEnd(id, nil)
 	return nil
 }
 

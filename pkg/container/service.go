@@ -51,13 +51,18 @@ type Options struct {
 type Service struct {
 	Options
 
-	mu       sync.Mutex                 // guards signaled
-	signaled map[state.ContainerID]bool // whose stop signal was sent
+	mu       sync.Mutex                  // guards the fields below
+	signaled map[state.ContainerID]bool  // whose stop signal was sent
+	refused  map[state.ContainerID]error // ends that could not be written down, and why
+	waiters  map[*waiter]bool            // for ends
 }
 
 // New makes the service.
 func New(o Options) *Service {
-	return &Service{Options: o, signaled: map[state.ContainerID]bool{}}
+	return &Service{
+		Options: o, signaled: map[state.ContainerID]bool{},
+		refused: map[state.ContainerID]error{}, waiters: map[*waiter]bool{},
+	}
 }
 
 // lock takes the container's lock for the operation behind ctx.

@@ -174,8 +174,7 @@ func (s *Service) withdraw(ctx context.Context, c state.Container) error {
 	if ran {
 		ctx, cancel := context.WithTimeout(ctx, killLimit)
 		defer cancel()
-		_, err := s.Store.AwaitContainer(ctx, c.ID, func(c state.Container) bool { return !c.Phase.Live() })
-		return err
+		return s.awaitEnd(ctx, c.ID)
 	}
 	_, err := s.Store.MoveContainer(c.ID, state.Withdraw, func(c *state.Container) { c.StartedAt = time.Time{} })
 	if errdefs.IsFailedPrecondition(err) {

@@ -56,16 +56,16 @@ func (s *Service) signalAndWait(ctx context.Context, id state.ContainerID, grace
 	}
 	graceCtx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	_, err = s.Store.AwaitContainer(graceCtx, id, func(c state.Container) bool { return !c.Phase.Live() })
+	err = s.awaitEnd(graceCtx, id)
 	switch {
-	case err == nil, errdefs.IsNotFound(err):
+	case err == nil:
 		return true, nil
 	case ctx.Err() != nil:
 		return false, fmt.Errorf("stop container %s: waiting for it to end: %w", id, context.Cause(ctx))
 	case graceCtx.Err() != nil:
 		return false, nil
 	}
-	return false, err
+	return false, fmt.Errorf("stop container %s: %w", id, err)
 }
 
 // settled waits until a start in flight has either worked or not. What is still
@@ -101,9 +101,9 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, killLimit)
 	defer cancel()
-	_, err = s.Store.AwaitContainer(limited, id, func(c state.Container) bool { return !c.Phase.Live() })
+	err = s.awaitEnd(limited, id)
 	switch {
-	case err == nil, errdefs.IsNotFound(err):
+	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("stop container %s: killed, waiting for its end: %w", id, context.Cause(ctx))
@@ -111,7 +111,7 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 		return fmt.Errorf("stop container %s: process %d is %s %s after SIGKILL: %w",
 			id, c.PID, sys.ProcessState(c.PID), killLimit, errdefs.ErrUnavailable)
 	}
-	return err
+	return fmt.Errorf("stop container %s: %w", id, err)
 }
 
 // withdrawStuck books a start whose failure could not be recorded at the time.
