@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,11 +19,10 @@ import (
 // record is what the next monitor needs to know of a container: one JSON file
 // in the container's directory, there from before the launch to the exit.
 type record struct {
-	Launch               // without Argv and Env
-	Launched             // zero while the launch is under way
-	LaunchedAt time.Time `json:"launched_at"` // when the launch began
-	OOMBase    uint64    `json:"oom_base,omitempty"`
-	StdinShut  bool      `json:"stdin_shut,omitempty"`
+	Launch           // without Argv and Env
+	Launched         // zero while the launch is under way
+	OOMBase   uint64 `json:"oom_base,omitempty"`
+	StdinShut bool   `json:"stdin_shut,omitempty"`
 }
 
 // container is one launched container. Its directory holds the record, the
@@ -58,7 +56,7 @@ const (
 
 func (m *Monitor) newContainer(l *Launch) *container {
 	dir := filepath.Join(m.o.Dir, l.ID)
-	rec := record{Launch: *l, LaunchedAt: time.Now(), OOMBase: sys.OOMKills(l.Cgroups)}
+	rec := record{Launch: *l, OOMBase: sys.OOMKills(l.Cgroups)}
 	rec.Argv, rec.Env = nil, nil
 	return &container{
 		m: m, dir: dir, rec: rec, pidfd: -1, stdin: -1, tty: -1, told: make(chan struct{}), launched: make(chan struct{}),

@@ -102,6 +102,10 @@ func (c *container) launch(ctx context.Context, l *Launch) error {
 	if err := os.Mkdir(c.dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make container directory: %w", err)
 	}
+	// Before the record is there: the next monitor takes a pid file beside a record for this launch's.
+	if err := os.Remove(l.PidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("remove pid file of an earlier launch: %w", err)
+	}
 	if err := errors.Join(c.makePipes(), c.save(), c.out.log.open()); err != nil {
 		return err
 	}

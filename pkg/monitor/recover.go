@@ -202,12 +202,10 @@ func (c *container) reopenPidfd() error {
 }
 
 // findLaunched completes the record of a launch during which the monitor died:
-// the program may have gone on without it.
+// the program may have gone on without it. A pid file is this launch's, because
+// none was left when the record was made. Its time says nothing: the clock may
+// have been set back meanwhile.
 func (c *container) findLaunched() bool {
-	info, err := os.Stat(c.rec.PidFile)
-	if err != nil || info.ModTime().Before(c.rec.LaunchedAt.Add(-time.Second)) {
-		return false
-	}
 	pid, err := readPid(c.rec.PidFile)
 	if err != nil {
 		return false
