@@ -3,6 +3,7 @@
 package stats
 
 import (
+	"runtime"
 	"sync"
 	"time"
 )
@@ -29,26 +30,31 @@ type reading struct {
 // next takes a reading and returns the rate since the one before. The one before the first is the object's birth, when
 // it had used nothing, unless that is long ago (or not known: the zero time). Readings in quick succession, by several
 // clients, get the rate of the window before them.
+//
+// A birth may be on record from an earlier daemon, and the clock have been set since: one that is yet to come, or that
+// makes a rate no machine has, is not known either.
 func (r *rates) next(id string, usage uint64, born, now time.Time) (nanoCores uint64, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	prev, seen := r.last[id]
 	if !seen || usage < prev.usage || now.Sub(prev.at) > rateKept {
-		prev = reading{at: born, known: false}
-		if now.Sub(born) > rateKept { // a mean over days would not be what is going on now
-			r.keepLocked(id, reading{usage: usage, at: now}, now)
-			return 0, false
-		}
-		seen = false
+		prev, seen = reading{at: born}, false
 	}
 	window := now.Sub(prev.at)
-	if window < rateWindow && (seen || window <= 0) {
+	if seen && window < rateWindow {
 		return prev.rate, prev.known
 	}
 	rate := uint64(float64(usage-prev.usage) / window.Seconds())
+	if !seen && (window <= 0 || window > rateKept || rate > most()) { // a mean over days would not be what is going on now
+		r.keepLocked(id, reading{usage: usage, at: now}, now)
+		return 0, false
+	}
 	r.keepLocked(id, reading{usage: usage, at: now, rate: rate, known: true}, now)
 	return rate, true
 }
+
+// most is what all processors together can use.
+func most() uint64 { return uint64(runtime.NumCPU()) * uint64(time.Second) }
 
 func (r *rates) keepLocked(id string, v reading, now time.Time) {
 	if r.last == nil {

@@ -192,6 +192,8 @@ func TestRate(t *testing.T) {
 		{"quick succession", now.Add(-4 * time.Second), []step{{0, 1e9, 25e7}, {time.Millisecond, 2e9, 25e7}, {time.Second, 2e9, 999000999}}},
 		{"counter starts over", now.Add(-time.Hour), []step{{0, 9e9, -1}, {10 * time.Second, 1e9, -1}, {10 * time.Second, 2e9, 1e8}}},
 		{"clock goes back", time.Time{}, []step{{0, 1e9, -1}, {-10 * time.Second, 2e9, -1}}},
+		{"born tomorrow", now.Add(24 * time.Hour), []step{{0, 1e9, -1}, {2 * time.Second, 2e9, 5e8}}},
+		{"an hour's use in two seconds", now.Add(-2 * time.Second), []step{{0, 3600e9, -1}, {2 * time.Second, 3601e9, 5e8}}},
 		{"long unasked", time.Time{}, []step{{0, 1e9, -1}, {time.Hour, 2e9, -1}, {time.Second, 3e9, 1e9}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
