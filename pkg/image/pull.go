@@ -10,16 +10,19 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/metadata/boltutil"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	bolt "go.etcd.io/bbolt"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 const (
 	leaseTime     = 24 * time.Hour // how long what a failed pull downloaded is kept for the next one
 	labelLeaseRef = "cri-shim.io/ref"
+	labelExpire   = "containerd.io/gc.expire"
 )
 
 // Pull names an image and who asks for it.
@@ -100,12 +103,12 @@ func (s *Service) install(ctx context.Context, f remotes.Fetcher, root ocispec.D
 	return id, s.pin(ctx, sel.chain.String())
 }
 
-// lease protects what a pull brings from garbage collection. The returned func ends it and all that earlier pulls of
-// the name left, and frees what nobody has; with keep, a lease that holds something stays until it expires, so that a
+// lease protects what a pull brings from garbage collection, for as long as it runs. The returned func ends it and all
+// that earlier pulls of the name left, and frees what nobody has; with keep, what it holds stays for a day, so that a
 // later pull finds the partial blobs.
 func (s *Service) lease(ctx *context.Context, ref string) (func(keep bool) error, error) {
 	key := fmt.Sprintf("%x", sha256.Sum256([]byte(ref)))
-	l, err := s.leases.Create(*ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime), leases.WithLabel(labelLeaseRef, key))
+	l, err := s.leases.Create(*ctx, leases.WithRandomID(), leases.WithLabel(labelLeaseRef, key))
 	if err != nil {
 		return nil, fmt.Errorf("make lease: %w", err)
 	}
@@ -117,13 +120,51 @@ func (s *Service) lease(ctx *context.Context, ref string) (func(keep bool) error
 		defer cancel()
 		defer s.working.Delete(l.ID)
 		if keep {
-			if held, err := s.leases.ListResources(ctx, l); err != nil || len(held) > 0 {
-				return err
-			}
-			return s.leases.Delete(ctx, l)
+			return s.shelve(ctx, l)
 		}
 		return errors.Join(s.endLeases(ctx, key, l.ID), s.GC(ctx))
 	}, nil
+}
+
+// shelve exchanges the lease of a pull that has ended for one that expires. A running pull's does not: it would expire
+// by the wall clock, and a clock that is set a day forward (it starts in 1970 on a machine without a battery) would
+// take from the pull what it has.
+func (s *Service) shelve(ctx context.Context, l leases.Lease) error {
+	held, err := s.leases.ListResources(ctx, l)
+	if err != nil {
+		return fmt.Errorf("shelve lease: %w", err)
+	}
+	if len(held) == 0 {
+		return s.leases.Delete(ctx, l)
+	}
+	err = s.meta.Update(func(tx *bolt.Tx) error {
+		ctx := boltutil.WithTransaction(ctx, tx)
+		expiring, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabels(l.Labels), leases.WithExpiration(leaseTime))
+		for _, r := range held {
+			if err == nil {
+				err = s.leases.AddResource(ctx, expiring, r)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		return s.leases.Delete(ctx, l)
+	})
+	if err != nil {
+		return fmt.Errorf("shelve lease: %w", err)
+	}
+	return nil
+}
+
+// shelveAll does that for the leases of pulls that died with the last daemon.
+func (s *Service) shelveAll(ctx context.Context) error {
+	all, err := s.leases.List(ctx)
+	for _, l := range all {
+		if l.Labels[labelLeaseRef] != "" && l.Labels[labelExpire] == "" {
+			err = errors.Join(err, s.shelve(ctx, l))
+		}
+	}
+	return err
 }
 
 // endLeases drops a lease and those that failed pulls of the same name left, but not those of pulls that run.

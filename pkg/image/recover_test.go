@@ -84,6 +84,9 @@ func TestKillMidPull(t *testing.T) {
 	if imgs, err := s.List(t.Context()); err != nil || len(imgs) != 0 {
 		t.Errorf("images after the crash: %v, %v", imgs, err)
 	}
+	if got, err := image.Expiries(t.Context(), s.Service); err != nil || len(got) != 1 || got[0] == "" {
+		t.Errorf("leases of the dead pull end at %q, %v", got, err)
+	}
 	r.inject(nil)
 	id := s.pull(t, ref)
 	fetched := 0

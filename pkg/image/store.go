@@ -141,8 +141,8 @@ func (s *Service) cleanupContext(ctx context.Context) (context.Context, context.
 	return context.WithTimeout(context.WithoutCancel(s.context(ctx)), cleanupTimeout)
 }
 
-// recover removes what pulls that died with the last daemon left behind. Their leases and partial blobs stay until the
-// lease expires: that is what lets the next pull go on where the dead one stopped.
+// recover removes what pulls that died with the last daemon left behind. Their partial blobs stay for a day: that is
+// what lets the next pull go on where the dead one stopped.
 func (s *Service) recover(ctx context.Context) error {
 	var dead []string
 	err := s.eachLayer(ctx, func(i snapshots.Info) {
@@ -153,7 +153,7 @@ func (s *Service) recover(ctx context.Context) error {
 	for _, name := range dead {
 		err = errors.Join(err, s.layers.Remove(ctx, name))
 	}
-	return errors.Join(err, s.sweepIDMaps(), s.GC(ctx), s.db.cleanup(ctx))
+	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), s.GC(ctx), s.db.cleanup(ctx))
 }
 
 // eachLayer calls f for all snapshots. A store that never had one has no place for them yet: that is none.
