@@ -204,25 +204,31 @@ func (s *Service) sweep(ctx context.Context, watched map[string]container.Fate) 
 	for _, id := range append(append(bundles, snapshots...), append(names(s.Layout.Pods()), names(s.Layout.Containers())...)...) {
 		found[id[:min(len(id), 64)]] = true // a volume's key is its container's id and a suffix
 	}
-	var errs []error
-	for id := range found {
-		errs = append(errs, s.removeOrphan(ctx, id))
-	}
-	return errors.Join(append(errs, s.sweepNetNS(ctx))...)
+	return errors.Join(s.removeOrphans(ctx, found), s.sweepNetNS(ctx))
 }
 
-// removeOrphan tears down one id without a record. Whether it was a pod or a
-// container is not known: both teardowns find what is theirs.
-func (s *Service) removeOrphan(ctx context.Context, id string) error {
-	_, podErr := s.Store.Pod(id)
-	_, containerErr := s.Store.Container(id)
-	if podErr == nil || containerErr == nil || len(id) != 64 {
-		return nil
+// removeOrphans tears down those of the ids that have no record. Whether one was
+// a pod or a container is not known: both teardowns find what is theirs. All are
+// torn down as containers first, for a pod's cgroup holds its containers'.
+func (s *Service) removeOrphans(ctx context.Context, ids map[string]bool) error {
+	var errs []error
+	var orphans []string
+	for id := range ids {
+		_, podErr := s.Store.Pod(id)
+		_, containerErr := s.Store.Container(id)
+		if podErr == nil || containerErr == nil || len(id) != 64 {
+			continue
+		}
+		if err := s.Containers.RemoveOrphan(ctx, state.ContainerID(id)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		orphans = append(orphans, id)
 	}
-	if err := s.Containers.RemoveOrphan(ctx, state.ContainerID(id)); err != nil {
-		return err
+	for _, id := range orphans {
+		errs = append(errs, s.teardown(ctx, state.PodID(id)))
 	}
-	return s.teardown(ctx, state.PodID(id))
+	return errors.Join(errs...)
 }
 
 // sweepNetNS removes pinned namespaces of pods that are no more. Their
