@@ -250,6 +250,7 @@ func (c *container) discard() {
 		st.abandon()
 	}
 	c.release()
+	c.m.store.forget(c.rec.ID)
 	if err := os.RemoveAll(c.dir); err != nil {
 		c.m.log.Warn("container directory not removed", "container", c.rec.ID, "err", err)
 	}

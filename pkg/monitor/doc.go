@@ -13,7 +13,8 @@
 //   - Stdio are named pipes the container has open for reading and writing: when
 //     nobody reads, it waits, and never sees EPIPE. A successor opens them by
 //     path. Terminals come back from the client, which holds a second copy of
-//     every descriptor.
+//     every descriptor, or from the service manager's store, where there is one
+//     (fdstore.go).
 //   - Reading output and writing it to the log is one step (journal.go): a
 //     monitor killed anywhere loses no byte and doubles none.
 //   - An exit is published after the container's last output is in its log, is

@@ -69,6 +69,7 @@ func (c *container) finish(e Exit) {
 	// From the moment somebody knows of the exit the id may be launched anew: be gone by then.
 	c.m.exits.append(e, func(e Exit) {
 		c.release()
+		c.m.store.forget(c.rec.ID)
 		if err := os.RemoveAll(c.dir); err != nil {
 			c.m.log.Warn("container directory not removed", "container", c.rec.ID, "err", err)
 		}

@@ -142,11 +142,3 @@ func inheritedLock(w *will) (*os.File, error) {
 	}
 	return f, nil
 }
-
-// descriptors returns what was left of one container; nil is no will.
-func (w *will) descriptors(id string) map[fdKind]int {
-	if w == nil {
-		return nil
-	}
-	return w.Containers[id]
-}

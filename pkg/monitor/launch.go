@@ -162,6 +162,7 @@ func (c *container) takeOver(started child) error {
 	if err != nil {
 		return c.killStarted(started, err)
 	}
+	c.m.store.keep(c)
 	if ours {
 		c.m.reap.await(started.pid, started.since, c.exited)
 		return nil

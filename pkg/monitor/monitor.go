@@ -46,6 +46,7 @@ type Monitor struct {
 	gate      gate
 	upgrading atomic.Bool
 	lock      *os.File
+	store     fdStore
 	listener  *socket
 	poll      *poller
 	journal   *journal
@@ -91,6 +92,10 @@ func (m *Monitor) open() (err error) {
 	if err != nil {
 		return err
 	}
+	var left map[string]map[fdKind]int
+	if m.store, left, err = openStore(m.log); err != nil {
+		return err
+	}
 	if w != nil {
 		m.lock, err = inheritedLock(w)
 	} else {
@@ -112,7 +117,10 @@ func (m *Monitor) open() (err error) {
 	if m.journal, err = openJournal(filepath.Join(m.o.Dir, "journal")); err != nil {
 		return err
 	}
-	if err := m.recover(w); err != nil {
+	if w != nil {
+		left = w.Containers
+	}
+	if err := m.recover(left); err != nil {
 		return err
 	}
 	if w != nil {
@@ -141,7 +149,10 @@ func (m *Monitor) loop(ctx context.Context) error {
 	if m.o.Listening != nil {
 		m.o.Listening()
 	}
-	m.log.Info("monitor ready", "pid", os.Getpid(), "dir", m.o.Dir, "containers", len(m.containers))
+	m.mu.Lock()
+	n := len(m.containers)
+	m.mu.Unlock()
+	m.log.Info("monitor ready", "pid", os.Getpid(), "dir", m.o.Dir, "containers", n)
 	select {
 	case <-ctx.Done():
 		return nil

@@ -18,7 +18,8 @@ import (
 // recover takes over what a dead monitor left: first the batches it was in the
 // middle of, then its containers. One container that can't be taken over is
 // logged and left alone; the node goes on.
-func (m *Monitor) recover(w *will) error {
+func (m *Monitor) recover(left map[string]map[fdKind]int) error {
+	defer m.store.forgetAll(left)
 	entries, err := os.ReadDir(m.o.Dir)
 	if err != nil {
 		return fmt.Errorf("read monitor directory: %w", err)
@@ -42,7 +43,9 @@ func (m *Monitor) recover(w *will) error {
 		return err
 	}
 	for _, c := range found {
-		if err := c.resume(w.descriptors(c.rec.ID)); err != nil {
+		inherited := left[c.rec.ID]
+		delete(left, c.rec.ID)
+		if err := c.resume(inherited); err != nil {
 			m.log.Error("container not taken over", "container", c.rec.ID, "err", err)
 		}
 	}
@@ -135,8 +138,8 @@ func reframe(b batch, content []byte, name string) (lines, rest []byte) {
 	}
 }
 
-// resume goes on with a recovered container; inherited are the descriptors the
-// image before this one had of it.
+// resume goes on with a recovered container; inherited are the descriptors that
+// the image before this one had of it, or the service manager's store.
 func (c *container) resume(inherited map[fdKind]int) error {
 	defer func() {
 		for _, fd := range inherited {
@@ -174,6 +177,7 @@ func (c *container) resume(inherited map[fdKind]int) error {
 	if err := c.startStreams(); err != nil {
 		return err
 	}
+	c.m.store.keep(c)
 	if st, err := sys.ReadProcStat(c.rec.Pid); err == nil && st.PPID == os.Getpid() {
 		c.orphan = false
 		c.m.reap.await(c.rec.Pid, time.Time{}, c.exited)
