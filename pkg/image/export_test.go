@@ -2,7 +2,11 @@
 
 package image
 
-import "context"
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+)
 
 // Expiries are when the leases of pulls end, "" for those that do not.
 func Expiries(ctx context.Context, s *Service) ([]string, error) {
@@ -10,6 +14,27 @@ func Expiries(ctx context.Context, s *Service) ([]string, error) {
 	var out []string
 	for _, l := range all {
 		out = append(out, l.Labels[labelExpire])
+	}
+	return out, err
+}
+
+// Normalize is the full form of an image name.
+func Normalize(ref string) (string, error) {
+	named, err := normalize(ref)
+	if err != nil {
+		return "", err
+	}
+	return named.String(), nil
+}
+
+// Hosts are those that a pull from the named registry would ask.
+func Hosts(ctx context.Context, configDir, name string) ([]string, error) {
+	h := &registryHosts{trusted: map[string]bool{}}
+	h.configured = config.ConfigureHosts(ctx, config.HostOptions{HostDir: config.HostDirFromRoot(configDir), Credentials: h.credentials})
+	hosts, err := h.hosts(name)
+	var out []string
+	for _, host := range hosts {
+		out = append(out, host.Host)
 	}
 	return out, err
 }

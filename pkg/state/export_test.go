@@ -2,6 +2,8 @@
 
 package state
 
+import "testing"
+
 // FeedLimit is how far a reader may lag.
 const FeedLimit = feedLimit
 
@@ -12,4 +14,25 @@ func Flood(s *Store, p Pod, n int) {
 	for range n {
 		s.publishLocked([]ChangeKind{ChangeStarted}, string(p.ID), p)
 	}
+}
+
+// DecodePod and DecodeContainer read a record's file.
+var (
+	DecodePod       = decodePod
+	DecodeContainer = decodeContainer
+)
+
+// EncodePod is the file of a record.
+func EncodePod(t testing.TB, p Pod) []byte { return encoded(t, p, encodePod) }
+
+// EncodeContainer is the file of a record.
+func EncodeContainer(t testing.TB, c Container) []byte { return encoded(t, c, encodeContainer) }
+
+func encoded[R any](t testing.TB, row R, encode func(R) ([]byte, error)) []byte {
+	t.Helper()
+	file, err := encode(row)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
