@@ -15,6 +15,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -143,10 +144,13 @@ func (s *Service) commit(ctx context.Context, c state.Container, spec *specs.Spe
 // mount brings the root filesystem and the image volumes of a container to
 // where its spec expects them. It may be repeated, and is after a reboot.
 func (s *Service) mount(ctx context.Context, pod state.Pod, c state.Container) error {
+	uids, gids := oci.IDMappings(pod.Config)
+	if err := sys.MakeWayFor(hostID(gids, 0), s.Layout.ContainerFiles(c.ID)); err != nil {
+		return err
+	}
 	if err := s.Images.MountRootFS(ctx, string(c.ID), s.Layout.RootFS(c.ID)); err != nil {
 		return err
 	}
-	uids, gids := oci.IDMappings(pod.Config)
 	for _, v := range c.Volumes {
 		from := image.RootFS{ImageID: v.ImageID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel}
 		if err := s.Images.MountVolume(ctx, v.Key, from, v.Target); err != nil {

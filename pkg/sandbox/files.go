@@ -28,8 +28,9 @@ func (s *Service) makeFiles(p state.Pod) error {
 		return err
 	}
 	dir := s.Layout.PodFiles(p.ID)
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return fmt.Errorf("make pod directory: %w", err)
+	uids, gids := oci.IDMappings(p.Config)
+	if err := sys.MakeWayFor(hostRoot(gids), dir); err != nil {
+		return err
 	}
 	if err := writeFile(dir, "hostname", s.podHostname(p.Config)+"\n"); err != nil {
 		return err
@@ -47,7 +48,6 @@ func (s *Service) makeFiles(p state.Pod) error {
 	if p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() == cri.NamespaceMode_NODE {
 		return nil
 	}
-	uids, gids := oci.IDMappings(p.Config)
 	if err := sys.MountShm(s.Layout.PodShm(p.ID), shmSize, hostRoot(uids), hostRoot(gids), p.MountLabel); err != nil {
 		return fmt.Errorf("mount shared memory: %w", err)
 	}
