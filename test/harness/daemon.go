@@ -182,7 +182,7 @@ func (d *Daemon) Up(ctx context.Context) error {
 
 // awaitReady returns when the daemon lists, or with its own last words.
 func (d *Daemon) awaitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience(20*time.Second))
 	defer cancel()
 	d.conn.ResetConnectBackoff()
 	for {
@@ -233,7 +233,7 @@ func (d *Daemon) Stop() error {
 	select {
 	case err := <-d.done:
 		return err
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience(20 * time.Second)):
 		return errors.New("daemon does not stop")
 	}
 }

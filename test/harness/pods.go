@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -130,9 +131,19 @@ func (d *Daemon) AwaitExit(t testing.TB, id string) *cri.ContainerStatus {
 	return last
 }
 
+// patience is how long to wait for what takes limit at most on a usual machine. $CRI_TEST_PATIENCE, a factor, is for
+// slow ones: emulated ones, say.
+func patience(limit time.Duration) time.Duration {
+	if factor, err := strconv.Atoi(os.Getenv("CRI_TEST_PATIENCE")); err == nil && factor > 0 {
+		return limit * time.Duration(factor)
+	}
+	return limit
+}
+
 // Eventually waits for a condition that another process brings about.
 func Eventually(t testing.TB, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
+	limit = patience(limit)
 	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
