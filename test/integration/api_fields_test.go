@@ -21,43 +21,58 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// A pod's cgroup parent is where its containers are, in the syntax of cgroupfs
-// and whatever the driver; it is the kubelet's and stays.
+// A pod's cgroup parent is where its containers are, a path whatever the driver;
+// it is the kubelet's and stays.
 func TestCgroupParent(t *testing.T) {
 	d := node(t)
-	if r, err := d.Runtime.RuntimeConfig(t.Context(), &cri.RuntimeConfigRequest{}); err != nil || r.Linux.CgroupDriver != cri.CgroupDriver_CGROUPFS {
-		t.Skipf("the parent is a cgroupfs path, the driver is not: %v, %v", r, err)
+	r, err := d.Runtime.RuntimeConfig(t.Context(), &cri.RuntimeConfigRequest{})
+	if err != nil {
+		t.Fatal(err)
 	}
-	top := fmt.Sprintf("cri-it-parent-%d", os.Getpid())
-	t.Cleanup(func() {
-		for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
-			for _, below := range []string{"/burstable/pod1", "/burstable", ""} {
-				dirs, _ := filepath.Glob(pattern + top + below)
-				for _, dir := range dirs {
-					if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-						t.Error(err)
-					}
-				}
+	top := fmt.Sprintf("criparent%d", os.Getpid())
+	parent, format := "/"+top+"/burstable/pod1", "%s"
+	if r.Linux.CgroupDriver == cri.CgroupDriver_SYSTEMD {
+		parent, format = fmt.Sprintf("/%[1]s.slice/%[1]s-burstable.slice/%[1]s-burstable-pod1.slice", top), "cri-%s.scope"
+		t.Cleanup(func() {
+			if err := runHost("systemctl", "stop", top+".slice"); err != nil {
+				t.Error(err)
 			}
-		}
-	})
+		})
+	} else {
+		t.Cleanup(func() { removeParents(t, top) })
+	}
 	config := hostNet(d.PodConfig("parent"))
-	config.Linux.CgroupParent = "/" + top + "/burstable/pod1"
+	config.Linux.CgroupParent = parent
 	pod := d.Pod(t, config)
 	id := d.Run(t, pod, inHostNet("app", "sleep"), config)
 	own, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", info(t, d, id).PID))
 	if err != nil {
 		t.Fatal(err)
 	}
-	contains(t, "cgroup of the container", string(own), config.Linux.CgroupParent+"/"+id)
+	contains(t, "cgroup of the container", string(own), parent+"/"+fmt.Sprintf(format, id))
 	removePod(t, d, pod)
-	left, _ := filepath.Glob("/sys/fs/cgroup/*/" + top + "/burstable/pod1/*/cgroup.procs")
-	if len(left) > 0 {
-		t.Errorf("cgroups left in the parent: %v", left)
+	for _, root := range []string{"/sys/fs/cgroup/*", "/sys/fs/cgroup"} {
+		if left, _ := filepath.Glob(root + parent + "/*/cgroup.procs"); len(left) > 0 {
+			t.Errorf("cgroups left in the parent: %v", left)
+		}
 	}
-	if stay, _ := filepath.Glob("/sys/fs/cgroup/memory/" + top + "/burstable/pod1"); len(stay) == 0 {
-		if _, err := os.Stat("/sys/fs/cgroup/memory"); err == nil {
-			t.Error("the kubelet's cgroup was removed")
+	for _, root := range []string{"/sys/fs/cgroup/memory", "/sys/fs/cgroup"} {
+		if exists(root+"/cgroup.procs") && !exists(root+parent) {
+			t.Errorf("the kubelet's cgroup was removed: %s", root+parent)
+		}
+	}
+}
+
+// removeParents removes the cgroups that a cgroup parent named.
+func removeParents(t *testing.T, top string) {
+	for _, pattern := range []string{"/sys/fs/cgroup/", "/sys/fs/cgroup/*/"} {
+		for _, below := range []string{"/burstable/pod1", "/burstable", ""} {
+			dirs, _ := filepath.Glob(pattern + top + below)
+			for _, dir := range dirs {
+				if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+					t.Error(err)
+				}
+			}
 		}
 	}
 }
