@@ -91,8 +91,26 @@ func (s *Service) Recover(ctx context.Context) error {
 	limited, cancel := context.WithTimeout(ctx, container.RecoverLimit)
 	defer cancel()
 	_, err = state.Do(limited, s.Ops, "sweep", func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, s.sweep(ctx, fates)
+		err := s.sweep(ctx, fates)
+		if err != nil {
+			state.Go(s.Ops, "sweep again", func(ctx context.Context) error { return s.sweepAgain(ctx, fates, err) }, func(error) {})
+		}
+		return struct{}{}, err
 	})
+	return err
+}
+
+// sweepAgain sweeps until it is done. Nobody knows of an orphan, so nobody would
+// ask for its removal.
+func (s *Service) sweepAgain(ctx context.Context, watched map[string]container.Fate, err error) error {
+	for err != nil && ctx.Err() == nil {
+		s.Log.Error("orphans of the last run not torn down, trying again", "err", err)
+		select {
+		case <-time.After(undoRetry):
+			err = s.sweep(ctx, watched)
+		case <-ctx.Done():
+		}
+	}
 	return err
 }
 

@@ -75,6 +75,33 @@ func TestDamagedRecords(t *testing.T) {
 	}
 }
 
+// TestOrphanWhoseNetworkFails loses a pod's record while its plugin cannot
+// detach it: nobody knows of the pod, so the daemon tries again by itself.
+func TestOrphanWhoseNetworkFails(t *testing.T) {
+	d := newNode(t, func(d *harness.Daemon) { slowNetwork(t, d) })
+	n := &node{Daemon: d, t: t}
+	by := n.bystander()
+	clean := look(t, d)
+	lost := n.world(t)
+	lost.prepare(subject{before: upTo((*world).run)})
+	if err := d.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	record := filepath.Join(d.Layout().Records(), "pods", lost.pod+".json")
+	if err := os.Truncate(record, 0); err != nil {
+		t.Fatal(err)
+	}
+	hold(t, filepath.Join(d.Dir, "fail-DEL"))
+	if err := d.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 10*time.Second, "the failure is told", func() bool { return strings.Contains(d.Log(), "cannot detach") })
+	letGo(filepath.Join(d.Dir, "fail-DEL"))
+	letGo(record + ".bad")
+	by.check(t, n)
+	settle(t, d, clean, "after the plugin works again")
+}
+
 func truncate(path string, part int64) error {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -30,14 +30,15 @@ func hold(t *testing.T, path string) {
 
 func letGo(path string) { os.Remove(path) }
 
-// slowNetwork is a bridge network whose first plugin hangs while there is a
-// file named after the command.
+// slowNetwork is a bridge network whose first plugin hangs or fails while there
+// is a file named after the command.
 func slowNetwork(t *testing.T, d *harness.Daemon) {
 	t.Helper()
 	plugin := fmt.Sprintf(`#!/bin/sh
 [ "$CNI_COMMAND" = VERSION ] && exec echo '{"cniVersion":"1.1.0","supportedVersions":["0.4.0","1.0.0","1.1.0"]}'
 cat >%[1]s/stdin.$$
 while [ -e %[1]s/hang-$CNI_COMMAND ]; do sleep 0.05; done
+[ -e %[1]s/fail-$CNI_COMMAND ] && echo '{"cniVersion":"1.1.0","code":99,"msg":"cannot detach"}' && exit 1
 [ "$CNI_COMMAND" = ADD ] && exec echo '{"cniVersion":"1.1.0","interfaces":[],"ips":[{"address":"10.99.0.2/24"}]}'
 exit 0
 `, d.Dir)
