@@ -100,13 +100,17 @@ func (s *Service) Recover(ctx context.Context) error {
 	return err
 }
 
-// sweepAgain sweeps until it is done. Nobody knows of an orphan, so nobody would
-// ask for its removal.
+// sweepPatience is the longest pause between sweeps: a plugin that was
+// uninstalled may stay away for days.
+const sweepPatience = time.Minute
+
+// sweepAgain sweeps until it is done, ever more seldom. Nobody knows of an
+// orphan, so nobody would ask for its removal.
 func (s *Service) sweepAgain(ctx context.Context, watched map[string]container.Fate, err error) error {
-	for err != nil && ctx.Err() == nil {
-		s.Log.Error("orphans of the last run not torn down, trying again", "err", err)
+	for pause := undoRetry; err != nil && ctx.Err() == nil; pause = min(2*pause, sweepPatience) {
+		s.Log.Error("orphans of the last run not torn down, trying again", "in", pause, "err", err)
 		select {
-		case <-time.After(undoRetry):
+		case <-time.After(pause):
 			err = s.sweep(ctx, watched)
 		case <-ctx.Done():
 		}
