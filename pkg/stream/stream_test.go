@@ -309,9 +309,13 @@ func TestSessionsEndWithTheDaemon(t *testing.T) {
 			client := make(chan error, 1)
 			in, keyboard := io.Pipe()
 			defer keyboard.Close()
-			go func() { client <- run(t, c.dial, u, remotecommand.StreamOptions{Stdin: in, Stdout: out}) }()
+			go func() {
+				err := run(t, c.dial, u, remotecommand.StreamOptions{Stdin: in, Stdout: out})
+				out.CloseWithError(err) // a client that fails must not leave us waiting for what it says
+				client <- err
+			}()
 			if _, err := io.ReadFull(up, make([]byte, 3)); err != nil {
-				t.Fatal(err)
+				t.Fatal("client:", err)
 			}
 			stop() // fails when it takes too long
 			<-p.ended
