@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/utils"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
@@ -41,6 +42,19 @@ func (s *Service) Del(ctx context.Context, a Attachment) error {
 	}
 	s.unclaim(a.PodID)
 	return nil
+}
+
+// DelLost is Del for a pod of which nothing is known but its id and its namespace: the root directory, and the record of
+// the attachment with it, may be lost. What plugins made outside of the namespace, a host port's rules, would stay.
+func (s *Service) DelLost(ctx context.Context, a Attachment) error {
+	if _, err := s.readRecord(a.PodID); errdefs.IsNotFound(err) && sys.IsNS(a.NetNS) {
+		// portmap removes all that carries the pod's id, whatever the mappings were, but nothing where there were none.
+		a.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 1, HostPort: 1}}
+		if err := s.delUnrecorded(ctx, a); err != nil {
+			return err
+		}
+	}
+	return s.Del(ctx, a)
 }
 
 func (s *Service) del(ctx context.Context, rec record) error {

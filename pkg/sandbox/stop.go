@@ -143,7 +143,11 @@ func (s *Service) haltPause(ctx context.Context, p state.Pod) error {
 // releaseNetwork gives addresses and ports back, then unpins the namespaces.
 func (s *Service) releaseNetwork(ctx context.Context, p state.Pod) error {
 	if p.NetNS != "" {
-		if err := s.Network.Del(ctx, s.attachment(p)); err != nil {
+		detach := s.Network.Del
+		if p.Config == nil { // it has no record
+			detach = s.Network.DelLost
+		}
+		if err := detach(ctx, s.attachment(p)); err != nil {
 			return err
 		}
 		if err := state.Point(ctx, "network is released"); err != nil {
