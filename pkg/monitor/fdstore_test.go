@@ -133,6 +133,11 @@ func TestEndWhileNobodyLives(t *testing.T) {
 	known := exitKnownAfterReap(t)
 	s := startServiceManager(t)
 	n := startNode(t)
+	n.stop()
+	n.killMonitor() // one that a client started is no unit
+	s.run(n)
+	eventually(t, "the unit's monitor", func() bool { return n.monitorPid() != 0 })
+	n.connect()
 	gate := filepath.Join(n.dir, "gate")
 	self, err := os.Executable()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -46,6 +47,8 @@ func Spawn(ctx context.Context, o SpawnOptions) error {
 	cmd := exec.Command(o.Binary, args...) //nolint:noctx // it must outlive every context here
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = logFile, logFile, []*os.File{report}
 	cmd.Dir = "/"
+	// The service manager's socket is this process's: it takes nothing from a monitor that is no unit's main process.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "NOTIFY_SOCKET=") })
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = cmd.Start()
 	report.Close()
