@@ -48,6 +48,7 @@ type churn struct {
 type counts struct {
 	monitors, daemons                  atomic.Int64 // kills
 	pods, exits, execs, pulls, retries atomic.Int64
+	unknown                            atomic.Int64 // codes of starts that were cut off
 }
 
 // TestKillsUnderLoad kills the daemon, the monitor, and both at once, at random
@@ -85,8 +86,8 @@ func TestKillsUnderLoad(t *testing.T) {
 	c.kill(kills, rand.New(rand.NewPCG(seed, 1000)))
 	stop()
 	load.Wait()
-	t.Logf("%d pods, %d exit codes, %d execs, %d pulls, %d requests repeated",
-		c.seen.pods.Load(), c.seen.exits.Load(), c.seen.execs.Load(), c.seen.pulls.Load(), c.seen.retries.Load())
+	t.Logf("%d pods, %d exit codes, %d of starts that were cut off unknown, %d execs, %d pulls, %d requests repeated",
+		c.seen.pods.Load(), c.seen.exits.Load(), c.seen.unknown.Load(), c.seen.execs.Load(), c.seen.pulls.Load(), c.seen.retries.Load())
 	for _, w := range writers {
 		w.check(t, d)
 	}
@@ -268,6 +269,10 @@ func (c *churn) runToEnd(name, id string, code int32, lines int) {
 			c.t.Errorf("%s: %d lines in the log, want %d, after %d starts: %v", name, n, lines, starts, err)
 		}
 	case !acknowledged && (got.ExitCode == 137 || got.ExitCode == 128):
+	case !acknowledged && c.seen.monitors.Load() != monitors && got.ExitCode == 255 && got.Reason == "Unknown":
+		// The monitor died between the launch and its answer, and the program ended before the next one: nobody had its
+		// pidfd. That is said, and no code made up.
+		c.seen.unknown.Add(1)
 	default:
 		c.t.Errorf("%s: container %s: exit code %d (%s), want %d; started with %v", name, id, got.ExitCode, got.Reason, code, err)
 	}
