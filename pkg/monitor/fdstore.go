@@ -3,10 +3,10 @@
 package monitor
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -91,11 +91,10 @@ func (s *fdStore) keep(c *container) {
 	kinds, fds := c.descriptors()
 	defer closeFDs(fds)
 	for i, kind := range kinds {
-		if kind == fdStdin {
-			continue
+		if slices.Contains(stored, kind) {
+			// FDPOLL: a pidfd hangs up when its process has ended, and that is when it is wanted.
+			s.send(c.rec.ID, "FDSTORE=1\nFDPOLL=0\nFDNAME="+storeName(c.rec.ID, kind), fds[i])
 		}
-		// FDPOLL: a pidfd hangs up when its process has ended, and that is when it is wanted.
-		s.send(c.rec.ID, "FDSTORE=1\nFDPOLL=0\nFDNAME="+storeName(c.rec.ID, kind), fds[i])
 	}
 }
 
@@ -127,7 +126,7 @@ func (s *fdStore) send(id, text string, fds ...int) {
 		oob = unix.UnixRights(fds...)
 	}
 	err := unix.Sendmsg(s.fd, []byte(text), oob, s.addr, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	if err != nil && !errors.Is(err, unix.ENOENT) {
+	if err != nil {
 		s.log.Warn("descriptor store not reached", "container", id, "err", err)
 	}
 }

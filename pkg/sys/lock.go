@@ -30,7 +30,7 @@ func LockFile(path string) (*os.File, error) {
 	}
 	if err := takeLock(f); err != nil {
 		f.Close()
-		return nil, fmt.Errorf("lock %s%w", path, err)
+		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	if err := errors.Join(f.Truncate(0), writePID(f)); err != nil {
 		f.Close()
@@ -43,11 +43,11 @@ func takeLock(f *os.File) error {
 	fd := int(f.Fd())
 	err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 	if !errors.Is(err, unix.EWOULDBLOCK) {
-		return wrapped(err)
+		return err
 	}
 	holder := make([]byte, 16)
 	n, _ := f.ReadAt(holder, 0) // empty when the holder has just begun
-	held := fmt.Errorf(", held by process %s: %w", holder[:n], ErrLocked)
+	held := fmt.Errorf("held by process %s: %w", holder[:n], ErrLocked)
 	pid, err := strconv.Atoi(strings.TrimSpace(string(holder[:n])))
 	if err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
 		return held
@@ -56,17 +56,10 @@ func takeLock(f *os.File) error {
 	go func() { free <- unix.Flock(fd, unix.LOCK_EX) }()
 	select {
 	case err := <-free:
-		return wrapped(err)
+		return err
 	case <-time.After(lockPatience):
 		return held
 	}
-}
-
-func wrapped(err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf(": %w", err)
 }
 
 func writePID(f *os.File) error {
