@@ -145,7 +145,7 @@ func (s *Service) commit(ctx context.Context, c state.Container, spec *specs.Spe
 // where its spec expects them. It may be repeated, and is after a reboot.
 func (s *Service) mount(ctx context.Context, pod state.Pod, c state.Container) error {
 	uids, gids := oci.IDMappings(pod.Config)
-	if err := sys.MakeWayFor(hostID(gids, 0), s.Layout.ContainerFiles(c.ID)); err != nil {
+	if err := sys.MakePrivateDir(hostID(gids, 0), s.Layout.ContainerFiles(c.ID)); err != nil {
 		return err
 	}
 	if err := s.Images.MountRootFS(ctx, string(c.ID), s.Layout.RootFS(c.ID)); err != nil {

@@ -29,7 +29,7 @@ func (s *Service) makeFiles(p state.Pod) error {
 	}
 	dir := s.Layout.PodFiles(p.ID)
 	uids, gids := oci.IDMappings(p.Config)
-	if err := sys.MakeWayFor(hostRoot(gids), dir); err != nil {
+	if err := sys.MakePrivateDir(hostRoot(gids), dir); err != nil {
 		return err
 	}
 	if err := writeFile(dir, "hostname", s.podHostname(p.Config)+"\n"); err != nil {

@@ -7,10 +7,10 @@ import (
 	"os"
 )
 
-// MakeWayFor makes a directory that nobody but root and the group gid gets
+// MakePrivateDir makes a directory that nobody but root and the group gid gets
 // through: what is below may be anybody's to read, to write, or to run as
 // another user, and is so in containers only. Idempotent.
-func MakeWayFor(gid int, path string) error {
+func MakePrivateDir(gid int, path string) error {
 	err := os.MkdirAll(path, 0o711)
 	if err == nil {
 		err = os.Chown(path, 0, gid)
