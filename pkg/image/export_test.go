@@ -8,6 +8,9 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 )
 
+// Guarded runs a pull so that a panic in it is an error.
+var Guarded = guarded
+
 // Expiries are when the leases of pulls end, "" for those that do not.
 func Expiries(ctx context.Context, s *Service) ([]string, error) {
 	all, err := s.leases.List(s.context(ctx))

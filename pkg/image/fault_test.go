@@ -148,6 +148,13 @@ func TestPullAfterFailureAsksAnew(t *testing.T) {
 	}
 }
 
+func TestPanicEndsThePullAlone(t *testing.T) {
+	_, err := image.Guarded(t.Context(), func(context.Context) (string, error) { panic("index out of range") })
+	if !errors.Is(err, errdefs.ErrInternal) || !strings.Contains(err.Error(), "index out of range") {
+		t.Errorf("error %v", err)
+	}
+}
+
 func TestPullRegistryDown(t *testing.T) {
 	s := open(t)
 	_, err := s.Pull(t.Context(), image.Pull{Ref: "127.0.0.1:1/test/img:v1"})

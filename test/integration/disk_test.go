@@ -18,7 +18,7 @@ import (
 )
 
 // A full disk: what needs space says so, the node says so, what runs goes on,
-// what can be removed is, and when there is space again all is well.
+// and when there is space again all is well.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	harness.Require(t)
