@@ -5,7 +5,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
@@ -49,17 +48,16 @@ func (a *api) RemovePodSandbox(ctx context.Context, r *cri.RemovePodSandboxReque
 	return &cri.RemovePodSandboxResponse{}, ignoreNotFound(err)
 }
 
-// PodSandboxStatus sets both containers_statuses and timestamp: a kubelet with
-// evented PLEG breaks on one without the other.
+// PodSandboxStatus leaves timestamp and containers_statuses empty: a kubelet
+// with evented PLEG (KEP-3386) that finds a timestamp takes its containers from
+// there, and kubelet 1.37 then counts none of them as active and makes init
+// containers again and again. Without it the kubelet asks for each container.
 func (a *api) PodSandboxStatus(ctx context.Context, r *cri.PodSandboxStatusRequest) (*cri.PodSandboxStatusResponse, error) {
-	now := time.Now() // before the records are read: they are at least this new
 	p, err := a.visiblePod(r.GetPodSandboxId())
 	if err != nil {
 		return nil, err
 	}
-	resp := &cri.PodSandboxStatusResponse{
-		Status: podStatus(p), ContainersStatuses: a.containerStatuses(ctx, a.Store.ContainersOf(p.ID)), Timestamp: nanos(now),
-	}
+	resp := &cri.PodSandboxStatusResponse{Status: podStatus(p)}
 	if r.GetVerbose() {
 		resp.Info, err = a.Sandboxes.Info(ctx, p.ID)
 	}
