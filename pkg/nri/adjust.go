@@ -11,6 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/nri/pkg/api"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -187,8 +188,19 @@ func (a *adjustment) process() error {
 		a.spec.Process.Scheduler = sch
 	}
 	if p := l.GetCgroupsPath(); p != "" {
-		a.spec.Linux.CgroupsPath = p
+		return a.moveCgroup(p)
 	}
+	return nil
+}
+
+// moveCgroup moves the container to another cgroup: in the form that the runtime's cgroup driver takes, and to one
+// that is the container's alone. Everything in a container's cgroup is killed at its end.
+func (a *adjustment) moveCgroup(to string) error {
+	own := a.spec.Linux.CgroupsPath
+	if strings.Count(to, ":") == 2 != (strings.Count(own, ":") == 2) || !sys.CgroupIsOf(to, a.after.GetId()) {
+		return fmt.Errorf("cgroups path %q is not of the form of %q, with the container's id in its last element: %w", to, own, errdefs.ErrInvalidArgument)
+	}
+	a.spec.Linux.CgroupsPath = to
 	return nil
 }
 

@@ -229,8 +229,13 @@ func TestImpossibleAdjustments(t *testing.T) {
 			func(a *api.ContainerAdjustment) { a.AddOrReplaceNamespace(&api.LinuxNamespace{Type: "net"}) },
 			errdefs.ErrInvalidArgument,
 		},
-		"oom score": {func(a *api.ContainerAdjustment) { a.SetLinuxOomScoreAdj(ptr(2000)) }, errdefs.ErrInvalidArgument},
-		"cpuset":    {func(a *api.ContainerAdjustment) { a.SetLinuxCPUSetCPUs("x") }, errdefs.ErrInvalidArgument},
+		"oom score":               {func(a *api.ContainerAdjustment) { a.SetLinuxOomScoreAdj(ptr(2000)) }, errdefs.ErrInvalidArgument},
+		"cpuset":                  {func(a *api.ContainerAdjustment) { a.SetLinuxCPUSetCPUs("x") }, errdefs.ErrInvalidArgument},
+		"cgroup of the node":      {func(a *api.ContainerAdjustment) { a.SetLinuxCgroupsPath("/") }, errdefs.ErrInvalidArgument},
+		"cgroup of all pods":      {func(a *api.ContainerAdjustment) { a.SetLinuxCgroupsPath("/kubepods") }, errdefs.ErrInvalidArgument},
+		"cgroup above":            {func(a *api.ContainerAdjustment) { a.SetLinuxCgroupsPath("/kubepods/ctr-1/..") }, errdefs.ErrInvalidArgument},
+		"relative cgroup":         {func(a *api.ContainerAdjustment) { a.SetLinuxCgroupsPath("ctr-1") }, errdefs.ErrInvalidArgument},
+		"slice of a systemd node": {func(a *api.ContainerAdjustment) { a.SetLinuxCgroupsPath("a.slice:cri:ctr-1") }, errdefs.ErrInvalidArgument},
 		"shared mount": {
 			func(a *api.ContainerAdjustment) {
 				a.AddMount(&api.Mount{Destination: "/s", Type: "bind", Source: "/private", Options: []string{"rshared"}})

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -66,6 +67,20 @@ func expandSlice(slice string) string {
 	return path
 }
 
+// CgroupIsOf tells whether an OCI cgroupsPath can be the cgroup of the container
+// id alone: absolute, or systemd's form of a scope, and with the id in its last
+// element. What is in any other cgroup may be somebody else's.
+func CgroupIsOf(cgroupsPath, id string) bool {
+	if id == "" {
+		return false
+	}
+	parts := strings.Split(cgroupsPath, ":")
+	if len(parts) == 3 {
+		return strings.Contains(parts[2], id) && !strings.HasSuffix(parts[2], ".slice") && !strings.Contains(cgroupsPath, "/")
+	}
+	return filepath.IsAbs(cgroupsPath) && filepath.Clean(cgroupsPath) == cgroupsPath && strings.Contains(filepath.Base(cgroupsPath), id)
+}
+
 // cgroupRoots lists the hierarchies that are mounted below /sys/fs/cgroup.
 func cgroupRoots() []string {
 	var st unix.Statfs_t
@@ -88,6 +103,58 @@ func cgroupRoots() []string {
 	}
 	return roots
 }
+
+// endPasses bounds how often EndCgroup kills what came into the cgroup while it
+// was being removed.
+const endPasses = 5
+
+// EndCgroup kills every process in the cgroup of an OCI cgroupsPath and removes
+// it, and returns when it is gone.
+func EndCgroup(ctx context.Context, cgroupsPath string) error {
+	dirs := CgroupDirs(cgroupsPath)
+	var err error
+	for range endPasses {
+		if err := KillCgroups(ctx, dirs); err != nil {
+			return err
+		}
+		if err = RemoveCgroup(ctx, cgroupsPath); !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		for _, dir := range dirs {
+			if err := awaitUnpopulated(ctx, dir); err != nil {
+				return fmt.Errorf("remove cgroup %s: %w", dir, err)
+			}
+		}
+	}
+	return err
+}
+
+// awaitUnpopulated returns when the kernel calls the cgroup v2 directory dir
+// unpopulated, which may be a moment after its last process has ended. cgroup v1
+// says nothing of that kind.
+func awaitUnpopulated(ctx context.Context, dir string) error {
+	f, err := os.Open(filepath.Join(dir, "cgroup.events"))
+	if err != nil {
+		return nil //nolint:nilerr // it is gone, or of cgroup v1
+	}
+	defer f.Close()
+	for ctx.Err() == nil {
+		raw := make([]byte, 256)
+		n, err := f.ReadAt(raw, 0)
+		if n == 0 && err != nil || strings.Contains(string(raw[:n]), "populated 0") {
+			return nil //nolint:nilerr // it is gone
+		}
+		p := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLPRI}}
+		if _, err := unix.Poll(p, int(eventsPatience/time.Millisecond)); err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("poll cgroup.events: %w", err)
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// eventsPatience bounds one wait for a change of cgroup.events, which no context
+// ends.
+const eventsPatience = 100 * time.Millisecond
 
 // RemoveCgroup removes the cgroup of an OCI cgroupsPath, with every cgroup the
 // container made below it. A cgroup that still has processes is ErrExist-like

@@ -2,5 +2,40 @@
 
 package sys
 
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
 // Told reads one record of the kernel's log.
 func (v OOMVictim) Told(record []byte) bool { return v.told(record) }
+
+// AwaitEnd waits for the end of the process pid.
+func AwaitEnd(ctx context.Context, pid int) error {
+	p, err := openProcess(pid)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	return p.awaitEnd(ctx)
+}
+
+// Confirmed finds the processes of dir as a kill does, and tells which it would
+// kill. meanwhile runs after a process was found and before it is held.
+func Confirmed(dir string, meanwhile func(pid int)) (map[int]bool, error) {
+	held, err := members(dir, func(pid int) (*process, error) {
+		meanwhile(pid)
+		return openProcess(pid)
+	})
+	defer closeMembers(held)
+	confirmed := map[int]bool{}
+	for _, m := range held {
+		confirmed[m.pid] = m.confirmed
+	}
+	return confirmed, err
+}

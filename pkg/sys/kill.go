@@ -7,60 +7,116 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // KillCgroups sends SIGKILL to every process in the given cgroup directories
 // and those below them, and returns when none is left. Directories that do not
-// exist are empty. The error is the context's when a process does not die in
-// time (uninterruptible in the kernel).
+// exist are empty. Frozen ones are thawed, for a frozen process of cgroup v1
+// does not die. The error is the context's when a process does not die in time
+// (uninterruptible in the kernel).
 //
 // One pass may miss what forks while it runs, so passes are repeated until one
 // finds nothing; between passes it waits for deaths, not for time.
 func KillCgroups(ctx context.Context, dirs []string) error {
-	for _, dir := range dirs {
-		for {
-			left, err := killCgroup(ctx, dir)
+	for left := true; left; {
+		left = false
+		for _, dir := range dirs {
+			found, err := killCgroup(ctx, dir, dirs)
 			if err != nil {
 				return fmt.Errorf("kill cgroup %s: %w", dir, err)
 			}
-			if left == 0 {
-				break
-			}
+			left = left || found
 		}
 	}
 	return nil
 }
 
-// killCgroup makes one pass over dir and waits for the processes it found.
-// Zombies show in cgroup v1's lists until they are reaped: they do not count.
-func killCgroup(ctx context.Context, dir string) (found int, err error) {
+// killCgroup makes one pass over dir, one of all that may hold its processes
+// frozen, and waits for those it found.
+func killCgroup(ctx context.Context, dir string, all []string) (found bool, err error) {
 	// cgroup v2 from Linux 5.14 on: one write, and no fork can slip through.
-	_ = os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) //nolint:gosec // not a regular file
-	pids, err := cgroupProcs(dir)
-	if err != nil {
-		return 0, err
+	killed := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil //nolint:gosec // not a regular file
+	processes, err := members(dir, openProcess)
+	defer closeMembers(processes)
+	if err != nil || len(processes) == 0 {
+		return false, err
 	}
-	for _, pid := range pids {
-		killed, err := killAndWait(ctx, pid)
-		if err != nil {
-			return found, err
+	for _, p := range processes {
+		if killed || !p.confirmed {
+			continue
 		}
-		if killed {
-			found++
+		if err := p.handle.signal(unix.SIGKILL); err != nil {
+			return true, fmt.Errorf("kill %d: %w", p.pid, err)
 		}
 	}
-	return found, nil
+	ThawCgroups(all)
+	for _, p := range processes {
+		if !p.confirmed {
+			continue // the next pass tells whether it was one of them
+		}
+		if err := p.handle.awaitEnd(ctx); err != nil {
+			return true, fmt.Errorf("wait for %d: %w", p.pid, err)
+		}
+	}
+	return true, nil
 }
 
-func cgroupProcs(dir string) ([]int, error) {
-	var pids []int
+// maxMembers is how many processes are held at a time, a descriptor each.
+const maxMembers = 512
+
+// member is a process found in a cgroup. The handle holds that very process; the
+// number may become another's. It is confirmed when the number was still in the
+// cgroup after the handle was there: then the handle holds the cgroup's process,
+// or one that has ended.
+type member[H io.Closer] struct {
+	pid       int
+	handle    H
+	confirmed bool
+}
+
+// members holds processes of dir and the cgroups below it, not more than
+// maxMembers. What hold refuses has ended.
+func members[H io.Closer](dir string, hold func(pid int) (H, error)) ([]member[H], error) {
+	pids, err := cgroupProcs(dir)
+	if err != nil {
+		return nil, err
+	}
+	var held []member[H]
+	for pid := range pids {
+		if len(held) == maxMembers {
+			break
+		}
+		if handle, err := hold(pid); err == nil {
+			held = append(held, member[H]{pid: pid, handle: handle})
+		}
+	}
+	if len(held) == 0 {
+		return nil, nil
+	}
+	pids, err = cgroupProcs(dir)
+	for i := range held {
+		held[i].confirmed = pids[held[i].pid]
+	}
+	return held, err
+}
+
+func closeMembers[H io.Closer](held []member[H]) {
+	for _, m := range held {
+		m.handle.Close()
+	}
+}
+
+// cgroupProcs is the set of processes in dir and below it. Zombies are in cgroup
+// v1's lists until they are reaped.
+func cgroupProcs(dir string) (map[int]bool, error) {
+	pids := map[int]bool{}
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil // removed meanwhile
@@ -80,7 +136,7 @@ func cgroupProcs(dir string) ([]int, error) {
 		}
 		for line := range bytes.Lines(raw) {
 			if pid, err := strconv.Atoi(string(bytes.TrimSpace(line))); err == nil && pid > 0 {
-				pids = append(pids, pid) // 0 is a process outside our PID namespace
+				pids[pid] = true // 0 is a process outside our PID namespace
 			}
 		}
 		return nil
@@ -88,66 +144,29 @@ func cgroupProcs(dir string) ([]int, error) {
 	return pids, err
 }
 
-// killAndWait reports whether pid was there to be killed; it has ended then.
-func killAndWait(ctx context.Context, pid int) (bool, error) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return false, nil // ended and reaped
-	}
-	defer unix.Close(fd)
-	if ended, _ := PidfdEnded(fd); ended {
-		return false, nil
-	}
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
-		return false, fmt.Errorf("kill %d: %w", pid, err)
-	}
-	return true, AwaitPidfd(ctx, fd)
-}
-
-// promptly is how long the end of a killed process may take before waiting for
-// it is made interruptible, which costs a descriptor.
-const promptly = 100 * time.Millisecond
-
-// AwaitPidfd returns when the process behind fd has ended, or with the
-// context's error. It blocks a thread.
-func AwaitPidfd(ctx context.Context, fd int) error {
-	ended, err := pollEnd([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(promptly/time.Millisecond))
-	if ended || err != nil {
-		return err
-	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
-	if err != nil {
-		return fmt.Errorf("wait for process: make eventfd: %w", err)
-	}
-	defer unix.Close(wake)
-	woken := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		_, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
-		close(woken)
-	})
-	defer func() {
-		if !stop() {
-			<-woken // it must not write to a descriptor that is somebody else's by then
-		}
-	}()
-	ended, err = pollEnd([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}, {Fd: int32(wake), Events: unix.POLLIN}}, -1)
-	if !ended && err == nil {
-		err = context.Cause(ctx)
-	}
-	return err
-}
-
-// pollEnd tells whether the first descriptor is readable after a poll that lasts
-// until any is or the timeout, in milliseconds, is over.
-func pollEnd(fds []unix.PollFd, timeout int) (bool, error) {
-	for {
-		_, err := unix.Poll(fds, timeout)
-		if errors.Is(err, unix.EINTR) {
+// ThawCgroups lets run what the freezer of cgroup v1 holds in the given
+// directories and below: a signal, SIGKILL included, reaches a frozen process
+// only then. The freezer of cgroup v2 lets the killed go by itself. What cannot
+// be thawed stays as it is.
+func ThawCgroups(dirs []string) {
+	for _, dir := range dirs {
+		if _, err := os.Stat(filepath.Join(dir, freezerState)); err != nil {
 			continue
 		}
-		if err != nil {
-			return false, fmt.Errorf("poll pidfd: %w", err)
-		}
-		return fds[0].Revents != 0, nil
+		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.IsDir() {
+				return nil //nolint:nilerr // removed meanwhile
+			}
+			state, err := os.ReadFile(filepath.Join(path, freezerState))
+			if err == nil && !bytes.HasPrefix(state, []byte(thawed)) {
+				_ = os.WriteFile(filepath.Join(path, freezerState), []byte(thawed), 0) //nolint:gosec // not a regular file
+			}
+			return nil
+		})
 	}
 }
+
+const (
+	freezerState = "freezer.state"
+	thawed       = "THAWED"
+)

@@ -3,8 +3,11 @@
 package sys
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -58,3 +61,64 @@ func PidfdEnded(fd int) (ended, reaped bool) {
 		return true, p[0].Revents&unix.POLLHUP != 0
 	}
 }
+
+// process holds one process by its pidfd, in the runtime's poller: waiting for
+// its end costs no thread.
+type process struct{ pidfd *os.File }
+
+// openProcess holds the process pid. The error is ESRCH for one that has ended.
+func openProcess(pid int) (*process, error) {
+	fd, err := PidfdOpen(pid)
+	if err != nil {
+		return nil, err
+	}
+	if ended, _ := PidfdEnded(fd); ended {
+		unix.Close(fd)
+		return nil, fmt.Errorf("open pidfd of %d: %w", pid, unix.ESRCH)
+	}
+	// The poller takes only what does not block. For a pidfd that concerns waitid(2) alone.
+	if err := unix.SetNonblock(fd, true); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("set pidfd of %d non-blocking: %w", pid, err)
+	}
+	return &process{os.NewFile(uintptr(fd), "pidfd")}, nil
+}
+
+// signal sends sig. A process that has ended needs none.
+func (p *process) signal(sig unix.Signal) error {
+	var sent error
+	err := p.control(func(fd int) { sent = PidfdSignal(fd, int(sig)) })
+	if errors.Is(sent, unix.ESRCH) {
+		return nil
+	}
+	return errors.Join(err, sent)
+}
+
+// awaitEnd returns when the process has ended, or with the context's error.
+func (p *process) awaitEnd(ctx context.Context) error {
+	conn, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = p.pidfd.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err = conn.Read(func(fd uintptr) bool {
+		ended, _ := PidfdEnded(int(fd))
+		return ended
+	})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+func (p *process) control(do func(fd int)) error {
+	conn, err := p.pidfd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return conn.Control(func(fd uintptr) { do(int(fd)) })
+}
+
+// Close lets the process go.
+func (p *process) Close() error { return p.pidfd.Close() }

@@ -8,8 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
-	"syscall"
 	"testing"
 	"time"
 
@@ -34,7 +32,7 @@ func TestReadProcStat(t *testing.T) {
 	defer unix.Close(fd)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := sys.AwaitPidfd(ctx, fd); err != nil {
+	if err := sys.AwaitEnd(ctx, cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
 	st, err = sys.ReadProcStat(cmd.Process.Pid)
@@ -108,54 +106,5 @@ func TestOOMKills(t *testing.T) {
 				t.Errorf("%d, want %d", got, tt.want)
 			}
 		})
-	}
-}
-
-// testCgroup makes a cgroup in every hierarchy a process can join unconfigured.
-func testCgroup(t *testing.T, name string) []string {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root for cgroups")
-	}
-	var dirs []string
-	for _, dir := range sys.CgroupDirs("/" + name) {
-		if filepath.Base(filepath.Dir(dir)) == "cpuset" || os.MkdirAll(dir, 0o755) != nil {
-			continue
-		}
-		dirs = append(dirs, dir)
-	}
-	t.Cleanup(func() {
-		if err := sys.RemoveCgroup(context.Background(), "/"+name); err != nil {
-			t.Error(err)
-		}
-	})
-	return dirs
-}
-
-func TestKillCgroups(t *testing.T) {
-	dirs := testCgroup(t, "cri-test-kill-"+strconv.Itoa(os.Getpid()))
-	var procs []*exec.Cmd
-	for range 5 {
-		cmd := exec.Command("/bin/sleep", "1000")
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		procs = append(procs, cmd)
-		for _, dir := range dirs {
-			if err := os.WriteFile(filepath.Join(dir, "cgroup.procs"), []byte(strconv.Itoa(cmd.Process.Pid)), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if err := sys.KillCgroups(ctx, append(dirs, "/sys/fs/cgroup/nonexistent")); err != nil {
-		t.Error(err)
-	}
-	for _, cmd := range procs {
-		_ = cmd.Wait()
-		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); !ok || ws.Signal() != syscall.SIGKILL {
-			t.Errorf("ended with %v", cmd.ProcessState)
-		}
 	}
 }
