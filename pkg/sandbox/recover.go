@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -32,6 +33,7 @@ const (
 	finish action = "finish" // a remove that was cut off: tear it down
 	down   action = "down"   // pause is gone
 	leave  action = "leave"  // pause ended, and the exit feed will say how
+	quell  action = "quell"  // it was stopped, or pause ended: end what still runs in it
 )
 
 // decide is recovery as a table: what the record says and what the monitor
@@ -45,7 +47,7 @@ func decide(p state.PodPhase, f container.Fate) action {
 	case state.PodReady:
 		return map[container.Fate]action{container.Runs: keep, container.Ended: leave, container.Gone: down}[f]
 	default: // NotReady
-		return keep
+		return quell
 	}
 }
 
@@ -154,7 +156,7 @@ func (s *Service) recoverPod(ctx context.Context, p state.Pod, fate container.Fa
 		s.Log.Warn("SELinux level not held", "pod", p.ID, "err", err)
 	}
 	act := decide(p.Phase, fate)
-	if act != keep && act != leave {
+	if act != keep && act != leave && act != quell {
 		s.Log.Info("pod recovered", "pod", p.ID, "phase", p.Phase, "fate", fate, "action", act)
 	}
 	switch act {
@@ -171,6 +173,10 @@ func (s *Service) recoverPod(ctx context.Context, p state.Pod, fate container.Fa
 			how = "ended with the node's restart"
 		}
 		return s.Died(ctx, p.ID, how)
+	case quell:
+		if slices.ContainsFunc(s.Store.ContainersOf(p.ID), func(c state.Container) bool { return c.Phase.Live() }) {
+			s.endContainers(p.ID)
+		}
 	}
 	return nil
 }

@@ -14,7 +14,7 @@ func TestDecide(t *testing.T) {
 	want := map[state.PodPhase][3]action{ // columns: runs, ended, gone
 		state.PodCreating: {undo, undo, undo},
 		state.PodReady:    {keep, leave, down},
-		state.PodNotReady: {keep, keep, keep},
+		state.PodNotReady: {quell, quell, quell},
 		state.PodRemoving: {finish, finish, finish},
 	}
 	for phase, row := range want {

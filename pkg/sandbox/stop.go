@@ -125,19 +125,17 @@ func (s *Service) haltContainers(ctx context.Context, id state.PodID) error {
 
 // haltPause ends pause, which holds the namespaces.
 func (s *Service) haltPause(ctx context.Context, p state.Pod) error {
+	sys.ThawCgroups(sys.CgroupDirs(p.Cgroup))
 	if err := s.Monitor.Kill(ctx, string(p.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill pause: %w", err)
 	}
 	if err := state.Point(ctx, "pause is killed"); err != nil {
 		return err
 	}
-	if err := sys.KillCgroups(ctx, sys.CgroupDirs(p.Cgroup)); err != nil {
+	if err := sys.EndCgroup(ctx, p.Cgroup); err != nil {
 		return err
 	}
-	if err := s.Runtime.Delete(ctx, p.Handler, string(p.ID)); err != nil {
-		return err
-	}
-	return sys.RemoveCgroup(ctx, p.Cgroup)
+	return s.Runtime.Delete(ctx, p.Handler, string(p.ID))
 }
 
 // releaseNetwork gives addresses and ports back, then unpins the namespaces.
@@ -200,12 +198,18 @@ func (s *Service) Died(ctx context.Context, id state.PodID, how string) error {
 	if err != nil && !errdefs.IsFailedPrecondition(err) {
 		return err
 	}
+	s.endContainers(id)
+	return nil
+}
+
+// endContainers ends the containers of a pod that is not ready, in the
+// background.
+func (s *Service) endContainers(id state.PodID) {
 	state.Go(s.Ops, "end containers of "+string(id), func(ctx context.Context) error {
-		return s.haltContainers(ctx, p.ID)
+		return s.haltContainers(ctx, id)
 	}, func(err error) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			s.Log.Error("containers of a dead pod not ended", "pod", id, "err", err)
 		}
 	})
-	return nil
 }

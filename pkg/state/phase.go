@@ -57,7 +57,7 @@ type Event string
 // What happens to containers.
 const (
 	Prepared Event = "prepared" // root filesystem, spec and bundle exist
-	Launch   Event = "launch"   // StartContainer began
+	Launch   Event = "launch"   // StartContainer began; the pod must be ready
 	Withdraw Event = "withdraw" // the start left nothing behind: it never happened
 	Run      Event = "run"      // the process runs
 	Exit     Event = "exit"     // the process ended, or could not be executed
@@ -91,6 +91,10 @@ func nextContainer(p Phase, e Event) (Phase, error) {
 	}
 	return "", fmt.Errorf("container is %s, %s is not possible: %w", p, e, errdefs.ErrFailedPrecondition)
 }
+
+// needsReadyPod tells whether the event may happen in a ready pod only: a start
+// would otherwise slip into a pod that is being stopped.
+func (e Event) needsReadyPod() bool { return e == Launch }
 
 // Live tells whether a process of the container may exist.
 func (p Phase) Live() bool { return p == Starting || p == Running }

@@ -63,10 +63,12 @@ type Container struct {
 	Reason     string      `json:"reason,omitempty"`
 	Message    string      `json:"message,omitempty"`
 	StopSignal int32       `json:"stopSignal,omitempty"` // cri.Signal, as Start found it
-	LogPath    string      `json:"logPath,omitempty"`    // absolute; "" keeps no log
-	Cgroup     string      `json:"cgroup,omitempty"`     // OCI cgroupsPath
-	Volumes    []Volume    `json:"volumes,omitempty"`    // image volumes this container mounts
-	Trace      []Span      `json:"trace,omitempty"`
+	// StopSignaled is when the stop signal was sent; zero before. It is sent once.
+	StopSignaled time.Time `json:"stopSignaled,omitzero"`
+	LogPath      string    `json:"logPath,omitempty"` // absolute; "" keeps no log
+	Cgroup       string    `json:"cgroup,omitempty"`  // OCI cgroupsPath
+	Volumes      []Volume  `json:"volumes,omitempty"` // image volumes this container mounts
+	Trace        []Span    `json:"trace,omitempty"`
 
 	Config    *cri.ContainerConfig    `json:"-"`
 	User      *cri.ContainerUser      `json:"-"`

@@ -170,8 +170,18 @@ func (s *Store) UpdatePod(id PodID, change func(*Pod)) (Pod, error) {
 	})
 }
 
-// MoveContainer takes the container through one event like MovePod.
+// MoveContainer takes the container through one event like MovePod. One that
+// needs a ready pod (Launch) is refused when the pod is not, in the same commit:
+// whoever moves a pod out of ready finds every container whose launch came
+// first, and no launch comes after.
 func (s *Store) MoveContainer(id ContainerID, e Event, change func(*Container)) (Container, error) {
+	if e.needsReadyPod() {
+		release, err := s.holdReady(id)
+		if err != nil {
+			return Container{}, err
+		}
+		defer release()
+	}
 	return commit(s, &s.containers, string(id), func(c *Container) ([]ChangeKind, error) {
 		next, err := nextContainer(c.Phase, e)
 		if err != nil {
@@ -182,6 +192,25 @@ func (s *Store) MoveContainer(id ContainerID, e Event, change func(*Container)) 
 		apply(c, change)
 		return kinds, nil
 	})
+}
+
+// holdReady keeps the pod of a container from moving, and fails when it is not
+// ready. Writers of a container never wait for its pod, so the order is safe.
+func (s *Store) holdReady(id ContainerID) (release func(), err error) {
+	c, err := s.Container(string(id))
+	if err != nil {
+		return nil, err
+	}
+	release = s.pods.writes.lock(string(c.Pod))
+	pod, err := s.Pod(string(c.Pod))
+	if err == nil && pod.Phase != PodReady {
+		err = fmt.Errorf("container %s: pod %s is %s: %w", id, pod.ID, pod.Phase, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 // UpdateContainer changes a container's record without moving it.

@@ -362,3 +362,52 @@ func TestConcurrentMovesAgree(t *testing.T) {
 		t.Errorf("%d addresses on disk, want 21: an update was lost (%v)", len(got.IPs), err)
 	}
 }
+
+// A container is launched in a ready pod only, and the pod's phase cannot change
+// between the look and the launch: whoever takes the pod down sees every launch
+// that was not refused.
+func TestNoLaunchIntoAPodThatIsDown(t *testing.T) {
+	s, _ := open(t, t.TempDir(), "b")
+	created := func(p state.Pod, name string) state.ContainerID {
+		t.Helper()
+		c, _, err := s.BeginContainer(containerOf(p, name))
+		if err == nil {
+			_, err = s.MoveContainer(c.ID, state.Prepared, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.ID
+	}
+	up := func(name string) state.Pod {
+		t.Helper()
+		p, err := s.MovePod(begin(t, s, pod(name)).ID, state.PodUp, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	for _, e := range []state.PodEvent{state.PodDown, state.PodRemove} {
+		p := up(string(e))
+		c := created(p, "app")
+		if _, err := s.MovePod(p.ID, e, nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.MoveContainer(c, state.Launch, nil); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), string(p.ID)) {
+			t.Errorf("launch after %s: %v, want a failed precondition that names the pod", e, err)
+		}
+	}
+	for i := range 300 {
+		p := up(fmt.Sprint("race-", i))
+		c := created(p, "app")
+		launched := make(chan error, 1)
+		go func() { _, err := s.MoveContainer(c, state.Launch, nil); launched <- err }()
+		if _, err := s.MovePod(p.ID, state.PodDown, nil); err != nil {
+			t.Fatal(err)
+		}
+		seen := s.ContainersOf(p.ID)[0].Phase
+		if err := <-launched; err == nil && seen != state.Starting {
+			t.Fatalf("round %d: launched, and whoever took the pod down saw a container that is %s", i, seen)
+		}
+	}
+}
