@@ -5,10 +5,12 @@ package container
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // unknownCode is what is reported when nobody could see how a process ended.
@@ -18,14 +20,14 @@ const unknownCode = 255
 // about a container of ours. Once it returns nil the exit may be acknowledged;
 // it may come twice. Whoever waits for an end that cannot be committed is told.
 func (s *Service) Exited(ctx context.Context, e monitor.Exit) error {
-	err := s.commitExit(e)
+	err := s.commitExit(ctx, e)
 	if !errdefs.IsNotFound(err) {
 		s.noteEnd(state.ContainerID(e.ID), err)
 	}
 	return err
 }
 
-func (s *Service) commitExit(e monitor.Exit) error {
+func (s *Service) commitExit(ctx context.Context, e monitor.Exit) error {
 	id := state.ContainerID(e.ID)
 	c, err := s.Store.Container(e.ID)
 	if err != nil {
@@ -39,6 +41,7 @@ func (s *Service) commitExit(e monitor.Exit) error {
 			return err
 		}
 	}
+	s.freeQuietly(ctx, c)
 	c, err = s.Store.MoveContainer(id, state.Exit, func(c *state.Container) {
 		c.ExitCode, c.Reason, c.Message = exitStatus(e)
 		c.FinishedAt, c.PID = e.Time, 0
@@ -55,9 +58,9 @@ func (s *Service) commitExit(e monitor.Exit) error {
 	return nil
 }
 
-// reap tells plugins of the end and frees the cgroup and runtime state of an
-// exited container, in the background: nobody who waits for the exit waits for
-// this. What it misses, Settle and Remove repeat.
+// reap tells plugins of the end and frees the runtime state of an exited
+// container, in the background: nobody who waits for the exit waits for this.
+// What it misses, Settle and Remove repeat.
 func (s *Service) reap(c state.Container) {
 	state.Go(s.Ops, "reap container "+string(c.ID), func(ctx context.Context) error {
 		return s.Settle(ctx, c.ID)
@@ -83,6 +86,34 @@ func (s *Service) Settle(ctx context.Context, id state.ContainerID) error {
 	updates := s.Plugins.StopContainer(ctx, s.podOf(c), s.plugin(c))
 	s.settleLater(id, updates)
 	return s.deleteRuntime(ctx, c)
+}
+
+// freeQuietly removes the cgroup of a container whose first process has ended,
+// before anybody is told of that: whoever sees it Exited may resize the pod's
+// cgroup, which cgroup v1 refuses while a child has more. It waits for nothing.
+// A cgroup in which somebody has outlived the first process stays; reap ends
+// that one.
+func (s *Service) freeQuietly(ctx context.Context, c state.Container) {
+	if c.Phase != state.Running && c.Phase != state.Starting {
+		return
+	}
+	if err := sys.RemoveCgroup(ctx, ownCgroup(c)); err != nil {
+		s.Log.Debug("cgroup outlives its container's first process", "container", c.ID, "err", err)
+	}
+}
+
+// freeCgroup ends what is left in the cgroup of a container that has exited,
+// and removes it. One that has not, or is gone, is left alone: its cgroup may be
+// that of its next start.
+func (s *Service) freeCgroup(ctx context.Context, id state.ContainerID) error {
+	c, err := s.Store.Container(string(id))
+	if errdefs.IsNotFound(err) || c.Phase != state.Exited {
+		return nil
+	}
+	if err := sys.EndCgroup(ctx, ownCgroup(c)); err != nil {
+		return fmt.Errorf("stop container %s: %w", id, err)
+	}
+	return nil
 }
 
 // exitStatus gives an exit the words kubelets know.

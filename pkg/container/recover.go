@@ -71,6 +71,7 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 		err = s.bounded(ctx, c.ID, func(ctx context.Context) error { return s.withdraw(ctx, c) })
 	case keep, leave:
 	case exitBlind:
+		s.freeQuietly(ctx, c)
 		_, err = s.Store.MoveContainer(c.ID, state.Exit, s.blindExit)
 		if err == nil {
 			s.reap(c)

@@ -77,16 +77,24 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 // deleteRuntime makes sure that no process of the container runs and frees the
 // runtime's state and cgroups.
 func (s *Service) deleteRuntime(ctx context.Context, c state.Container) error {
+	cgroup := ownCgroup(c)
+	sys.ThawCgroups(sys.CgroupDirs(cgroup))
 	if err := s.Monitor.Kill(ctx, string(c.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill: %w", err)
 	}
-	if err := sys.KillCgroups(ctx, sys.CgroupDirs(c.Cgroup)); err != nil {
+	if err := sys.EndCgroup(ctx, cgroup); err != nil {
 		return err
 	}
-	if err := s.Runtime.Delete(ctx, s.handlerOf(c), string(c.ID)); err != nil {
-		return err
+	return s.Runtime.Delete(ctx, s.handlerOf(c), string(c.ID))
+}
+
+// ownCgroup is the cgroup whose processes are the container's and no one else's;
+// "" for a record that names another, as a plugin could once make it.
+func ownCgroup(c state.Container) string {
+	if !sys.CgroupIsOf(c.Cgroup, string(c.ID)) {
+		return ""
 	}
-	return sys.RemoveCgroup(ctx, c.Cgroup)
+	return c.Cgroup
 }
 
 // handlerOf finds the runtime that started the container. Its pod may be gone;

@@ -81,7 +81,7 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 			launched, err = s.Runtime.Launch(ctx, runc.Launch{
 				Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath,
 				Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.StdinOnce,
-				UID: uid, GID: gid, Cgroups: sys.CgroupDirs(c.Cgroup), KillAll: sharesPIDs(c),
+				UID: uid, GID: gid, Cgroups: sys.CgroupDirs(ownCgroup(c)), KillAll: sharesPIDs(c),
 			})
 			return err
 		}},
@@ -167,6 +167,7 @@ func (s *Service) resume(ctx context.Context, c state.Container) (runs bool, err
 // does run is ended, and booked as what it is by the exit feed. The caller
 // knows that no start is under way.
 func (s *Service) withdraw(ctx context.Context, c state.Container) error {
+	sys.ThawCgroups(sys.CgroupDirs(ownCgroup(c)))
 	ran := s.Monitor.Kill(ctx, string(c.ID)) == nil
 	if err := s.deleteRuntime(ctx, c); err != nil {
 		return err
@@ -176,7 +177,8 @@ func (s *Service) withdraw(ctx context.Context, c state.Container) error {
 		defer cancel()
 		return s.awaitEnd(ctx, c.ID)
 	}
-	_, err := s.Store.MoveContainer(c.ID, state.Withdraw, func(c *state.Container) { c.StartedAt = time.Time{} })
+	_, err := s.Store.MoveContainer(c.ID, state.Withdraw, func(c *state.Container) { c.StartedAt, c.StopSignaled = time.Time{}, time.Time{} })
+	s.forgetSignal(c.ID)
 	if errdefs.IsFailedPrecondition(err) {
 		return nil // it has exited by then, so it did start
 	}

@@ -21,18 +21,25 @@ import (
 const killLimit = 10 * time.Second
 
 // Stop ends a container: its stop signal, then after grace SIGKILL. A grace of
-// zero kills at once. Several Stops of one container do not wait for each
-// other: the shortest grace wins, the stop signal is sent once. What does not
-// run is stopped already.
+// zero kills at once. It returns when no process and no cgroup of the container
+// is left. Several Stops of one container do not wait for each other: the
+// shortest grace wins, the stop signal is sent once. What does not run is
+// stopped already.
 func (s *Service) Stop(ctx context.Context, id state.ContainerID, grace time.Duration) error {
 	return state.Alone(ctx, s.Ops, "stop container "+string(id), func(ctx context.Context) error {
+		stopped := false
 		if grace > 0 {
-			stopped, err := s.signalAndWait(ctx, id, grace)
-			if err != nil || stopped {
+			var err error
+			if stopped, err = s.signalAndWait(ctx, id, grace); err != nil {
 				return err
 			}
 		}
-		return s.kill(ctx, id)
+		if !stopped {
+			if err := s.kill(ctx, id); err != nil {
+				return err
+			}
+		}
+		return s.freeCgroup(ctx, id)
 	})
 }
 
@@ -42,17 +49,8 @@ func (s *Service) signalAndWait(ctx context.Context, id state.ContainerID, grace
 	if err != nil || !c.Phase.Live() {
 		return err == nil, err
 	}
-	if s.firstSignal(id) {
-		number, _, err := oci.StopSignal(&cri.ContainerConfig{StopSignal: cri.Signal(c.StopSignal)}, "")
-		if err != nil {
-			return false, fmt.Errorf("stop container %s: %w", id, err)
-		}
-		if err := s.Monitor.Signal(ctx, string(id), number); err != nil && !errdefs.IsNotFound(err) {
-			return false, fmt.Errorf("stop container %s: signal %d: %w", id, number, err)
-		}
-		if err := state.Point(ctx, "stop signal is sent"); err != nil {
-			return false, fmt.Errorf("stop container %s: %w", id, err)
-		}
+	if err := s.signalOnce(ctx, id); err != nil {
+		return false, err
 	}
 	graceCtx, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
@@ -66,6 +64,63 @@ func (s *Service) signalAndWait(ctx context.Context, id state.ContainerID, grace
 		return false, nil
 	}
 	return false, fmt.Errorf("stop container %s: %w", id, err)
+}
+
+// signalOnce sends the stop signal unless it was sent: a second one makes many
+// programs give up their orderly end. Stops that come together share one
+// attempt, which a caller that gives up does not cut off. One that failed is
+// made again by the next Stop.
+func (s *Service) signalOnce(ctx context.Context, id state.ContainerID) error {
+	_, err := state.Do(ctx, s.Ops, "send stop signal to container "+string(id), func(ctx context.Context) (struct{}, error) {
+		c, err := s.Store.Container(string(id))
+		if err != nil || !c.Phase.Live() || s.wasSignaled(c) {
+			return struct{}{}, err
+		}
+		number, _, err := oci.StopSignal(&cri.ContainerConfig{StopSignal: cri.Signal(c.StopSignal)}, "")
+		if err != nil {
+			return struct{}{}, err
+		}
+		err = s.Monitor.Signal(ctx, string(id), number)
+		if errdefs.IsNotFound(err) {
+			return struct{}{}, nil // it has ended, or never began: the wait for its end tells
+		}
+		if err != nil {
+			return struct{}{}, fmt.Errorf("signal %d: %w", number, err)
+		}
+		s.noteSignal(id)
+		return struct{}{}, state.Point(ctx, "stop signal is sent")
+	})
+	if errdefs.IsNotFound(err) {
+		return nil // removed meanwhile
+	}
+	if err != nil {
+		return fmt.Errorf("stop container %s: %w", id, err)
+	}
+	return nil
+}
+
+func (s *Service) wasSignaled(c state.Container) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !c.StopSignaled.IsZero() || s.signaled[c.ID]
+}
+
+// noteSignal remembers that the stop signal was sent, for the next daemon too.
+// A disk that refuses to note it does not keep the container from its end.
+func (s *Service) noteSignal(id state.ContainerID) {
+	s.mu.Lock()
+	s.signaled[id] = true
+	s.mu.Unlock()
+	_, err := s.Store.UpdateContainer(id, func(c *state.Container) { c.StopSignaled = time.Now() })
+	if err != nil && !errdefs.IsNotFound(err) {
+		s.Log.Warn("stop signal not recorded, a Stop after a restart of the daemon repeats it", "container", id, "err", err)
+	}
+}
+
+func (s *Service) forgetSignal(id state.ContainerID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.signaled, id)
 }
 
 // settled waits until a start in flight has either worked or not. What is still
@@ -96,6 +151,7 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("stop container %s: kill: %w", id, err)
 	}
+	sys.ThawCgroups(sys.CgroupDirs(ownCgroup(c)))
 	if err := state.Point(ctx, "kill is sent"); err != nil {
 		return fmt.Errorf("stop container %s: %w", id, err)
 	}
@@ -126,22 +182,4 @@ func (s *Service) withdrawStuck(ctx context.Context, id state.ContainerID) error
 		return err
 	}
 	return s.withdraw(ctx, c)
-}
-
-// firstSignal tells whether this is the first Stop to signal the container: a
-// second stop signal makes many programs give up their orderly end.
-func (s *Service) firstSignal(id state.ContainerID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.signaled[id] {
-		return false
-	}
-	s.signaled[id] = true
-	return true
-}
-
-func (s *Service) forgetSignal(id state.ContainerID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.signaled, id)
 }

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/state"
+)
+
+// counter writes a line for each stop signal and goes on; orderly ends with 0
+// at the first.
+func (w *world) counter(end string) (script, ready, told string) {
+	ready, told = filepath.Join(w.dir, "ready"), filepath.Join(w.dir, "told")
+	fifo := filepath.Join(w.dir, "fifo")
+	return "#!/bin/sh\nmkfifo " + fifo + "\nexec 3<>" + fifo + "\ntrap 'echo TERM >>" + told + "; " + end + "' TERM\n" +
+		"echo >" + ready + "\nwhile :; do read x <&3; done\n", ready, told
+}
+
+// A monitor that is away when the stop signal is due does not cost the container
+// its orderly end: the next Stop sends it.
+func TestStopSignalThatFailedIsSentAgain(t *testing.T) {
+	w := newWorld(t)
+	script, ready, told := w.counter("exit 0")
+	id := w.run(script)
+	w.await(ready, 1)
+	w.endMonitor(w.monitor)
+	for range 2 {
+		if err := w.Stop(t.Context(), id, time.Minute); !errdefs.IsUnavailable(err) {
+			t.Fatalf("stop without a monitor: %v, want unavailable", err)
+		}
+	}
+	w.startMonitor()
+	w.ready()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := w.Stop(ctx, id, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := w.Store.Container(string(id)); err != nil || c.Phase != state.Exited || lines(told) != 1 {
+		t.Errorf("%+v, %v; %d signals", c, err, lines(told))
+	}
+}
+
+// The stop signal is sent once: by Stops side by side, by one whose caller gives
+// up, and by those of the next daemon.
+func TestStopSignalIsSentOnce(t *testing.T) {
+	w := newWorld(t)
+	script, ready, told := w.counter(":")
+	id := w.run(script)
+	w.await(ready, 1)
+	stops := func() {
+		t.Helper()
+		var g sync.WaitGroup
+		for range 4 {
+			g.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+				defer cancel()
+				if err := w.Stop(ctx, id, time.Hour); err == nil {
+					t.Error("stopped what does not end")
+				}
+			})
+		}
+		g.Wait()
+	}
+	stops()
+	w.await(told, 1)
+	stops()
+	w.connect() // the next daemon
+	stops()
+	if n := lines(told); n != 1 {
+		t.Errorf("%d stop signals", n)
+	}
+	if err := w.Stop(t.Context(), id, 0); err != nil {
+		t.Fatal(err)
+	}
+	if n := lines(told); n != 1 {
+		t.Errorf("%d stop signals after the kill", n)
+	}
+}
+
+// Nothing that repeats an attempt outlives the daemon's end.
+func TestUndoneStartEndsWithTheDaemon(t *testing.T) {
+	w := newWorld(t)
+	w.endMonitor(w.monitor)
+	ctx, cancel := context.WithCancel(t.Context())
+	w.Ops = state.NewOps(ctx)
+	w.undoStart(state.ContainerID(state.NewID()))
+	cancel()
+	ended := make(chan struct{})
+	go func() { w.Ops.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		t.Fatal("it goes on after the daemon's end")
+	}
+}
