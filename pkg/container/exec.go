@@ -23,8 +23,6 @@ const (
 	// execDrainLimit is how long output is still read after the command ended:
 	// grandchildren may hold the pipes for as long as they live.
 	execDrainLimit = 2 * time.Second
-	// execPrefix begins the name of the cgroup each command has below the container's.
-	execPrefix = "exec-"
 	// execKillLimit is how long a killed command may take to be gone.
 	execKillLimit = 10 * time.Second
 )
@@ -89,11 +87,11 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 		return 0, err
 	}
 	defer streams.close()
-	group, err := sys.MakeSubCgroup(c.Cgroup, execPrefix+state.NewID()[:12])
+	group, endGroup, err := s.makeExecGroup(c)
 	if err != nil {
 		return 0, err
 	}
-	defer func() { _ = group.Remove() }() // a cgroup that is still in use goes with the container
+	defer endGroup()
 	if err := state.Point(ctx, "exec cgroup is made"); err != nil {
 		return 0, err
 	}

@@ -106,7 +106,7 @@ func (s *Service) bounded(ctx context.Context, id state.ContainerID, do func(con
 // forgetExecs removes what the last daemon's commands in the container left. The
 // commands themselves ended with it; what they started on purpose lives on.
 func (s *Service) forgetExecs(c state.Container) error {
-	sys.RemoveEmptySubCgroups(c.Cgroup, execPrefix)
+	sys.RemoveEmptySubCgroups(c.Cgroup, isExecGroup)
 	return s.Runtime.RemoveExecs(string(c.ID))
 }
 

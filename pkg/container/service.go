@@ -55,6 +55,7 @@ type Service struct {
 	signaled map[state.ContainerID]bool  // whose stop signal was sent
 	refused  map[state.ContainerID]error // ends that could not be written down, and why
 	waiters  map[*waiter]bool            // for ends
+	execs    map[string]bool             // cgroups of the commands under way, by name
 }
 
 // New makes the service.
@@ -62,6 +63,7 @@ func New(o Options) *Service {
 	return &Service{
 		Options: o, signaled: map[state.ContainerID]bool{},
 		refused: map[state.ContainerID]error{}, waiters: map[*waiter]bool{},
+		execs: map[string]bool{},
 	}
 }
 

@@ -268,9 +268,9 @@ func (s SubCgroup) Remove() error {
 	return nil
 }
 
-// RemoveEmptySubCgroups removes what MakeSubCgroup made with names of that
-// prefix and nothing lives in any more.
-func RemoveEmptySubCgroups(cgroupsPath, prefix string) {
+// RemoveEmptySubCgroups removes what MakeSubCgroup made, of the names that are
+// given up, where nothing lives any more.
+func RemoveEmptySubCgroups(cgroupsPath string, givenUp func(name string) bool) {
 	root, _, ok := subCgroupRoot()
 	if !ok {
 		return
@@ -281,7 +281,7 @@ func RemoveEmptySubCgroups(cgroupsPath, prefix string) {
 		return // there is no such cgroup
 	}
 	for _, e := range entries {
-		if e.IsDir() && strings.HasPrefix(e.Name(), prefix) {
+		if e.IsDir() && givenUp(e.Name()) {
 			_ = unix.Rmdir(filepath.Join(dir, e.Name())) // busy: it is not empty
 		}
 	}

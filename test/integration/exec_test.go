@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cri-shim/cri-shim/test/harness"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -147,5 +148,33 @@ func TestStopSignals(t *testing.T) {
 			t.Errorf("%s: status %v, want code 40 and signal %s", name, st, c.want)
 		}
 		contains(t, name, d.LogOf(t, name), "got "+c.want)
+	}
+}
+
+// A command that leaves something running leaves its cgroup too: until a later
+// command, not for the life of the container, or a probe would fill the node.
+func TestExecCgroupsDoNotPileUp(t *testing.T) {
+	d := node(t)
+	pod, p := quickPod(t, d, "probes")
+	id := d.Run(t, pod, inHostNet("app", "sleep"), p)
+	path := info(t, d, id).CgroupsPath
+	groups := func() (found []string) {
+		for _, dir := range cgroupsOf(path) {
+			some, _ := filepath.Glob(filepath.Join(dir, "exec-*"))
+			found = append(found, some...)
+		}
+		return found
+	}
+	for range 3 {
+		exec(t, d, id, "orphans", "3")
+	}
+	exec(t, d, id, "hold", "1000")
+	held := func() int {
+		exec(t, d, id, "exit", "0")
+		return len(groups())
+	}
+	harness.Eventually(t, harnessPatience, "only the cgroup that is in use is left", func() bool { return held() == 1 })
+	if n := held(); n != 1 {
+		t.Errorf("the cgroup of what still runs is gone: %v", groups())
 	}
 }

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"strings"
+
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// execPrefix begins the name of the cgroup each command has below the container's.
+const execPrefix = "exec-"
+
+// makeExecGroup makes the cgroup of one command, to find everything it starts
+// again. end removes it. One in which the command left something running cannot
+// be removed then: it goes at a later command, once it is empty, or with the
+// container.
+func (s *Service) makeExecGroup(c state.Container) (group sys.SubCgroup, end func(), err error) {
+	name := execPrefix + state.NewID()[:12]
+	s.mu.Lock()
+	s.execs[name] = true // before it is there: a sweep must not take it for an old one
+	s.mu.Unlock()
+	end = func() {
+		_ = group.Remove()
+		s.mu.Lock()
+		delete(s.execs, name)
+		s.mu.Unlock()
+	}
+	sys.RemoveEmptySubCgroups(c.Cgroup, func(other string) bool { return isExecGroup(other) && !s.isExec(other) })
+	group, err = sys.MakeSubCgroup(c.Cgroup, name)
+	if err != nil {
+		end()
+	}
+	return group, end, err
+}
+
+func isExecGroup(name string) bool { return strings.HasPrefix(name, execPrefix) }
+
+// isExec tells whether the command of that cgroup is under way.
+func (s *Service) isExec(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.execs[name]
+}
