@@ -5,11 +5,13 @@ package container
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -68,6 +70,7 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 	if err != nil {
 		return err
 	}
+	before := oomScoreAdj(spec)
 	if err := apply(spec); err != nil {
 		return err
 	}
@@ -76,27 +79,57 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 			if c.Phase != state.Running {
 				return nil
 			}
-			return s.Runtime.Update(ctx, s.handlerOf(c), string(id), spec.Linux.Resources)
+			if err := s.Runtime.Update(ctx, s.handlerOf(c), string(id), spec.Linux.Resources); err != nil {
+				return err
+			}
+			return s.updateBesides(c, spec, before)
 		}},
 		state.Step{Name: "write bundle", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(id), spec) }},
 		state.Step{Name: "record resources", Do: func(context.Context) error {
 			_, err := s.Store.UpdateContainer(id, func(c *state.Container) {
 				c.Resources = &cri.ContainerResources{Linux: mergeResources(c.Resources.GetLinux(), r)}
+				if r.GetOomScoreAdj() != 0 {
+					c.Resources.Linux.OomScoreAdj = int64(oomScoreAdj(spec)) // as far as this machine allows it
+				}
 			})
 			return err
 		}},
 	)
 }
 
-// mergeResources keeps the old value of what an update does not mention.
+// updateBesides does what runtimes' update commands leave out: limits of huge
+// pages, and the oom_score_adj of the processes, which is no matter of cgroups.
+func (s *Service) updateBesides(c state.Container, spec *specs.Spec, scoreBefore int) error {
+	dirs := sys.CgroupDirs(ownCgroup(c))
+	for _, l := range spec.Linux.Resources.HugepageLimits {
+		if err := sys.SetHugepageLimit(dirs, l.Pagesize, l.Limit); err != nil {
+			return fmt.Errorf("limit huge pages: %w", err)
+		}
+	}
+	if err := sys.MoveOOMScoreAdj(dirs, scoreBefore, oomScoreAdj(spec)); err != nil {
+		s.Log.Warn("oom_score_adj is not that of all processes", "container", c.ID, "err", err)
+	}
+	return nil
+}
+
+// oomScoreAdj is what the container's processes begin with.
+func oomScoreAdj(spec *specs.Spec) int {
+	if spec.Process == nil || spec.Process.OOMScoreAdj == nil {
+		return 0
+	}
+	return *spec.Process.OOMScoreAdj
+}
+
+// mergeResources keeps the old value of what an update does not mention, each
+// size of huge pages by itself.
 func mergeResources(old, update *cri.LinuxContainerResources) *cri.LinuxContainerResources {
 	if old == nil {
 		old = &cri.LinuxContainerResources{}
 	}
 	merged := proto.Clone(old).(*cri.LinuxContainerResources)
-	if len(update.GetHugepageLimits()) > 0 {
-		merged.HugepageLimits = nil // the list is replaced, not appended to
-	}
+	merged.HugepageLimits = slices.DeleteFunc(merged.HugepageLimits, func(l *cri.HugepageLimit) bool {
+		return slices.ContainsFunc(update.GetHugepageLimits(), func(u *cri.HugepageLimit) bool { return u.GetPageSize() == l.GetPageSize() })
+	})
 	proto.Merge(merged, update)
 	return merged
 }

@@ -28,14 +28,15 @@ func AwaitEnd(ctx context.Context, pid int) error {
 // Confirmed finds the processes of dir as a kill does, and tells which it would
 // kill. meanwhile runs after a process was found and before it is held.
 func Confirmed(dir string, meanwhile func(pid int)) (map[int]bool, error) {
-	held, err := members(dir, func(pid int) (*process, error) {
+	confirmed := map[int]bool{}
+	err := eachMembers(dir, func(pid int) (*process, error) {
 		meanwhile(pid)
 		return openProcess(pid)
+	}, func(held []member[*process]) error {
+		for _, m := range held {
+			confirmed[m.pid] = m.confirmed
+		}
+		return nil
 	})
-	defer closeMembers(held)
-	confirmed := map[int]bool{}
-	for _, m := range held {
-		confirmed[m.pid] = m.confirmed
-	}
 	return confirmed, err
 }

@@ -9,8 +9,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -43,29 +45,28 @@ func KillCgroups(ctx context.Context, dirs []string) error {
 func killCgroup(ctx context.Context, dir string, all []string) (found bool, err error) {
 	// cgroup v2 from Linux 5.14 on: one write, and no fork can slip through.
 	killed := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil //nolint:gosec // not a regular file
-	processes, err := members(dir, openProcess)
-	defer closeMembers(processes)
-	if err != nil || len(processes) == 0 {
-		return false, err
-	}
-	for _, p := range processes {
-		if killed || !p.confirmed {
-			continue
+	err = eachMembers(dir, openProcess, func(processes []member[*process]) error {
+		found = true
+		for _, p := range processes {
+			if killed || !p.confirmed {
+				continue
+			}
+			if err := p.handle.signal(unix.SIGKILL); err != nil {
+				return fmt.Errorf("kill %d: %w", p.pid, err)
+			}
 		}
-		if err := p.handle.signal(unix.SIGKILL); err != nil {
-			return true, fmt.Errorf("kill %d: %w", p.pid, err)
+		ThawCgroups(all)
+		for _, p := range processes {
+			if !p.confirmed {
+				continue // the next pass tells whether it was one of them
+			}
+			if err := p.handle.awaitEnd(ctx); err != nil {
+				return fmt.Errorf("wait for %d: %w", p.pid, err)
+			}
 		}
-	}
-	ThawCgroups(all)
-	for _, p := range processes {
-		if !p.confirmed {
-			continue // the next pass tells whether it was one of them
-		}
-		if err := p.handle.awaitEnd(ctx); err != nil {
-			return true, fmt.Errorf("wait for %d: %w", p.pid, err)
-		}
-	}
-	return true, nil
+		return nil
+	})
+	return found, err
 }
 
 // maxMembers is how many processes are held at a time, a descriptor each.
@@ -81,18 +82,30 @@ type member[H io.Closer] struct {
 	confirmed bool
 }
 
-// members holds processes of dir and the cgroups below it, not more than
-// maxMembers. What hold refuses has ended.
-func members[H io.Closer](dir string, hold func(pid int) (H, error)) ([]member[H], error) {
+// eachMembers calls do with the processes of dir and the cgroups below it, some
+// at a time, and lets them go afterwards. What hold refuses has ended.
+func eachMembers[H io.Closer](dir string, hold func(pid int) (H, error), do func([]member[H]) error) error {
 	pids, err := cgroupProcs(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var held []member[H]
-	for pid := range pids {
-		if len(held) == maxMembers {
-			break
+	for some := range slices.Chunk(slices.Collect(maps.Keys(pids)), maxMembers) {
+		held, err := holdMembers(dir, some, hold)
+		if err == nil && len(held) > 0 {
+			err = do(held)
 		}
+		for _, m := range held {
+			m.handle.Close()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func holdMembers[H io.Closer](dir string, pids []int, hold func(pid int) (H, error)) (held []member[H], err error) {
+	for _, pid := range pids {
 		if handle, err := hold(pid); err == nil {
 			held = append(held, member[H]{pid: pid, handle: handle})
 		}
@@ -100,17 +113,11 @@ func members[H io.Closer](dir string, hold func(pid int) (H, error)) ([]member[H
 	if len(held) == 0 {
 		return nil, nil
 	}
-	pids, err = cgroupProcs(dir)
+	still, err := cgroupProcs(dir)
 	for i := range held {
-		held[i].confirmed = pids[held[i].pid]
+		held[i].confirmed = still[held[i].pid]
 	}
 	return held, err
-}
-
-func closeMembers[H io.Closer](held []member[H]) {
-	for _, m := range held {
-		m.handle.Close()
-	}
 }
 
 // cgroupProcs is the set of processes in dir and below it. Zombies are in cgroup

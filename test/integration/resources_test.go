@@ -7,6 +7,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -77,6 +78,56 @@ func TestResources(t *testing.T) {
 		}
 		check(id, 80<<20, "20000", "0")
 	})
+}
+
+// An update of oom_score_adj reaches the processes that run, their children
+// included; the status says what they have.
+func TestUpdateOOMScore(t *testing.T) {
+	d := node(t)
+	pod, p := quickPod(t, d, "oom-update")
+	c := inHostNet("app", "tree", "1000")
+	c.Linux.Resources = &cri.LinuxContainerResources{OomScoreAdj: 900}
+	id := d.Run(t, pod, c, p)
+	harness.Eventually(t, harnessPatience, "three processes", func() bool { return len(processesOf(t, d, id)) == 3 })
+	chose := processesOf(t, d, id)[2]
+	mustWrite(t, fmt.Sprintf("/proc/%d/oom_score_adj", chose), "300")
+	for _, want := range []int64{950, 920, -997, 0} {
+		r := &cri.LinuxContainerResources{OomScoreAdj: want}
+		if want == 0 { // says nothing
+			r.CpuShares = 100
+		}
+		if _, err := d.Runtime.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: r}); err != nil {
+			t.Fatal(err)
+		}
+		said := strconv.FormatInt(d.Status(t, id).Resources.GetLinux().GetOomScoreAdj(), 10)
+		for _, pid := range processesOf(t, d, id) {
+			data, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+			got := strings.TrimSpace(string(data))
+			if pid == chose {
+				if got != "300" {
+					t.Errorf("a process that chose 300 has %s", got)
+				}
+				continue
+			}
+			if err != nil || got != said || want > 0 && got != fmt.Sprint(want) {
+				t.Errorf("asked for %d: process %d has %s, the status says %s, %v", want, pid, got, said, err)
+			}
+		}
+	}
+}
+
+// processesOf are the host's numbers of a container's processes, in order.
+func processesOf(t *testing.T, d *harness.Daemon, id string) (pids []int) {
+	t.Helper()
+	for line := range strings.FieldsSeq(cgroupFile(t, info(t, d, id).CgroupsPath, "memory", "cgroup.procs", "cgroup.procs")) {
+		pid, err := strconv.Atoi(line)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pids = append(pids, pid)
+	}
+	slices.Sort(pids)
+	return pids
 }
 
 // Limits that this machine cannot give are clamped, not refused: the lowest
