@@ -3,8 +3,8 @@
 // Package state holds what the daemon knows about pods and containers.
 //
 // One record per object, one JSON file per record under the root directory,
-// replaced atomically and flushed before a call that made it returns. In memory
-// the same records are immutable values behind one Store: readers get copies
+// replaced atomically and flushed, with its directory, before a call that made
+// it returns. In memory the same records are immutable values behind one Store: readers get copies
 // and never see half a change.
 //
 // Invariants:

@@ -3,9 +3,7 @@
 package state
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
@@ -16,7 +14,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/google/renameio/v2"
 )
 
 // table is one kind of record: a directory of files and the same values in
@@ -140,7 +137,7 @@ func removeStray(path, name string) {
 
 func (t *table[R]) path(id string) string { return filepath.Join(t.dir, id+".json") }
 
-// write makes the record durable: flushed, then renamed over the old one.
+// write makes the record durable.
 func (t *table[R]) write(row R) error {
 	id, _ := t.key(row)
 	data, err := t.encode(row)
@@ -153,14 +150,10 @@ func (t *table[R]) write(row R) error {
 	return nil
 }
 
-// replaceFile replaces a file of the root directory, for root only. The new one is made beside it: left to itself the
-// library would try out for each file whether $TMPDIR can be used, and what a kill left there nobody would look for.
-func replaceFile(path string, data []byte) error {
-	return renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(filepath.Dir(path)))
-}
-
+// erase is not flushed: a record that comes back with a power cut is of an object
+// whose every trace is gone, and is removed again.
 func (t *table[R]) erase(id string) error {
-	if err := os.Remove(t.path(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeIfThere(t.path(id)); err != nil {
 		return fmt.Errorf("remove record of %s %s: %w", t.kind, id, err)
 	}
 	return nil
