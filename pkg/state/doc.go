@@ -4,8 +4,8 @@
 //
 // One record per object, one JSON file per record under the root directory,
 // replaced atomically and flushed, with its directory, before a call that made
-// it returns. In memory the same records are immutable values behind one Store: readers get copies
-// and never see half a change.
+// it returns. In memory the same records are immutable values behind one Store:
+// readers get copies and never see half a change.
 //
 // Invariants:
 //   - A phase moves only through the tables in phase.go; every other change

@@ -16,6 +16,13 @@ func Flood(s *Store, p Pod, n int) {
 	}
 }
 
+// Hold puts a container into memory without the disk.
+func Hold(s *Store, c Container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.containers.put(string(c.ID), c)
+}
+
 // DecodePod and DecodeContainer read a record's file.
 var (
 	DecodePod       = decodePod

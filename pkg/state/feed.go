@@ -127,7 +127,7 @@ func (s *Store) publishLocked(kinds []ChangeKind, id string, row any) {
 			podID = container.Pod
 		}
 		c.Pod, _ = s.pods.get(string(podID))
-		c.Containers = s.containersOfLocked(podID)
+		c.Containers = s.containers.of(string(podID))
 		if pod, ok := row.(Pod); ok {
 			c.Pod = pod // its row is gone already when it was dropped
 		}

@@ -16,7 +16,7 @@ import (
 // Store is the door to all records. Safe for concurrent use; reads never wait
 // for a disk.
 type Store struct {
-	mu         sync.RWMutex // guards rows, order and names of both tables, and feeds
+	mu         sync.RWMutex // guards rows, order, names and owned of both tables, and feeds
 	pods       table[Pod]
 	containers table[Container]
 	feeds      map[*Feed]struct{}
@@ -92,17 +92,7 @@ func (s *Store) Count() (pods, containers int) {
 func (s *Store) ContainersOf(id PodID) []Container {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.containersOfLocked(id)
-}
-
-func (s *Store) containersOfLocked(id PodID) []Container {
-	var out []Container
-	for _, c := range s.containers.order {
-		if c.Pod == id {
-			out = append(out, *c)
-		}
-	}
-	return out
+	return s.containers.of(string(id))
 }
 
 // BeginPod writes the record of a new pod, whose phase must be PodCreating.
@@ -216,9 +206,9 @@ func (s *Store) holdReady(id ContainerID) (release func(), err error) {
 // UpdateContainer changes a container's record without moving it.
 func (s *Store) UpdateContainer(id ContainerID, change func(*Container)) (Container, error) {
 	return commit(s, &s.containers, string(id), func(c *Container) ([]ChangeKind, error) {
-		phase := c.Phase
+		phase, pod := c.Phase, c.Pod
 		change(c)
-		c.Phase, c.ID = phase, id
+		c.Phase, c.ID, c.Pod = phase, id, pod
 		return nil, nil
 	})
 }
@@ -287,6 +277,7 @@ func containerTable(l Layout) table[Container] {
 		kind: "container", dir: l.Records() + "/containers", encode: encodeContainer, decode: decodeContainer,
 		key:     func(c Container) (string, string) { return string(c.ID), c.Name() },
 		created: func(c Container) time.Time { return c.CreatedAt },
+		owner:   func(c Container) string { return string(c.Pod) },
 	}
 }
 

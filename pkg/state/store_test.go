@@ -411,3 +411,85 @@ func TestNoLaunchIntoAPodThatIsDown(t *testing.T) {
 		}
 	}
 }
+
+// The containers of a pod are those, oldest first, whatever comes, changes and
+// goes, and for a store that was read from disk.
+func TestContainersOf(t *testing.T) {
+	dir := t.TempDir()
+	s, _ := open(t, dir, "b")
+	pods := []state.Pod{begin(t, s, pod("a")), begin(t, s, pod("b")), begin(t, s, pod("c"))}
+	var all []state.Container
+	check := func(s *state.Store) {
+		t.Helper()
+		for _, p := range pods {
+			var want, got []state.ContainerID
+			for c := range s.Containers() {
+				if c.Pod == p.ID {
+					want = append(want, c.ID)
+				}
+			}
+			for _, c := range s.ContainersOf(p.ID) {
+				got = append(got, c.ID)
+				if now, err := s.Container(string(c.ID)); err != nil || now.Phase != c.Phase {
+					t.Errorf("container %s is %s in its pod, and %s, %v", c.ID, c.Phase, now.Phase, err)
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("pod %s has %v, want %v", p.ID, got, want)
+			}
+		}
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	for i := range 200 {
+		switch n := random.IntN(4); {
+		case n < 2 || len(all) == 0:
+			c := containerOf(pods[random.IntN(len(pods))], fmt.Sprint(i))
+			c.CreatedAt = time.Now().Add(-time.Duration(random.IntN(1000)) * time.Second)
+			c, _, err := s.BeginContainer(c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			all = append(all, c)
+		case n == 2:
+			c := all[random.IntN(len(all))]
+			if _, err := s.MoveContainer(c.ID, state.Remove, nil); err != nil {
+				t.Fatal(err)
+			}
+		default:
+			at := random.IntN(len(all))
+			if err := s.DropContainer(all[at].ID); err != nil {
+				t.Fatal(err)
+			}
+			all = slices.Delete(all, at, at+1)
+		}
+		check(s)
+	}
+	again, _ := open(t, dir, "b")
+	check(again)
+}
+
+// What a pod's containers cost to find does not grow with the node.
+func TestContainersOfCostNothingToNeighbours(t *testing.T) {
+	cost := func(neighbours int) time.Duration {
+		s, _ := open(t, t.TempDir(), "b")
+		mine := pod("mine")
+		state.Hold(s, containerOf(mine, "mine"))
+		for range neighbours {
+			state.Hold(s, containerOf(pod("other"), "other"))
+		}
+		best := time.Hour
+		for range 50 {
+			began := time.Now()
+			for range 20 {
+				if len(s.ContainersOf(mine.ID)) != 1 {
+					t.Fatal("the container is not found")
+				}
+			}
+			best = min(best, time.Since(began))
+		}
+		return best
+	}
+	if few, many := cost(20), cost(4000); many > 20*few {
+		t.Errorf("%v beside 4000 other containers, %v beside 20", many, few)
+	}
+}

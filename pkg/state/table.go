@@ -17,7 +17,7 @@ import (
 )
 
 // table is one kind of record: a directory of files and the same values in
-// memory. rows, order and names are guarded by the store's mu; writers
+// memory. rows, order, names and owned are guarded by the store's mu; writers
 // additionally hold the lock of their id, so a file and its row cannot cross.
 //
 // What rows point to never changes, and neither does the slice that order is at
@@ -29,17 +29,19 @@ type table[R any] struct {
 	decode  func([]byte) (R, error)
 	key     func(R) (id, name string)
 	created func(R) time.Time
+	owner   func(R) string // whose the row is, of those that have an owner; nil: of nobody
 
 	rows   map[string]*R
-	order  []*R              // oldest first
-	names  map[string]string // name → id
+	order  []*R                // oldest first
+	names  map[string]string   // name → id
+	owned  map[string][]string // owner → ids, oldest first
 	writes keyedMutex
 }
 
 // load reads every record. A file that is no record is renamed to *.bad and
 // logged; only an unreadable directory is an error.
 func (t *table[R]) load(log *slog.Logger) error {
-	t.rows, t.names = map[string]*R{}, map[string]string{}
+	t.rows, t.names, t.owned = map[string]*R{}, map[string]string{}, map[string][]string{}
 	if err := os.MkdirAll(t.dir, 0o700); err != nil {
 		return fmt.Errorf("make record directory: %w", err)
 	}
@@ -101,8 +103,42 @@ func (t *table[R]) put(id string, row R) {
 	} else {
 		at, _ := slices.BinarySearchFunc(t.order, &row, t.compare)
 		t.order = slices.Insert(t.order, at, &row)
+		t.own(id, row)
 	}
 	t.rows[id] = &row
+}
+
+// own notes whose a new row is. An owner never changes.
+func (t *table[R]) own(id string, row R) {
+	if t.owner == nil {
+		return
+	}
+	owner := t.owner(row)
+	at, _ := slices.BinarySearchFunc(t.owned[owner], &row, func(id string, row *R) int { return t.compare(t.rows[id], row) })
+	t.owned[owner] = slices.Insert(t.owned[owner], at, id)
+}
+
+// disown is the reverse of own.
+func (t *table[R]) disown(id string, row R) {
+	if t.owner == nil {
+		return
+	}
+	owner := t.owner(row)
+	left := slices.DeleteFunc(t.owned[owner], func(other string) bool { return other == id })
+	if len(left) == 0 {
+		delete(t.owned, owner)
+		return
+	}
+	t.owned[owner] = left
+}
+
+// of returns the rows of one owner, oldest first.
+func (t *table[R]) of(owner string) []R {
+	var out []R
+	for _, id := range t.owned[owner] {
+		out = append(out, *t.rows[id])
+	}
+	return out
 }
 
 // take removes id and returns its last value.
@@ -116,6 +152,7 @@ func (t *table[R]) take(id string) (row R, ok bool) {
 	_, name := t.key(*old)
 	delete(t.rows, id)
 	delete(t.names, name)
+	t.disown(id, *old)
 	return *old, true
 }
 
