@@ -3,6 +3,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -87,8 +88,8 @@ func (s *Service) writeHosts(p state.Pod, ips []string) error {
 // share it: it is read-only to them, and nothing else is in there.
 func (s *Service) installPause() error {
 	path := filepath.Join(s.Layout.PauseRootFS(), "pause")
-	if info, err := os.Stat(path); err == nil && info.Size() == int64(len(s.Pause)) {
-		return nil
+	if installed, err := os.ReadFile(path); err == nil && bytes.Equal(installed, s.Pause) {
+		return nil // a page; the size alone would keep another version
 	}
 	for _, dir := range []string{"dev", "proc"} { // mount points of the runtime
 		if err := os.MkdirAll(filepath.Join(s.Layout.PauseRootFS(), dir), 0o755); err != nil {
