@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -63,6 +64,7 @@ type world struct {
 	t       *testing.T
 	dir     string
 	monitor *exec.Cmd
+	end     func() // the daemon's
 }
 
 func newWorld(t *testing.T) *world {
@@ -72,7 +74,7 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{t: t, dir: dir}
+	w := &world{t: t, dir: dir, end: func() {}}
 	w.write("runtime", runtimeScript)
 	w.startMonitor()
 	w.connect()
@@ -91,9 +93,10 @@ func (w *world) write(name, script string) string {
 	return path
 }
 
-// connect makes the service of one daemon. A second call is the next daemon.
+// connect makes the service of one daemon, after the end of the one before.
 func (w *world) connect() {
 	w.t.Helper()
+	w.end()
 	ctx, cancel := context.WithCancel(context.Background())
 	log := slog.New(slog.NewTextHandler(w.t.Output(), nil))
 	layout := state.Layout{Root: filepath.Join(w.dir, "root"), State: filepath.Join(w.dir, "state")}
@@ -122,12 +125,13 @@ func (w *world) connect() {
 			}
 		}
 	}()
-	w.t.Cleanup(func() {
+	w.end = sync.OnceFunc(func() {
 		cancel()
 		<-done
 		<-exits
 		s.Ops.Wait()
 	})
+	w.t.Cleanup(w.end)
 	w.ready()
 }
 
