@@ -137,6 +137,7 @@ func (s *Service) commit(ctx context.Context, c state.Container, spec *specs.Spe
 	trace := state.Trace(ctx)
 	_, err := s.Store.MoveContainer(c.ID, state.Prepared, func(record *state.Container) {
 		record.User, record.Trace, record.Cgroup = c.User, trace, spec.Linux.CgroupsPath
+		record.Resources = reportedResources(record.Resources.GetLinux(), spec)
 	})
 	return err
 }

@@ -87,10 +87,7 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 		state.Step{Name: "write bundle", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(id), spec) }},
 		state.Step{Name: "record resources", Do: func(context.Context) error {
 			_, err := s.Store.UpdateContainer(id, func(c *state.Container) {
-				c.Resources = &cri.ContainerResources{Linux: mergeResources(c.Resources.GetLinux(), r)}
-				if r.GetOomScoreAdj() != 0 {
-					c.Resources.Linux.OomScoreAdj = int64(oomScoreAdj(spec)) // as far as this machine allows it
-				}
+				c.Resources = reportedResources(mergeResources(c.Resources.GetLinux(), r), spec)
 			})
 			return err
 		}},
@@ -118,6 +115,16 @@ func oomScoreAdj(spec *specs.Spec) int {
 		return 0
 	}
 	return *spec.Process.OOMScoreAdj
+}
+
+// reportedResources are what was asked for, with the oom_score_adj that this
+// machine, and plugins, made of it.
+func reportedResources(asked *cri.LinuxContainerResources, spec *specs.Spec) *cri.ContainerResources {
+	if asked.GetOomScoreAdj() != 0 {
+		asked = proto.Clone(asked).(*cri.LinuxContainerResources)
+		asked.OomScoreAdj = int64(oomScoreAdj(spec))
+	}
+	return &cri.ContainerResources{Linux: asked}
 }
 
 // mergeResources keeps the old value of what an update does not mention, each

@@ -150,6 +150,9 @@ func TestOOMScoreIsClamped(t *testing.T) {
 	if err != nil || got != -997 && got != lowest {
 		t.Errorf("oom_score_adj is %d, want -997 or the daemon's %d", got, lowest)
 	}
+	if said := d.Status(t, id).Resources.GetLinux().GetOomScoreAdj(); said != int64(got) {
+		t.Errorf("the status says %d, the kernel %d", said, got)
+	}
 }
 
 // Containers have the same rlimits however the daemon was started.
