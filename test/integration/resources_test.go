@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/cri-shim/cri-shim/test/harness"
+	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -78,6 +79,55 @@ func TestResources(t *testing.T) {
 		}
 		check(id, 80<<20, "20000", "0")
 	})
+}
+
+// Every field of an update is in force while the container runs, alone and beside
+// what earlier ones set, and in its status.
+func TestEachFieldOfAnUpdate(t *testing.T) {
+	d := node(t)
+	pod, p := quickPod(t, d, "fields")
+	c := inHostNet("app", "sleep")
+	c.Linux.Resources = &cri.LinuxContainerResources{CpuPeriod: 100000, CpuQuota: 50000, CpuShares: 512, MemoryLimitInBytes: 64 << 20, CpusetCpus: "0-1", CpusetMems: "0"}
+	id := d.Run(t, pod, c, p)
+	path := info(t, d, id).CgroupsPath
+	inForce := func() string {
+		return strings.Join([]string{
+			cgroupFile(t, path, "cpu", "cpu.cfs_period_us", "cpu.max"), cgroupFile(t, path, "cpu", "cpu.cfs_quota_us", "cpu.max"),
+			cgroupFile(t, path, "cpu", "cpu.shares", "cpu.weight"), cgroupFile(t, path, "memory", "memory.limit_in_bytes", "memory.max"),
+			cgroupFile(t, path, "cpuset", "cpuset.cpus", "cpuset.cpus"), cgroupFile(t, path, "cpuset", "cpuset.mems", "cpuset.mems"),
+		}, " ")
+	}
+	v1 := "100000 50000 512 67108864 0-1 0"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		v1 = ""
+	}
+	if got := inForce(); v1 != "" && got != v1 {
+		t.Fatalf("in force at first: %s, want %s", got, v1)
+	}
+	want := proto.Clone(c.Linux.Resources).(*cri.LinuxContainerResources)
+	for _, step := range []struct {
+		update *cri.LinuxContainerResources
+		v1     string
+	}{
+		{&cri.LinuxContainerResources{CpuPeriod: 50000}, "50000 50000 512 67108864 0-1 0"},
+		{&cri.LinuxContainerResources{CpuQuota: 20000}, "50000 20000 512 67108864 0-1 0"},
+		{&cri.LinuxContainerResources{CpuShares: 700}, "50000 20000 700 67108864 0-1 0"},
+		{&cri.LinuxContainerResources{MemoryLimitInBytes: 96 << 20}, "50000 20000 700 100663296 0-1 0"},
+		{&cri.LinuxContainerResources{CpusetCpus: "1"}, "50000 20000 700 100663296 1 0"},
+		{&cri.LinuxContainerResources{CpusetMems: "0", CpuQuota: -1}, "50000 -1 700 100663296 1 0"},
+	} {
+		before := inForce()
+		if _, err := d.Runtime.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: step.update}); err != nil {
+			t.Fatalf("%v: %v", step.update, err)
+		}
+		if got := inForce(); v1 != "" && got != step.v1 || got == before {
+			t.Errorf("%v makes %s of %s, want %s", step.update, got, before, step.v1)
+		}
+		proto.Merge(want, step.update)
+		if got := d.Status(t, id).Resources.GetLinux(); !proto.Equal(got, want) {
+			t.Errorf("status %v, want %v", got, want)
+		}
+	}
 }
 
 // An update of oom_score_adj reaches the processes that run, their children
