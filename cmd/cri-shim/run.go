@@ -61,12 +61,16 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 		// Another runtime may own the socket: pods matter more than plugins.
 		d.log.Error("NRI plugins cannot connect", "socket", d.config.NRI.Socket, "err", err)
 	}
+	oldProfile := d.loadAppArmor()
 	d.server.Open()
 	d.tell(systemd.SdNotifyReady)
 	pods, containers := d.store.Count()
 	d.log.Info("serving", "listen", d.config.Listen, "pods", pods, "containers", containers, "dur", time.Since(began))
 	exits := make(chan error, 1)
 	go func() { exits <- d.sandboxes.RunExits(ctx) }()
+	if oldProfile {
+		d.renewAppArmor()
+	}
 	d.preload(ctx)
 	if err := d.sandboxes.CollectNetwork(ctx); err != nil && ctx.Err() == nil {
 		d.log.Warn("addresses of pods that are no more are not collected", "err", err)

@@ -95,6 +95,7 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 	if err := state.Point(ctx, "exec cgroup is made"); err != nil {
 		return 0, err
 	}
+	s.holdProfile()
 	p, err := s.Runtime.Exec(ctx, runc.Exec{
 		Handler: handler, ID: string(c.ID), Args: e.Command, Terminal: e.TTY, Cgroup: group.Flag,
 		Stdin: streams.child[0], Stdout: streams.child[1], Stderr: streams.child[2],
@@ -120,6 +121,15 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 	}
 	code, _, _ := exitStatus(exit)
 	return code, nil
+}
+
+// holdProfile puts the default AppArmor profile back that somebody unloaded: no
+// program can be executed under one that the kernel does not hold. Where that
+// does not work, the runtime says so of the containers that have it.
+func (s *Service) holdProfile() {
+	if s.Host.AppArmor {
+		_, _ = s.Lookup.AppArmorDefault(false)
+	}
 }
 
 // endExec kills what a command started whose caller gave up, or that went

@@ -78,6 +78,7 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
 		state.Step{Name: "run container", Do: func(ctx context.Context) (err error) {
 			uid, gid := s.stdioOwner(pod, c)
+			s.holdProfile()
 			launched, err = s.Runtime.Launch(ctx, runc.Launch{
 				Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath,
 				Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.StdinOnce,

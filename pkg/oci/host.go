@@ -14,9 +14,8 @@ import (
 // Host describes the machine a spec is for. It does not change while the daemon runs.
 type Host struct {
 	sys.Facts
-	Hostname        string // the node's name: what pods without a hostname of their own get
-	SeccompRoot     string // where relative localhost profiles are looked up; "" = they are refused
-	AppArmorDefault string // loaded profile that RuntimeDefault means; "" = no confinement
+	Hostname    string // the node's name: what pods without a hostname of their own get
+	SeccompRoot string // where relative localhost profiles are looked up; "" = they are refused
 }
 
 // Lookup asks the machine what only the request decides on. A nil function means that a request in need of it is refused
@@ -30,6 +29,9 @@ type Lookup struct {
 	CDI func(spec *specs.Spec, names []string) error
 	// AppArmorLoaded reports whether the kernel holds the profile. nil: not checked.
 	AppArmorLoaded func(profile string) (bool, error)
+	// AppArmorDefault makes sure that the kernel holds the profile that RuntimeDefault means, and returns its name. asked
+	// is false for a container about which nothing is said: that gets "" where the profile never was.
+	AppArmorDefault func(asked bool) (profile string, err error)
 	// Propagation reports how the mount that holds path propagates. nil: not checked.
 	Propagation func(path string) (Propagation, error)
 }

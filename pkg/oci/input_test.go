@@ -19,7 +19,7 @@ import (
 // testHost is a cgroup v2 machine with everything but the LSMs.
 func testHost() oci.Host {
 	return oci.Host{
-		Hostname: "node1", SeccompRoot: "/seccomp", AppArmorDefault: "cri-shim-default",
+		Hostname: "node1", SeccompRoot: "/seccomp",
 		Facts: sys.Facts{
 			CgroupV2: true, Systemd: true, Capabilities: sys.CapabilityNames(), OOMScoreAdjMin: -1000, Seccomp: true,
 			SwapAccounting: true, HugepageSizes: []string{"2MB", "1GB"}, CPUs: 4,
@@ -64,7 +64,8 @@ func testLookup() oci.Lookup {
 			}
 			return nil
 		},
-		AppArmorLoaded: func(profile string) (bool, error) { return profile == "loaded", nil },
+		AppArmorLoaded:  func(profile string) (bool, error) { return profile == "loaded", nil },
+		AppArmorDefault: func(bool) (string, error) { return oci.DefaultAppArmor, nil },
 		Propagation: func(path string) (oci.Propagation, error) {
 			switch path {
 			case "/shared":

@@ -25,12 +25,13 @@ const seccompMax = 4 << 20
 // Live returns the Lookup that asks the kernel and the file system. CDI specs are read from cdiDirs each time a container
 // asks for a CDI device, so there is nothing to watch while none does; a later directory wins.
 func Live(cdiDirs ...string) Lookup {
+	profile := &keptProfile{loaded: sys.AppArmorLoaded, load: LoadAppArmor}
 	return Lookup{
 		ReadFile:       readProfile,
 		Devices:        sys.Devices,
-		AppArmorLoaded: sys.AppArmorLoaded,
-		Propagation:    propagationOf,
-		CDI:            func(spec *specs.Spec, names []string) error { return injectCDI(spec, names, cdiDirs) },
+		AppArmorLoaded: sys.AppArmorLoaded, AppArmorDefault: profile.use,
+		Propagation: propagationOf,
+		CDI:         func(spec *specs.Spec, names []string) error { return injectCDI(spec, names, cdiDirs) },
 	}
 }
 

@@ -49,47 +49,19 @@ func deprecatedProfile(field, name string) (*cri.SecurityProfile, error) {
 	return &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: ref}, nil
 }
 
-// lsm sets AppArmor and SELinux. A privileged container is confined by neither.
+// lsm sets AppArmor and SELinux. A privileged container is confined by neither, unless it names a profile of the node:
+// the defaults are for containers that may do less than everything.
 func (c *container) lsm() error {
-	p, err := profile("linux.security_context.apparmor", c.sec.GetApparmor(), c.sec.GetApparmorProfile())
-	if err != nil || c.privileged {
+	p, err := profile(appArmorField, c.sec.GetApparmor(), c.sec.GetApparmorProfile())
+	if err != nil || c.privileged && p.GetProfileType() != cri.SecurityProfile_Localhost {
 		return err
 	}
-	if c.in.Host.SELinux {
+	if c.in.Host.SELinux && !c.privileged {
 		labels := c.in.Labels.with(c.sec.GetSelinuxOptions())
 		c.spec.Process.SelinuxLabel, c.spec.Linux.MountLabel = labels.Process, labels.Mount
 	}
 	c.spec.Process.ApparmorProfile, err = appArmor(p, c.in.Host, c.in.Lookup)
 	return err
-}
-
-// appArmor returns the profile to run under. Where nothing is said the default applies if there is one; what was asked
-// for in so many words and can't be had is an error, since the user counts on it.
-func appArmor(p *cri.SecurityProfile, host Host, look Lookup) (string, error) {
-	const field = "linux.security_context.apparmor"
-	if p.GetProfileType() == cri.SecurityProfile_Unconfined {
-		return "", nil
-	}
-	if !host.AppArmor {
-		if p == nil {
-			return "", nil
-		}
-		return "", unmet(field, "this kernel has no AppArmor")
-	}
-	if p.GetProfileType() == cri.SecurityProfile_RuntimeDefault { // also nil
-		return host.AppArmorDefault, nil
-	}
-	name := strings.TrimPrefix(p.GetLocalhostRef(), localhostPrefix)
-	if look.AppArmorLoaded != nil {
-		loaded, err := look.AppArmorLoaded(name)
-		if err != nil {
-			return "", unmet(field, "%v", err)
-		}
-		if !loaded {
-			return "", unmet(field, "profile %q is not loaded", name)
-		}
-	}
-	return name, nil
 }
 
 // paths sets what is masked and read-only. The lists of a security context are taken as they are, empty ones included:

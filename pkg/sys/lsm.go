@@ -13,8 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// AppArmorEnabled reports whether the kernel confines by AppArmor.
+// AppArmorEnabled reports whether the kernel confines by AppArmor and says so here: OCI runtimes refuse a profile where
+// securityfs is not mounted, as in a node that is itself a container.
 func AppArmorEnabled() bool {
+	if _, err := os.Stat("/sys/kernel/security/apparmor"); err != nil {
+		return false
+	}
 	raw, err := os.ReadFile("/sys/module/apparmor/parameters/enabled")
 	return err == nil && len(raw) > 0 && raw[0] == 'Y'
 }
