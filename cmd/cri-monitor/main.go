@@ -62,8 +62,7 @@ func run(o options) error {
 	if err := sys.DefaultLibrarySignals(); err != nil {
 		return err
 	}
-	// Caught, not ignored: programs inherit what is ignored, and so would every container.
-	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP, unix.SIGINT, unix.SIGPIPE)
+	outlive(ctx, log)
 	if o.readyFD >= 0 {
 		unix.CloseOnExec(o.readyFD)
 	}
@@ -106,6 +105,9 @@ func protect(log *slog.Logger) string {
 	if err != nil {
 		log.Warn("oom_score_adj not lowered", "wanted", wantedAdj, "have", strings.TrimSpace(string(before)), "err", err)
 		return ""
+	}
+	if own, err := strconv.Atoi(strings.TrimSpace(string(before))); err != nil || own < 0 {
+		return "0" // a service manager has lowered it before us
 	}
 	return strings.TrimSpace(string(before))
 }

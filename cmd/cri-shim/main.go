@@ -19,6 +19,7 @@ import (
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
 )
 
@@ -110,11 +111,13 @@ func serve(ctx context.Context, c Config) error {
 	// sessions are in our own log already.
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
+	outlive(ctx, log)
+	g, ctx := errgroup.WithContext(ctx)
 	d, err := wire(ctx, c, log)
 	if err != nil {
 		return err
 	}
-	err = d.run(ctx)
+	err = d.run(ctx, g)
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}

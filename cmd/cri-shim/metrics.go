@@ -36,14 +36,23 @@ func (d *daemon) metrics() (prometheus.Registerer, error) {
 	return d.registry, nil
 }
 
-// serveMetrics answers Prometheus at [metrics] address until ctx ends.
-func (d *daemon) serveMetrics(ctx context.Context) error {
+// listenMetrics takes [metrics] address, before anything runs that an address in
+// use would have to stop again; nil without one.
+func (d *daemon) listenMetrics() (net.Listener, error) {
 	if d.registry == nil {
-		return nil
+		return nil, nil
 	}
 	l, err := net.Listen("tcp", d.config.Metrics.Address)
 	if err != nil {
-		return fmt.Errorf("serve metrics: %w", err)
+		return nil, fmt.Errorf("serve metrics: %w", err)
+	}
+	return l, nil
+}
+
+// serveMetrics answers Prometheus until ctx ends.
+func (d *daemon) serveMetrics(ctx context.Context, l net.Listener) error {
+	if l == nil {
+		return nil
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/metrics", promhttp.HandlerFor(d.registry, promhttp.HandlerOpts{}))

@@ -18,24 +18,35 @@ import (
 // connectLimit is how long a start waits for the monitor.
 const connectLimit = 20 * time.Second
 
-// run serves until ctx ends, then stops in order: no new calls, calls in
-// flight, operations, stores. Pods run on.
-func (d *daemon) run(ctx context.Context) error {
+// run serves until ctx ends or a service fails, then stops in order: no new
+// calls, calls in flight, operations, stores. Pods run on. ctx is the group's,
+// and the one that operations run on: what ends the services ends them too.
+func (d *daemon) run(ctx context.Context, g *errgroup.Group) error {
 	defer d.close()
 	listener, err := listen(socketPath(d.config.Listen))
 	if err != nil {
 		return err
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return d.monitor.Run(ctx) })
-	g.Go(func() error { return d.network.Run(ctx) })
-	g.Go(func() error { return d.stream.Run(ctx) })
-	g.Go(func() error { return d.server.Serve(ctx, listener) })
-	g.Go(func() error { return d.recoverAndOpen(ctx) })
-	g.Go(func() error { return d.serveMetrics(ctx) })
-	g.Go(func() error { return d.plugins.Run(ctx) })
+	metrics, err := d.listenMetrics()
+	if err != nil {
+		listener.Close()
+		return err
+	}
 	defer context.AfterFunc(ctx, func() { d.tell(systemd.SdNotifyStopping) })()
-	err = g.Wait()
+	return d.together(ctx, g,
+		d.monitor.Run, d.network.Run, d.stream.Run, d.recoverAndOpen, d.plugins.Run,
+		func(ctx context.Context) error { return d.server.Serve(ctx, listener) },
+		func(ctx context.Context) error { return d.serveMetrics(ctx, metrics) },
+	)
+}
+
+// together runs the services until all have returned, which they do when one of
+// them fails, and waits for the operations.
+func (d *daemon) together(ctx context.Context, g *errgroup.Group, services ...func(context.Context) error) error {
+	for _, service := range services {
+		g.Go(func() error { return service(ctx) })
+	}
+	err := g.Wait()
 	d.ops.Wait()
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cri-shim/cri-shim/cmd/pause"
 	"github.com/cri-shim/cri-shim/pkg/container"
@@ -65,17 +66,32 @@ func wire(ctx context.Context, c Config, log *slog.Logger) (*daemon, error) {
 
 // wireDirectories makes the two directories, for root only, and takes the root
 // directory's lock: two daemons on one root would undo each other's work.
-func (d *daemon) wireDirectories(context.Context) error {
+func (d *daemon) wireDirectories(ctx context.Context) error {
 	for _, dir := range []string{d.layout.Root, d.layout.State, d.layout.Bundles(), filepath.Dir(d.layout.UserNS("x"))} {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
-	lock, err := sys.LockFile(filepath.Join(d.layout.Root, "lock"))
+	return d.lockRoot(ctx)
+}
+
+// lockLimit is how long the daemon before this one may take to end.
+const lockLimit = 5 * time.Second
+
+// lockRoot takes the root directory's lock. A daemon that was killed a moment
+// ago has it until the kernel is done with it.
+func (d *daemon) lockRoot(ctx context.Context) (err error) {
+	path := filepath.Join(d.layout.Root, "lock")
+	d.lock, err = sys.LockFile(path)
+	if errors.Is(err, sys.ErrLocked) {
+		d.log.Warn("another cri-shim works on the root directory: waiting for its end", "root", d.layout.Root, "limit", lockLimit, "err", err)
+		limit, cancel := context.WithTimeout(ctx, lockLimit)
+		defer cancel()
+		d.lock, err = sys.AwaitLock(limit, path)
+	}
 	if errors.Is(err, sys.ErrLocked) {
 		return fmt.Errorf("another cri-shim works on %s: %w", d.layout.Root, err)
 	}
-	d.lock = lock
 	return err
 }
 

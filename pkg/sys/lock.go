@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -23,12 +24,19 @@ const lockPatience = 10 * time.Second
 // LockFile takes an exclusive lock on path, creating the file, and writes this process's id into it. The lock ends with
 // the returned file or the process. ErrLocked, naming the holder, when it is taken by a process that lives; when its
 // holder is dead already, the end of the lock is waited for.
-func LockFile(path string) (*os.File, error) {
+func LockFile(path string) (*os.File, error) { return lockFile(path, takeLock) }
+
+// AwaitLock is LockFile for who waits, until ctx ends, for a holder that lives. ErrLocked when it still has it then.
+func AwaitLock(ctx context.Context, path string) (*os.File, error) {
+	return lockFile(path, func(f *os.File) error { return awaitLock(ctx, f) })
+}
+
+func lockFile(path string, take func(*os.File) error) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open lock: %w", err)
 	}
-	if err := takeLock(f); err != nil {
+	if err := take(f); err != nil {
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
@@ -40,27 +48,51 @@ func LockFile(path string) (*os.File, error) {
 }
 
 func takeLock(f *os.File) error {
-	fd := int(f.Fd())
-	err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if !errors.Is(err, unix.EWOULDBLOCK) {
 		return err
 	}
-	holder := make([]byte, 16)
-	n, _ := f.ReadAt(holder, 0) // empty when the holder has just begun
-	held := fmt.Errorf("held by process %s: %w", holder[:n], ErrLocked)
-	pid, err := strconv.Atoi(strings.TrimSpace(string(holder[:n])))
+	holder := holderOf(f)
+	pid, err := strconv.Atoi(holder)
 	if err != nil || !errors.Is(unix.Kill(pid, 0), unix.ESRCH) {
-		return held
+		return heldBy(holder)
+	}
+	return whenFree(f, time.After(lockPatience))
+}
+
+func awaitLock(ctx context.Context, f *os.File) error {
+	over := make(chan time.Time)
+	defer context.AfterFunc(ctx, func() { close(over) })()
+	return whenFree(f, over)
+}
+
+// whenFree takes the lock as soon as its holder gives it up, unless over comes first.
+func whenFree(f *os.File, over <-chan time.Time) error {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0) // the caller may close f before the wait is over
+	if err != nil {
+		return err
 	}
 	free := make(chan error, 1)
-	go func() { free <- unix.Flock(fd, unix.LOCK_EX) }()
+	go func() {
+		defer unix.Close(fd)
+		free <- unix.Flock(fd, unix.LOCK_EX)
+	}()
 	select {
 	case err := <-free:
 		return err
-	case <-time.After(lockPatience):
-		return held
+	case <-over:
+		return heldBy(holderOf(f))
 	}
 }
+
+// holderOf reads the process id in a lock file: empty when the holder has just begun.
+func holderOf(f *os.File) string {
+	holder := make([]byte, 16)
+	n, _ := f.ReadAt(holder, 0)
+	return strings.TrimSpace(string(holder[:n]))
+}
+
+func heldBy(holder string) error { return fmt.Errorf("held by process %s: %w", holder, ErrLocked) }
 
 func writePID(f *os.File) error {
 	_, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())), 0)

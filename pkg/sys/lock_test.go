@@ -4,11 +4,13 @@ package sys_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -84,4 +86,39 @@ func TestLockOfDeadProcessIsWaitedFor(t *testing.T) {
 	if err := <-got; err != nil {
 		t.Error(err)
 	}
+}
+
+func TestLockOfEndingProcessIsAwaited(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	held, err := sys.LockFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	limit, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := sys.AwaitLock(limit, path); !errors.Is(err, sys.ErrLocked) || !strings.Contains(err.Error(), strconv.Itoa(os.Getpid())) {
+		t.Errorf("lock that stays with its holder: %v", err)
+	}
+	got := make(chan error, 1)
+	go func() {
+		f, err := sys.AwaitLock(t.Context(), path)
+		if err == nil {
+			defer f.Close()
+		}
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		t.Fatalf("lock came while its holder had it: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	held.Close()
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+	again, err := sys.AwaitLock(t.Context(), path)
+	if err != nil {
+		t.Fatalf("a wait that was given up kept the lock: %v", err)
+	}
+	again.Close()
 }
