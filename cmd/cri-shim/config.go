@@ -9,10 +9,14 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/nri"
+	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/pelletier/go-toml/v2"
 )
 
@@ -32,6 +36,7 @@ type Config struct {
 	Cgroup   CgroupConfig   `toml:"cgroup"`
 	Stream   StreamConfig   `toml:"stream"`
 	NRI      NRIConfig      `toml:"nri"`
+	CDI      CDIConfig      `toml:"cdi"`
 	Metrics  MetricsConfig  `toml:"metrics"`
 }
 
@@ -71,6 +76,9 @@ type RuntimeConfig struct {
 type HandlerConfig struct {
 	Path string `toml:"path" comment:"program; empty to look for the handler's name beside this one, then in PATH"`
 	Root string `toml:"root" comment:"the runtime's own state; empty for a directory under state"`
+	// Annotations are what users write on pods, so that each runtime sees only what it is known to understand.
+	PodAnnotations       []string `toml:"pod_annotations" comment:"keys of pod annotations that the runtime sees on pause and containers, as io.katacontainers.*"`
+	ContainerAnnotations []string `toml:"container_annotations" comment:"the same for container annotations, which device plugins set"`
 }
 
 // CgroupConfig says who manages cgroups.
@@ -84,6 +92,8 @@ type StreamConfig struct {
 	Port     int    `toml:"port" comment:"0 takes a free one"`
 	CertFile string `toml:"cert_file" comment:"with key_file: serve TLS"`
 	KeyFile  string `toml:"key_file"`
+	// IdleTimeout is long because nothing moves on an idle shell either.
+	IdleTimeout time.Duration `toml:"idle_timeout" comment:"a session on which nothing moves for this long is ended"`
 }
 
 // NRIConfig says whether NRI plugins may connect.
@@ -92,6 +102,28 @@ type NRIConfig struct {
 	Socket          string `toml:"socket"`
 	PluginDir       string `toml:"plugin_dir" comment:"programs started as plugins; empty for none"`
 	PluginConfigDir string `toml:"plugin_config_dir"`
+
+	RegistrationTimeout time.Duration   `toml:"plugin_registration_timeout" comment:"how long a plugin may take to register"`
+	RequestTimeout      time.Duration   `toml:"plugin_request_timeout" comment:"how long a plugin may take to answer; one that takes longer is dropped"`
+	Validator           ValidatorConfig `toml:"default_validator" comment:"what plugins may not do; the keys are those of containerd and CRI-O"`
+}
+
+// ValidatorConfig says which adjustments of plugins fail the creation of a container, and which plugins must be there.
+type ValidatorConfig struct {
+	Enable                                bool     `toml:"enable"`
+	RejectOCIHookAdjustment               bool     `toml:"reject_oci_hook_adjustment"`
+	RejectRuntimeDefaultSeccompAdjustment bool     `toml:"reject_runtime_default_seccomp_adjustment"`
+	RejectUnconfinedSeccompAdjustment     bool     `toml:"reject_unconfined_seccomp_adjustment"`
+	RejectCustomSeccompAdjustment         bool     `toml:"reject_custom_seccomp_adjustment"`
+	RejectNamespaceAdjustment             bool     `toml:"reject_namespace_adjustment"`
+	RejectSysctlAdjustment                bool     `toml:"reject_sysctl_adjustment"`
+	RequiredPlugins                       []string `toml:"required_plugins" comment:"no container is created without them, those of static pods included"`
+	TolerateMissingAnnotation             string   `toml:"tolerate_missing_plugins_annotation" comment:"pods with this annotation need none of them"`
+}
+
+// CDIConfig says where devices are described (Container Device Interface).
+type CDIConfig struct {
+	SpecDirs []string `toml:"spec_dirs" comment:"read when a container asks for a device; a later directory wins"`
 }
 
 // MetricsConfig says where the daemon's own metrics are served.
@@ -110,8 +142,12 @@ func defaults() Config {
 			Default: "runc", SeccompRoot: "/var/lib/kubelet/seccomp", StartMonitor: true,
 			Handlers: map[string]HandlerConfig{"runc": {}},
 		},
-		Stream: StreamConfig{Address: "127.0.0.1"},
-		NRI:    NRIConfig{Enable: true, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins", PluginConfigDir: "/etc/nri/conf.d"},
+		Stream: StreamConfig{Address: "127.0.0.1", IdleTimeout: 4 * time.Hour},
+		NRI: NRIConfig{
+			Enable: true, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins", PluginConfigDir: "/etc/nri/conf.d",
+			RegistrationTimeout: 5 * time.Second, RequestTimeout: 5 * time.Second,
+		},
+		CDI: CDIConfig{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 	}
 }
 
@@ -164,6 +200,11 @@ func (c Config) validate() error {
 		{c.Image.ProgressTimeout <= 0, "image.progress_timeout: must be above zero"},
 		{c.Cgroup.Driver != "" && c.Cgroup.Driver != "systemd" && c.Cgroup.Driver != "cgroupfs", fmt.Sprintf("cgroup.driver: %q is neither systemd nor cgroupfs", c.Cgroup.Driver)},
 		{c.Stream.Port < 0 || c.Stream.Port > 65535, fmt.Sprintf("stream.port: %d is no port", c.Stream.Port)},
+		{c.Stream.IdleTimeout <= 0, "stream.idle_timeout: must be above zero"},
+		{c.NRI.RegistrationTimeout <= 0, "nri.plugin_registration_timeout: must be above zero"},
+		{c.NRI.RequestTimeout <= 0, "nri.plugin_request_timeout: must be above zero"},
+		{slices.ContainsFunc(c.CDI.SpecDirs, func(dir string) bool { return !filepath.IsAbs(dir) }), fmt.Sprintf("cdi.spec_dirs: %q are not all absolute paths", c.CDI.SpecDirs)},
+		{!c.NRI.Validator.Enable && c.NRI.Validator.asks(), "nri.default_validator: has keys, but enable is not true"},
 		{(c.Stream.CertFile == "") != (c.Stream.KeyFile == ""), "stream.cert_file and stream.key_file: set both or none"},
 	}
 	var errs []error
@@ -175,10 +216,37 @@ func (c Config) validate() error {
 	if _, ok := c.Runtime.Handlers[c.Runtime.Default]; !ok {
 		errs = append(errs, fmt.Errorf("runtime.default: there is no [runtime.handlers.%s]", c.Runtime.Default))
 	}
+	for name, h := range c.Runtime.Handlers {
+		for _, pattern := range slices.Concat(h.PodAnnotations, h.ContainerAnnotations) {
+			if err := oci.CheckAnnotationPattern(pattern); err != nil {
+				errs = append(errs, fmt.Errorf("runtime.handlers.%s: %w", name, err))
+			}
+		}
+	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("check config: %w", err)
 	}
 	return nil
+}
+
+// asks tells whether any key besides enable is set.
+func (v ValidatorConfig) asks() bool {
+	plugins := len(v.RequiredPlugins) > 0
+	v.Enable, v.RequiredPlugins = false, nil
+	return plugins || !reflect.DeepEqual(v, ValidatorConfig{})
+}
+
+// validation is the validator in NRI's terms, nil when it is off.
+func (v ValidatorConfig) validation() *nri.Validation {
+	if !v.Enable {
+		return nil
+	}
+	return &nri.Validation{
+		RejectHooks: v.RejectOCIHookAdjustment, RejectDefaultSeccomp: v.RejectRuntimeDefaultSeccompAdjustment,
+		RejectUnconfinedSeccomp: v.RejectUnconfinedSeccompAdjustment, RejectCustomSeccomp: v.RejectCustomSeccompAdjustment,
+		RejectNamespaces: v.RejectNamespaceAdjustment, RejectSysctls: v.RejectSysctlAdjustment,
+		RequiredPlugins: v.RequiredPlugins, TolerateMissingAnnotation: v.TolerateMissingAnnotation,
+	}
 }
 
 // socketPath accepts a plain path and the kubelet's unix:// form.

@@ -155,7 +155,7 @@ func (d *daemon) wireDomain(context.Context) error {
 	if err != nil {
 		return err
 	}
-	lookup := oci.Live("/etc/cdi", "/var/run/cdi")
+	lookup := oci.Live(d.config.CDI.SpecDirs...)
 	if err := d.wirePlugins(host, lookup); err != nil {
 		return err
 	}
@@ -178,7 +178,9 @@ func (d *daemon) wirePlugins(host oci.Host, lookup oci.Lookup) (err error) {
 	d.plugins, err = nri.New(nri.Options{
 		Socket: d.config.NRI.Socket, Version: semver(version),
 		PluginDir: d.config.NRI.PluginDir, PluginConfigDir: d.config.NRI.PluginConfigDir,
-		State: func() ([]nri.Pod, []nri.Container) { return d.containers.Visible() },
+		RegistrationTimeout: d.config.NRI.RegistrationTimeout, RequestTimeout: d.config.NRI.RequestTimeout,
+		Validation: d.config.NRI.Validator.validation(),
+		State:      func() ([]nri.Pod, []nri.Container) { return d.containers.Visible() },
 		Update: func(ctx context.Context, u []nri.Update) ([]nri.Update, error) {
 			return d.containers.ApplyUpdates(ctx, u)
 		},
@@ -219,7 +221,10 @@ func (d *daemon) handlers(systemd bool) ([]runc.Handler, error) {
 		if root == "" {
 			root = d.layout.RuntimeRoot(name)
 		}
-		out = append(out, runc.Handler{Name: name, Path: path, Root: root, Systemd: systemd})
+		out = append(out, runc.Handler{
+			Name: name, Path: path, Root: root, Systemd: systemd,
+			PodAnnotations: h.PodAnnotations, ContainerAnnotations: h.ContainerAnnotations,
+		})
 	}
 	return out, nil
 }
@@ -227,7 +232,7 @@ func (d *daemon) handlers(systemd bool) ([]runc.Handler, error) {
 func (d *daemon) wireServer(ctx context.Context) (err error) {
 	c := d.config.Stream
 	d.stream, err = stream.New(stream.Options{
-		Address: c.Address, Port: c.Port, CertFile: c.CertFile, KeyFile: c.KeyFile,
+		Address: c.Address, Port: c.Port, CertFile: c.CertFile, KeyFile: c.KeyFile, IdleTimeout: c.IdleTimeout,
 		Exec: d.containers.Exec, Attach: d.containers.Attach, NetNS: d.sandboxes.NetNSPath, Log: d.log,
 	})
 	if err != nil {

@@ -40,6 +40,10 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, im
 	if err != nil {
 		return nil, nil, err
 	}
+	handler, err := s.Runtime.Handler(pod.Handler)
+	if err != nil {
+		return nil, nil, err
+	}
 	files := s.Layout.PodFiles(pod.ID)
 	in := oci.ContainerInput{
 		ID: string(c.ID), PodID: string(pod.ID), Config: c.Config, Sandbox: pod.Config,
@@ -49,6 +53,7 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, im
 		ResolvPath:   filepath.Join(files, "resolv.conf"),
 		HostsPath:    filepath.Join(files, "hosts"),
 		Host:         s.Host, Lookup: s.Lookup,
+		PodAnnotations: handler.PodAnnotations, ContainerAnnotations: handler.ContainerAnnotations,
 	}
 	if pod.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() != cri.NamespaceMode_NODE {
 		in.ShmPath = s.Layout.PodShm(pod.ID)

@@ -22,7 +22,6 @@ type SpawnOptions struct {
 	Dir     string // its state
 	Socket  string
 	LogFile string // appended to
-	Cgroup  string // to put it into, "" for the caller's
 }
 
 // Spawn starts a monitor detached from this process: in its own session, with
@@ -41,9 +40,6 @@ func Spawn(ctx context.Context, o SpawnOptions) error {
 	}
 	defer ready.Close()
 	args := []string{"--dir", o.Dir, "--socket", o.Socket, "--ready-fd", "3"}
-	if o.Cgroup != "" {
-		args = append(args, "--cgroup", o.Cgroup)
-	}
 	cmd := exec.Command(o.Binary, args...) //nolint:noctx // it must outlive every context here
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = logFile, logFile, []*os.File{report}
 	cmd.Dir = "/"

@@ -4,7 +4,6 @@ package nri
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -171,9 +170,6 @@ func (s *Service) Stop() {
 	}
 }
 
-// Active tells whether a plugin is connected: whether a caller's effort for a plugin's sake is worth it.
-func (s *Service) Active() bool { return s != nil && s.plugins.Load() > 0 }
-
 // tell relays one request while no plugin is being synchronised. Without plugins request is not called.
 func (s *Service) tell(ctx context.Context, what string, request func() error) error {
 	block := s.nri.BlockPluginSync()
@@ -193,8 +189,8 @@ func (s *Service) tellBlocked(ctx context.Context, what string, request func() e
 	if ctx.Err() != nil {
 		return fmt.Errorf("nri: %s: %w", what, context.Cause(ctx))
 	}
-	// The text only: a plugin that answers NotFound must not make an idempotent RPC succeed.
-	return errors.New("nri: " + what + ": " + errgrpc.ToNative(err).Error())
+	// The plugin's text only: one that answers NotFound must not make an idempotent RPC succeed.
+	return fmt.Errorf("nri: %s: %s: %w", what, errgrpc.ToNative(err).Error(), errdefs.ErrFailedPrecondition)
 }
 
 // notify relays what no plugin can prevent any more.

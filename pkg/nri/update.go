@@ -24,11 +24,6 @@ type Update struct {
 	resources *api.LinuxResources
 }
 
-// NewUpdate is an update with the fields of r that are not zero.
-func NewUpdate(id string, r *cri.LinuxContainerResources) Update {
-	return Update{ContainerID: id, resources: fromCRI(r)}
-}
-
 // Resources are those that CRI has fields for, to merge into a container's record; zero fields stay as they are.
 func (u Update) Resources() *cri.LinuxContainerResources { return toCRI(u.resources) }
 

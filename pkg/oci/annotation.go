@@ -3,9 +3,13 @@
 package oci
 
 import (
+	"fmt"
 	"path"
+	"slices"
 	"strconv"
+	"strings"
 
+	"github.com/containerd/errdefs"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -29,17 +33,34 @@ const (
 	TypeContainer = "container"
 )
 
-// passed returns the annotations whose key matches one of the patterns (path.Match syntax, or a prefix ending in "*",
-// which here spans slashes as well). A runtime handler that reads annotations of its own, such as dev.gvisor.*, asks for
-// them; the others see none, because what a user may write on a pod must not steer the runtime.
+// steers tells whether an annotation makes OCI runtimes do what the user of a pod has no say in: properties of systemd
+// units, among them programs that systemd starts as root (CVE-2024-3154), crun's switches, CRIU's configuration file, and
+// the directory of the bundle. runc and crun list them in their features as potentially unsafe.
+func steers(key string) bool {
+	return key == "bundle" || slices.ContainsFunc([]string{"org.systemd.property.", "run.oci.", "org.criu."},
+		func(prefix string) bool { return strings.HasPrefix(key, prefix) })
+}
+
+// CheckAnnotationPattern refuses a pattern of annotation keys that is none, or that could only match keys which are
+// never passed to a runtime. A pattern has the syntax of path.Match; a "*" at its end spans slashes as well.
+func CheckAnnotationPattern(pattern string) error {
+	if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+		return fmt.Errorf("annotation pattern %q: not a pattern: %w", pattern, errdefs.ErrInvalidArgument)
+	}
+	if steers(pattern) {
+		return fmt.Errorf("annotation pattern %q: annotations of that name steer the runtime and are never passed: %w", pattern, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// passed returns the annotations whose key matches one of the patterns. A runtime handler that reads annotations of its
+// own, such as dev.gvisor.*, asks for them; the others see none, because what a user may write on a pod must not steer
+// the runtime.
 func passed(annotations map[string]string, patterns []string) map[string]string {
 	out := map[string]string{}
 	for key, value := range annotations {
-		for _, pattern := range patterns {
-			if matches(pattern, key) {
-				out[key] = value
-				break
-			}
+		if !steers(key) && slices.ContainsFunc(patterns, func(p string) bool { return matches(p, key) }) {
+			out[key] = value
 		}
 	}
 	return out

@@ -35,8 +35,9 @@ type ContainerInput struct {
 	// Declared holds, by the paths that DeclaredVolumes returns, directories for the image's own volumes.
 	Declared map[string]string
 
-	// PassAnnotations are patterns of annotation keys, of pod and container, which the runtime handler wants to see.
-	PassAnnotations []string
+	// PodAnnotations and ContainerAnnotations are patterns of the keys of annotations, of the pod and of the container, that
+	// the runtime handler is to see; see CheckAnnotationPattern.
+	PodAnnotations, ContainerAnnotations []string
 
 	Host   Host
 	Lookup Lookup
@@ -113,8 +114,8 @@ func (c *container) capabilities() (err error) {
 }
 
 func (c *container) annotations() error {
-	maps.Copy(c.spec.Annotations, passed(c.in.Sandbox.GetAnnotations(), c.in.PassAnnotations))
-	maps.Copy(c.spec.Annotations, passed(c.in.Config.GetAnnotations(), c.in.PassAnnotations))
+	maps.Copy(c.spec.Annotations, passed(c.in.Sandbox.GetAnnotations(), c.in.PodAnnotations))
+	maps.Copy(c.spec.Annotations, passed(c.in.Config.GetAnnotations(), c.in.ContainerAnnotations))
 	annotatePod(c.spec.Annotations, c.in.PodID, c.in.Sandbox)
 	c.spec.Annotations[AnnotationType] = TypeContainer
 	c.spec.Annotations[AnnotationContainerName] = c.in.Config.GetMetadata().GetName()

@@ -138,9 +138,9 @@ func containerCases() map[string]func(*oci.ContainerInput) {
 			in.Config.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 64 << 20, MemorySwapLimitInBytes: 96 << 20, OomScoreAdj: -997}
 		},
 		"annotations": func(in *oci.ContainerInput) {
-			in.Sandbox.Annotations = map[string]string{"dev.gvisor.spec.mount.a": "1", "other/key": "2"}
-			in.Config.Annotations = map[string]string{"io.kubernetes.cri.sandbox-id": "forged", "dev.gvisor.b": "3"}
-			in.PassAnnotations = []string{"dev.gvisor.*", "io.kubernetes.cri.*"}
+			in.Sandbox.Annotations = map[string]string{"dev.gvisor.spec.mount.a": "1", "other/key": "2", "devices/b": "not of the pod"}
+			in.Config.Annotations = map[string]string{"io.kubernetes.cri.sandbox-id": "forged", "devices/a": "3", "dev.gvisor.b": "not of the container"}
+			in.PodAnnotations, in.ContainerAnnotations = []string{"dev.gvisor.*"}, []string{"devices/?", "io.kubernetes.cri.*"}
 		},
 	}
 }

@@ -29,9 +29,9 @@ type PauseInput struct {
 	CgroupsPath string // from CgroupsPath
 	Labels      Labels // from NewLabels
 
-	PassAnnotations []string // as in ContainerInput
-	Host            Host
-	Lookup          Lookup
+	PodAnnotations []string // as in ContainerInput
+	Host           Host
+	Lookup         Lookup
 }
 
 // Pause builds the spec of a pod's infra container: the process that holds the pod's namespaces. It has no
@@ -170,7 +170,7 @@ func (p *pause) filter(field string, wanted *cri.SecurityProfile) (*specs.LinuxS
 }
 
 func (p *pause) annotations() error {
-	maps.Copy(p.spec.Annotations, passed(p.in.Config.GetAnnotations(), p.in.PassAnnotations))
+	maps.Copy(p.spec.Annotations, passed(p.in.Config.GetAnnotations(), p.in.PodAnnotations))
 	annotatePod(p.spec.Annotations, p.in.ID, p.in.Config)
 	annotatePause(p.spec.Annotations, p.in.Config)
 	return nil

@@ -33,6 +33,9 @@ type Handler struct {
 	Path    string // absolute
 	Root    string // --root
 	Systemd bool   // --systemd-cgroup
+
+	// The annotations that the runtime is to see in specs, as patterns of their keys; see oci.ContainerInput.
+	PodAnnotations, ContainerAnnotations []string
 }
 
 // Options configure the service.

@@ -167,8 +167,12 @@ func (s *Service) networkAndPause(ctx context.Context, p state.Pod) (started, er
 
 // runPause starts the pod's infra container.
 func (s *Service) runPause(ctx context.Context, p state.Pod) (int, error) {
+	handler, err := s.Runtime.Handler(p.Handler)
+	if err != nil {
+		return 0, err
+	}
 	spec, err := oci.Pause(oci.PauseInput{
-		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup,
+		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup, PodAnnotations: handler.PodAnnotations,
 		RootFS: s.Layout.PauseRootFS(), CgroupsPath: p.Cgroup,
 		Labels:     oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel},
 		Namespaces: oci.Namespaces{Network: p.NetNS, User: s.userNS(p)},

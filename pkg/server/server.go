@@ -48,7 +48,6 @@ type Options struct {
 	Config        any     // shown as JSON by a verbose Status; nil hides it
 
 	Metrics prometheus.Registerer // nil measures nothing
-	GRPC    []grpc.ServerOption   // besides the server's own, e.g. tracing
 	Log     *slog.Logger
 }
 
@@ -96,13 +95,13 @@ func New(o Options) (*Server, error) {
 		unary = append([]grpc.UnaryServerInterceptor{metrics.UnaryServerInterceptor()}, unary...)
 		streaming = append([]grpc.StreamServerInterceptor{metrics.StreamServerInterceptor()}, streaming...)
 	}
-	s.grpc = grpc.NewServer(append([]grpc.ServerOption{
+	s.grpc = grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage),
 		grpc.ChainUnaryInterceptor(unary...),
 		grpc.ChainStreamInterceptor(streaming...),
 		grpc.WaitForHandlers(true),
-	}, o.GRPC...)...)
+	)
 	a := &api{Options: o, gate: &s.gate}
 	cri.RegisterRuntimeServiceServer(s.grpc, a)
 	cri.RegisterImageServiceServer(s.grpc, a)

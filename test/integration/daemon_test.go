@@ -49,6 +49,12 @@ func TestConfigurationErrors(t *testing.T) {
 		{"unknown default handler", "[runtime]\ndefault = \"kata\"\n", []string{"kata"}},
 		{"missing runtime", "[runtime.handlers.kata]\n", []string{"kata"}},
 		{"long socket", "listen = \"/" + strings.Repeat("x", 120) + "\"\n", []string{"107"}},
+		{"relative CDI directory", "[cdi]\nspec_dirs = [\"cdi\"]\n", []string{"cdi.spec_dirs"}},
+		{"steering annotation", "[runtime.handlers.runc]\npod_annotations = [\"org.systemd.property.*\"]\n", []string{"runtime.handlers.runc", "org.systemd.property."}},
+		{"no annotation pattern", "[runtime.handlers.runc]\ncontainer_annotations = [\"[\"]\n", []string{"runtime.handlers.runc", "not a pattern"}},
+		{"validator switched off", "[nri.default_validator]\nrequired_plugins = [\"x\"]\n", []string{"nri.default_validator", "enable"}},
+		{"no time for plugins", "[nri]\nplugin_request_timeout = \"0s\"\n", []string{"nri.plugin_request_timeout"}},
+		{"no idle time", "[stream]\nidle_timeout = \"-1s\"\n", []string{"stream.idle_timeout"}},
 		{"long bridge", "[cni]\nbridge = \"" + strings.Repeat("b", 16) + "\"\n", []string{"bridge"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -108,8 +114,9 @@ func TestConfigPrintsEveryKey(t *testing.T) {
 	for table, keys := range map[string]string{
 		"": "listen root state log_level", "cni": "conf_dir bin_dir default_network bridge subnets",
 		"image": "preload_dir max_downloads progress_timeout", "registry": "config_path",
-		"runtime": "default seccomp_root monitor handlers", "cgroup": "driver", "stream": "address port cert_file key_file",
-		"nri": "enable socket plugin_dir plugin_config_dir", "metrics": "address",
+		"runtime": "default seccomp_root monitor handlers", "cgroup": "driver", "stream": "address port cert_file key_file idle_timeout",
+		"nri": "enable socket plugin_dir plugin_config_dir plugin_registration_timeout plugin_request_timeout default_validator",
+		"cdi": "spec_dirs", "metrics": "address",
 	} {
 		in := got
 		if table != "" {
