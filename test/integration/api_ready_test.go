@@ -312,11 +312,11 @@ func TestRefusedCalls(t *testing.T) {
 	id := d.Run(t, pod, inHostNet("app", "sleep"), config)
 	ctx := t.Context()
 	_, err := d.Runtime.CheckpointContainer(ctx, &cri.CheckpointContainerRequest{ContainerId: id, Location: filepath.Join(d.Dir, "c.tar")})
-	code(t, err, codes.Unimplemented, "does not support checkpoints")
+	code(t, err, codes.Unimplemented, "method CheckpointContainer not implemented")
 	_, err = d.Runtime.CheckpointPod(ctx, &cri.CheckpointPodRequest{})
-	code(t, err, codes.Unimplemented, "does not support checkpoints")
+	code(t, err, codes.Unimplemented, "method CheckpointPod not implemented")
 	_, err = d.Runtime.RestorePod(ctx, &cri.RestorePodRequest{})
-	code(t, err, codes.Unimplemented, "does not support checkpoints")
+	code(t, err, codes.Unimplemented, "method RestorePod not implemented")
 
 	c := inHostNet("huge", "sleep")
 	c.Envs = []*cri.KeyValue{{Key: "HUGE", Value: []byte(strings.Repeat("x", 17<<20))}}
