@@ -3,6 +3,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -76,9 +77,10 @@ func removeMasquerade(table string) error {
 		t := &nftables.Table{Family: fam, Name: table}
 		c.AddTable(t)
 		c.DelTable(t)
-	}
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("remove nftables table %s: %w", table, err)
+		// A kernel that knows no tables of the family holds none.
+		if err := c.Flush(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+			return fmt.Errorf("remove nftables table %s: %w", table, err)
+		}
 	}
 	return nil
 }
