@@ -22,7 +22,7 @@ const (
 type PauseInput struct {
 	ID     string
 	Config *cri.PodSandboxConfig
-	RootFS string // absolute path of a directory that holds the program as "pause", and empty directories "dev" and "proc"
+	RootFS string // absolute path of a directory that holds the program as "pause", directories "dev", with a file "null", and "proc"
 
 	// Namespaces are joined where a path is given; others, unless they are the node's, are made.
 	Namespaces  Namespaces
@@ -135,11 +135,13 @@ func (p *pause) namespaces() error {
 }
 
 // mounts are as few as the runtime can do with, since each is on the way to every pod's start. It needs a /proc to drop
-// capabilities and to write sysctls, and would fill /dev with nodes, unless something is mounted there by bind.
+// capabilities and to write sysctls, and would fill /dev with nodes, unless something is mounted there by bind. crun opens
+// /dev/null once more from inside.
 func (p *pause) mounts() error {
 	p.spec.Mounts = []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "bind", Source: filepath.Join(p.in.RootFS, "dev"), Options: []string{"bind", "ro"}},
+		{Destination: "/dev/null", Type: "bind", Source: "/dev/null", Options: []string{"bind"}},
 	}
 	return nil
 }

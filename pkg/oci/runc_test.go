@@ -75,6 +75,9 @@ func (r *runcRig) pauseRoot() string {
 			r.t.Fatal(err)
 		}
 	}
+	if err := os.WriteFile(filepath.Join(root, "dev", "null"), nil, 0o444); err != nil {
+		r.t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(root, "pause"), pause.Binary(), 0o755); err != nil {
 		r.t.Fatal(err)
 	}

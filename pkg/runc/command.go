@@ -135,33 +135,55 @@ func (e *runtimeError) Unwrap() error { return e.class }
 // classOf knows the few messages whose meaning matters to callers; runtimes
 // have no other way to say it.
 func classOf(message string) error {
-	switch {
-	case strings.Contains(message, "container does not exist"):
-		return errdefs.ErrNotFound
-	case strings.Contains(message, "cannot exec in a stopped container"),
-		strings.Contains(message, "container is not running"),
-		strings.Contains(message, "container not running"):
-		return errdefs.ErrFailedPrecondition
+	if strings.HasPrefix(message, "exec /") { // runc's init, which is no runc any more; a hook has "fork/exec /"
+		return errdefs.ErrInvalidArgument
+	}
+	for _, known := range messages() {
+		for _, part := range known.parts {
+			if strings.Contains(message, part) {
+				return known.class
+			}
+		}
 	}
 	return nil
 }
 
+type meaning struct {
+	class error
+	parts []string
+}
+
+// messages are those of runc 1.1 to 1.5 and of crun 1.8 to 1.28.
+func messages() []meaning {
+	return []meaning{
+		{errdefs.ErrNotFound, []string{"container does not exist", "/status`: No such file or directory", "cannot open directory `"}},
+		{errdefs.ErrFailedPrecondition, []string{
+			"cannot exec in a stopped container", "container is not running", "container not running", "` is not running",
+		}},
+		// A program or a working directory that the image does not have, or that is none.
+		{errdefs.ErrInvalidArgument, []string{
+			"executable file", ": exec: \"", "chdir to cwd (", "error during container init: mkdir ",
+			"exists but it is not executable", "is not a regular file", "chdir to `", "exec container process", "exec `",
+			"Exec format error", "exec format error",
+		}},
+	}
+}
+
 // lastMessage returns the last error in a JSON log, or the last line of
-// anything else.
+// anything else. crun writes one entry over several lines.
 func lastMessage(log []byte) string {
 	last := ""
-	for line := range strings.Lines(string(log)) {
-		line = strings.TrimSpace(line)
+	for log = bytes.TrimSpace(log); len(log) > 0; log = bytes.TrimSpace(log) {
 		var entry struct{ Level, Msg string }
-		if json.Unmarshal([]byte(line), &entry) == nil {
+		if in := json.NewDecoder(bytes.NewReader(log)); log[0] == '{' && in.Decode(&entry) == nil {
 			if entry.Level == "error" || entry.Level == "fatal" {
 				last = entry.Msg
 			}
+			log = log[in.InputOffset():]
 			continue
 		}
-		if line != "" {
-			last = line
-		}
+		line, rest, _ := bytes.Cut(log, []byte("\n"))
+		last, log = string(bytes.TrimSpace(line)), rest
 	}
 	return last
 }

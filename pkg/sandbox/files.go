@@ -87,14 +87,12 @@ func (s *Service) writeHosts(p state.Pod, ips []string) error {
 // installPause puts the pause program where pause containers find it. All pods
 // share it: it is read-only to them, and nothing else is in there.
 func (s *Service) installPause() error {
+	if err := makeMountPoints(s.Layout.PauseRootFS()); err != nil {
+		return err
+	}
 	path := filepath.Join(s.Layout.PauseRootFS(), "pause")
 	if installed, err := os.ReadFile(path); err == nil && bytes.Equal(installed, s.Pause) {
 		return nil // a page; the size alone would keep another version
-	}
-	for _, dir := range []string{"dev", "proc"} { // mount points of the runtime
-		if err := os.MkdirAll(filepath.Join(s.Layout.PauseRootFS(), dir), 0o755); err != nil {
-			return fmt.Errorf("make pause directory: %w", err)
-		}
 	}
 	next, err := os.CreateTemp(filepath.Dir(path), ".pause-")
 	if err != nil {
@@ -110,6 +108,20 @@ func (s *Service) installPause() error {
 		return fmt.Errorf("install pause: %w", err)
 	}
 	return nil
+}
+
+// makeMountPoints makes what oci.Pause mounts on.
+func makeMountPoints(root string) error {
+	for _, dir := range []string{"dev", "proc"} {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
+			return fmt.Errorf("make pause directory: %w", err)
+		}
+	}
+	null, err := os.OpenFile(filepath.Join(root, "dev", "null"), os.O_CREATE|os.O_RDONLY, 0o444)
+	if err != nil {
+		return fmt.Errorf("make pause directory: %w", err)
+	}
+	return null.Close()
 }
 
 // writeFile writes a small file of a pod, world-readable because containers of
