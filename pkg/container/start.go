@@ -123,7 +123,7 @@ const undoRetry = time.Second
 // soon as that is possible. A repeated start may be faster and adopt what runs.
 func (s *Service) undoStart(id state.ContainerID) {
 	state.Go(s.Ops, "undo start of "+string(id), func(ctx context.Context) error {
-		for {
+		for said := ""; ; {
 			err := s.Monitor.AwaitReady(ctx)
 			if err == nil {
 				err = s.withdrawStuck(ctx, id)
@@ -131,7 +131,10 @@ func (s *Service) undoStart(id state.ContainerID) {
 			if err == nil || errdefs.IsNotFound(err) {
 				return nil
 			}
-			s.Log.Warn("start not undone, trying again", "container", id, "err", err)
+			if err.Error() != said { // once, not once per attempt
+				said = err.Error()
+				s.Log.Warn("start not undone, trying again", "container", id, "err", err)
+			}
 			select {
 			case <-time.After(undoRetry):
 			case <-ctx.Done():

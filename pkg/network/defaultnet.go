@@ -41,6 +41,7 @@ type defaultState struct {
 	subnets []string // that the lists are for
 	list    *libcni.NetworkConfigList
 	bare    *libcni.NetworkConfigList // without portmap: two plugin runs less for pods without host ports
+	missing string                    // why there is no masquerading, as the log has it
 }
 
 // listFor is list for an ADD: when that is the default network, the host side of it is made ready.
@@ -129,10 +130,20 @@ func (s *Service) prepareHost(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := ensureMasquerade(s.o.Default.Table, append(subnets, former...)); err != nil {
+	s.sayMasquerading(ctx, ensureMasquerade(s.o.Default.Table, append(subnets, former...)))
+	return nil
+}
+
+// sayMasquerading warns of what is missing, once and not once per pod.
+func (s *Service) sayMasquerading(ctx context.Context, err error) {
+	missing := ""
+	if err != nil {
+		missing = err.Error()
+	}
+	if missing != s.def.missing && err != nil {
 		s.log.WarnContext(ctx, "no masquerading: pods of the default network reach this node only", "err", err)
 	}
-	return nil
+	s.def.missing = missing
 }
 
 // RemoveDefaultNetwork removes the bridge, the masquerading rule and the address book of the default network. It is

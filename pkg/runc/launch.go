@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -153,12 +154,11 @@ func (s *Service) launchFailure(h Handler, logFile string, err error) error {
 	if message == "" {
 		return fmt.Errorf("%s: %w", filepath.Base(h.Path), err)
 	}
-	if class := classOf(message); class != nil {
-		err = &runtimeError{message: message, class: errors.Join(class, failed)}
-	} else {
-		err = &runtimeError{message: message, class: failed}
+	class := classOf(message)
+	if class == nil {
+		class = errdefs.ErrFailedPrecondition // this container, on this machine, as it is now
 	}
-	return fmt.Errorf("%s: %w", filepath.Base(h.Path), err)
+	return fmt.Errorf("%s: %w", filepath.Base(h.Path), &runtimeError{message: message, class: errors.Join(class, failed)})
 }
 
 // runtimeEnv is all a runtime gets to see of the daemon's environment.

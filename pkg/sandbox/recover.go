@@ -188,12 +188,15 @@ const undoRetry = 5 * time.Second
 // undo tears a pod down however long that takes. Nobody knows of a pod whose
 // start was cut off, so nobody would ask for its removal.
 func (s *Service) undo(ctx context.Context, id state.PodID) error {
-	for {
+	for said := ""; ; {
 		err := s.undoOnce(ctx, id)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		s.Log.Error("pod of the last run not torn down, trying again", "pod", id, "err", err)
+		if err.Error() != said { // once, not once per attempt
+			said = err.Error()
+			s.Log.Error("pod of the last run not torn down, trying again", "pod", id, "err", err)
+		}
 		select {
 		case <-time.After(undoRetry):
 		case <-ctx.Done():

@@ -137,7 +137,12 @@ func levelOf(method string, code codes.Code) slog.Level {
 			return slog.LevelDebug
 		}
 		return slog.LevelInfo
-	case codes.InvalidArgument, codes.FailedPrecondition, codes.AlreadyExists, codes.DeadlineExceeded, codes.Unavailable:
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.DeadlineExceeded:
+		if method == "ExecSync" { // a probe's command, again at each period
+			return slog.LevelDebug
+		}
+		return slog.LevelWarn
+	case codes.AlreadyExists, codes.Unavailable, codes.ResourceExhausted:
 		return slog.LevelWarn
 	default:
 		return slog.LevelError

@@ -76,7 +76,7 @@ func (s *Service) issue(kind, object, id string, serve func(http.ResponseWriter,
 	path, err := s.tickets.issue(kind, func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
 		err := serve(w, r)
-		s.o.Log.InfoContext(r.Context(), kind+" session ended", object, id, "dur", time.Since(began), "err", err)
+		s.o.Log.DebugContext(r.Context(), kind+" session ended", object, id, "dur", time.Since(began), "err", err)
 	})
 	if err != nil {
 		return "", fmt.Errorf("prepare %s: %w", kind, err)
@@ -208,7 +208,7 @@ func (s *Service) serveForward(w http.ResponseWriter, r *http.Request, x PortFor
 	f := forwarder(func(port int32, client io.ReadWriteCloser) error {
 		err := s.forward(r.Context(), x.Pod, port, client)
 		if err != nil {
-			s.o.Log.InfoContext(r.Context(), "forwarded connection ended", "pod", x.Pod, "err", err)
+			s.o.Log.DebugContext(r.Context(), "forwarded connection ended", "pod", x.Pod, "err", err)
 		}
 		return err
 	})

@@ -138,7 +138,7 @@ func TestExitCodesAndReasons(t *testing.T) {
 		c.Command = []string{"/no/such/program"}
 		id := d.Create(t, pod, c, config)
 		_, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id})
-		code(t, err, codes.Unknown, "/no/such/program", id)
+		code(t, err, codes.InvalidArgument, "/no/such/program", id)
 		if got := d.Status(t, id); got.State != cri.ContainerState_CONTAINER_EXITED || got.ExitCode != 128 || got.Reason != "StartError" {
 			t.Errorf("status %v, want StartError 128", got)
 		}
@@ -149,7 +149,7 @@ func TestExitCodesAndReasons(t *testing.T) {
 			c.Command = []string{command}
 			id := d.Create(t, pod, c, config)
 			_, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id})
-			code(t, err, codes.Unknown, command, id)
+			code(t, err, codes.InvalidArgument, command, id)
 			if got := d.Status(t, id); got.ExitCode != 128 || got.Reason != "StartError" || got.Message == "" {
 				t.Errorf("status %v, want StartError 128", got)
 			}

@@ -38,8 +38,8 @@ func TestRefusedPods(t *testing.T) {
 			hostNet(c)
 			sysctl("net.ipv4.ip_forward", "1")(c)
 		}, codes.InvalidArgument, []string{"net.ipv4.ip_forward", "node's network"}},
-		{"sysctl that is not there", "", sysctl("net.ipv4.no_such_thing", "1"), codes.Unknown, []string{"no_such_thing"}},
-		{"sysctl value", "", sysctl("net.ipv4.ip_forward", "banana"), codes.Unknown, []string{"ip_forward"}},
+		{"sysctl that is not there", "", sysctl("net.ipv4.no_such_thing", "1"), codes.FailedPrecondition, []string{"no_such_thing"}},
+		{"sysctl value", "", sysctl("net.ipv4.ip_forward", "banana"), codes.FailedPrecondition, []string{"ip_forward"}},
 		{"relative log directory", "", func(c *cri.PodSandboxConfig) { c.LogDirectory = "logs" }, codes.InvalidArgument, []string{`"logs"`}},
 		{"port", "", func(c *cri.PodSandboxConfig) {
 			c.PortMappings = []*cri.PortMapping{{HostPort: 70000, ContainerPort: 80}}
