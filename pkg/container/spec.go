@@ -24,7 +24,7 @@ import (
 // spec builds the container's OCI spec; its root filesystem is mounted.
 func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, img image.Image) (*specs.Spec, *cri.ContainerUser, error) {
 	rootfs := s.Layout.RootFS(c.ID)
-	user, err := oci.ResolveUser(oci.OpenIn(rootfs), img.Config.User, c.Config.GetLinux().GetSecurityContext())
+	user, err := oci.ResolveUser(ctx, oci.OpenIn(rootfs), img.Config.User, c.Config.GetLinux().GetSecurityContext())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -52,7 +52,7 @@ func FuzzContainer(f *testing.F) {
 		spec, err = oci.Pause(p)
 		valid(t, spec, err)
 		open := oci.OpenIn(t.TempDir())
-		if _, err := oci.ResolveUser(open, "1:2", in.Config.GetLinux().GetSecurityContext()); err != nil && !errdefs.IsInvalidArgument(err) {
+		if _, err := oci.ResolveUser(t.Context(), open, "1:2", in.Config.GetLinux().GetSecurityContext()); err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("resolve user: %v", err)
 		}
 	})

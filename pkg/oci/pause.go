@@ -96,8 +96,7 @@ func (p *pause) process() error {
 	if v := p.sec.GetRunAsUser(); v != nil {
 		u = User{UID: uint32(v.Value), GID: uint32(p.sec.GetRunAsGroup().GetValue())}
 	}
-	u.Groups = []uint32{u.GID}
-	u.addGroups(p.sec.GetSupplementalGroups())
+	u.Groups = distinct(u.GID, nil, p.sec.GetSupplementalGroups())
 	score := p.in.Host.OOMScoreAdj(pauseOOMScoreAdj)
 	p.spec.Process = &specs.Process{
 		Args: []string{"/pause"}, Cwd: "/", User: u.spec(), NoNewPrivileges: true,

@@ -3,23 +3,17 @@
 package oci
 
 import (
-	"bytes"
-	"errors"
+	"context"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/moby/sys/user"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// userFileMax bounds the /etc/passwd and /etc/group that are read from an image, in bytes. Images are not trusted.
-const userFileMax = 8 << 20
 
 // OpenFunc opens a regular file of an image by its absolute path within it, and never one outside. A missing file is
 // fs.ErrNotExist. OpenIn makes one for a directory.
@@ -45,52 +39,65 @@ func (u User) spec() specs.User {
 	return specs.User{UID: u.UID, GID: u.GID, AdditionalGids: slices.Clone(u.Groups)}
 }
 
+// maxGroups is how many supplementary groups the kernel gives a process (NGROUPS_MAX).
+const maxGroups = 1 << 16
+
 // ResolveUser works out who the container runs as: the security context's user, else the image's USER ("name", "uid",
-// either with ":group"), else root. Names are looked up in the image, and one that is not there is ErrInvalidArgument.
-// The policy Merge adds the groups that the image's /etc/group lists the user in. The primary group is always among the
-// supplementary ones: files that a group is denied by mode bits would open up to its members otherwise.
-func ResolveUser(open OpenFunc, imageUser string, sc *cri.LinuxContainerSecurityContext) (User, error) {
+// either with ":group"), else root. Names are looked up in the image. One that is not there, an id that is not within
+// 0-2147483647, wherever it is from, and more groups than a process can have are ErrInvalidArgument. The policy Merge
+// adds the groups that the image's /etc/group lists the user in. The primary group is always among the supplementary
+// ones: files that a group is denied by mode bits would open up to its members otherwise.
+func ResolveUser(ctx context.Context, open OpenFunc, imageUser string, sc *cri.LinuxContainerSecurityContext) (User, error) {
 	if err := validateUser(sc); err != nil {
 		return User{}, err
 	}
 	wanted, field := userSpec(imageUser, sc)
-	passwd, err := readUserFile(open, "/etc/passwd")
-	if err != nil {
-		return User{}, err
-	}
-	group, err := readUserFile(open, "/etc/group")
-	if err != nil {
-		return User{}, err
-	}
-	found, err := user.GetExecUser(wanted, &user.ExecUser{Home: "/"}, bytes.NewReader(passwd), bytes.NewReader(group))
+	name, groupName, err := splitUser(wanted)
 	if err != nil {
 		return User{}, invalid(field, "%v", err)
 	}
-	u := User{UID: uint32(found.Uid), GID: uint32(found.Gid), Home: found.Home}
-	if g := sc.GetRunAsGroup(); g != nil {
-		u.GID = uint32(g.Value)
+	who, err := findAccount(ctx, open, name)
+	if err != nil {
+		return User{}, named(field, err)
 	}
-	if u.Home == "" {
-		u.Home = "/"
-	}
-	u.Groups = []uint32{u.GID}
+	lookFor := groupQuery{name: groupName}
 	if sc.GetSupplementalGroupsPolicy() == cri.SupplementalGroupsPolicy_Merge {
-		member, err := memberships(wanted, u.UID, passwd, group)
-		if err != nil {
-			return User{}, invalid(field, "%v", err)
-		}
-		u.addGroups(member)
+		lookFor.member = who.name
 	}
-	u.addGroups(sc.GetSupplementalGroups())
+	groups, err := findGroups(ctx, open, lookFor)
+	if err != nil {
+		return User{}, named(field, err)
+	}
+	u := User{UID: who.uid, GID: who.gid, Home: who.home}
+	switch {
+	case sc.GetRunAsGroup() != nil:
+		u.GID = uint32(sc.GetRunAsGroup().Value)
+	case groupName != "":
+		u.GID = groups.named
+	}
+	u.Groups = distinct(u.GID, groups.memberships, sc.GetSupplementalGroups())
+	if len(u.Groups) > maxGroups {
+		return User{}, invalid(field, "the user is in %d groups, and a process can be in %d", len(u.Groups), maxGroups)
+	}
 	return u, nil
 }
 
-func (u *User) addGroups(groups []int64) {
-	for _, g := range groups {
-		if !slices.Contains(u.Groups, uint32(g)) {
-			u.Groups = append(u.Groups, uint32(g))
+// distinct returns the groups in their order, the primary one first, each once.
+func distinct(primary uint32, member []uint32, asked []int64) []uint32 {
+	out, seen := []uint32{primary}, map[uint32]bool{primary: true}
+	add := func(gid uint32) {
+		if !seen[gid] {
+			seen[gid] = true
+			out = append(out, gid)
 		}
 	}
+	for _, gid := range member {
+		add(gid)
+	}
+	for _, gid := range asked {
+		add(uint32(gid))
+	}
+	return out
 }
 
 // userSpec returns the user in image syntax, and the field it is from.
@@ -104,51 +111,16 @@ func userSpec(imageUser string, sc *cri.LinuxContainerSecurityContext) (spec, fi
 	return imageUser, "image's user"
 }
 
-// memberships returns the groups that list the user. The name is that of the first passwd line with the uid or, for a
-// user given by name, that name: a uid may have several.
-func memberships(wanted string, uid uint32, passwd, group []byte) ([]int64, error) {
-	name, _, _ := strings.Cut(wanted, ":")
-	if _, err := strconv.Atoi(name); err == nil || name == "" {
-		users, err := user.ParsePasswdFilter(bytes.NewReader(passwd), func(u user.User) bool { return u.Uid == int(uid) })
-		if err != nil {
-			return nil, fmt.Errorf("parse image's /etc/passwd: %w", err)
+// splitUser reads "user:group", of which both parts are optional, and refuses numbers that are no ids.
+func splitUser(spec string) (name, group string, err error) {
+	name, group, _ = strings.Cut(spec, ":")
+	group, _, _ = strings.Cut(group, ":")
+	for _, part := range []string{name, group} {
+		if _, numeric, err := number(part); numeric && err != nil {
+			return "", "", fmt.Errorf("%q: %w", spec, err)
 		}
-		if len(users) == 0 {
-			return nil, nil
-		}
-		name = users[0].Name
 	}
-	groups, err := user.ParseGroupFilter(bytes.NewReader(group), func(g user.Group) bool {
-		return slices.Contains(g.List, name) && g.Gid >= 0 && g.Gid <= math.MaxInt32
-	})
-	if err != nil {
-		return nil, fmt.Errorf("parse image's /etc/group: %w", err)
-	}
-	var gids []int64
-	for _, g := range groups {
-		gids = append(gids, int64(g.Gid))
-	}
-	return gids, nil
-}
-
-// readUserFile returns nothing for a file the image does not have: images from scratch have neither.
-func readUserFile(open OpenFunc, path string) ([]byte, error) {
-	f, err := open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read image's %s: %w", path, err)
-	}
-	defer f.Close()
-	raw, err := io.ReadAll(io.LimitReader(f, userFileMax+1))
-	if err != nil {
-		return nil, fmt.Errorf("read image's %s: %w", path, err)
-	}
-	if len(raw) > userFileMax {
-		return nil, invalid("image", "%s is larger than %d bytes", path, userFileMax)
-	}
-	return raw, nil
+	return name, group, nil
 }
 
 func validateUser(sc *cri.LinuxContainerSecurityContext) error {
@@ -174,6 +146,9 @@ func validateIDs(uid, gid *cri.Int64Value, groups []int64) error {
 	}
 	if v := gid.GetValue(); v < 0 || v > math.MaxInt32 {
 		return invalid("linux.security_context.run_as_group", "%d is outside 0-%d", v, math.MaxInt32)
+	}
+	if len(groups) > maxGroups {
+		return invalid("linux.security_context.supplemental_groups", "%d groups, and a process can be in %d", len(groups), maxGroups)
 	}
 	for _, g := range groups {
 		if g < 0 || g > math.MaxInt32 {

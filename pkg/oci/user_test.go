@@ -56,7 +56,7 @@ func TestResolveUser(t *testing.T) {
 			oci.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 1234}, Home: "/home/web"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := oci.ResolveUser(open, c.image, c.sc)
+			got, err := oci.ResolveUser(t.Context(), open, c.image, c.sc)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -76,7 +76,7 @@ func TestResolveUser(t *testing.T) {
 		"group alone":   {"web", &cri.LinuxContainerSecurityContext{RunAsGroup: v(1)}},
 		"colon":         {"", &cri.LinuxContainerSecurityContext{RunAsUsername: "web:root"}},
 	} {
-		if _, err := oci.ResolveUser(open, c.image, c.sc); err == nil {
+		if _, err := oci.ResolveUser(t.Context(), open, c.image, c.sc); err == nil {
 			t.Errorf("%s: resolved", name)
 		} else {
 			refused(t, err)
@@ -86,11 +86,11 @@ func TestResolveUser(t *testing.T) {
 
 func TestUserOfScratchImage(t *testing.T) {
 	open := oci.OpenIn(t.TempDir())
-	got, err := oci.ResolveUser(open, "7:8", nil)
+	got, err := oci.ResolveUser(t.Context(), open, "7:8", nil)
 	if want := (oci.User{UID: 7, GID: 8, Groups: []uint32{8}, Home: "/"}); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if _, err := oci.ResolveUser(open, "web", nil); err == nil {
+	if _, err := oci.ResolveUser(t.Context(), open, "web", nil); err == nil {
 		t.Error("a name resolved without a passwd file")
 	}
 	if u := got.CRI().GetLinux(); u.GetUid() != 7 || u.GetGid() != 8 || len(u.GetSupplementalGroups()) != 1 {
@@ -116,7 +116,7 @@ func TestUserFilesStayInTheImage(t *testing.T) {
 	}
 	for _, target := range []string{filepath.Join(outside, "passwd"), "../../../../../../../../" + outside + "/passwd", "/dev/null", "/etc"} {
 		replace(target)
-		if u, err := oci.ResolveUser(oci.OpenIn(root), "web", nil); err == nil {
+		if u, err := oci.ResolveUser(t.Context(), oci.OpenIn(root), "web", nil); err == nil {
 			t.Errorf("passwd -> %s resolved to %+v", target, u)
 		}
 	}
@@ -128,13 +128,13 @@ func TestUserFilesStayInTheImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	replace("/store/passwd")
-	if u, err := oci.ResolveUser(oci.OpenIn(root), "web", nil); err != nil || u.UID != 77 {
+	if u, err := oci.ResolveUser(t.Context(), oci.OpenIn(root), "web", nil); err != nil || u.UID != 77 {
 		t.Errorf("passwd in the store: %+v, %v", u, err)
 	}
 	if err := os.WriteFile(filepath.Join(root, "store/passwd"), []byte(strings.Repeat("#", 9<<20)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := oci.ResolveUser(oci.OpenIn(root), "web", nil); err == nil || !strings.Contains(err.Error(), "larger") {
+	if _, err := oci.ResolveUser(t.Context(), oci.OpenIn(root), "web", nil); err == nil || !strings.Contains(err.Error(), "larger") {
 		t.Errorf("9 MiB of passwd: %v", err)
 	}
 }
