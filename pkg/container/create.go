@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -25,7 +24,7 @@ import (
 type NewContainer struct {
 	Pod     state.PodID
 	Config  *cri.ContainerConfig
-	Sandbox *cri.PodSandboxConfig
+	Sandbox *cri.PodSandboxConfig // the pod's, as it is now; nil: as it was
 }
 
 // Create makes a container: root filesystem, spec and bundle, but no process.
@@ -57,7 +56,7 @@ func (s *Service) create(ctx context.Context, in NewContainer) (state.ContainerI
 	if err != nil || !began {
 		return c.ID, err
 	}
-	if err := s.prepare(ctx, pod, c, img); err != nil {
+	if err := s.prepare(ctx, pod, c, podConfig(pod.Config, in.Sandbox), img); err != nil {
 		return "", s.abandon(ctx, c.ID, err)
 	}
 	s.Plugins.PostCreateContainer(ctx, PluginPod(pod), s.plugin(c))
@@ -68,7 +67,7 @@ func (s *Service) create(ctx context.Context, in NewContainer) (state.ContainerI
 // request means. What an earlier attempt left half done is torn down first.
 func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img image.Image) (state.Container, bool, error) {
 	id := state.ContainerID(state.NewID())
-	logPath, err := logPath(pod.Config, in.Config)
+	logPath, err := logPath(podConfig(pod.Config, in.Sandbox), in.Config)
 	if err != nil {
 		return state.Container{}, false, err
 	}
@@ -105,18 +104,19 @@ func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img
 }
 
 // prepare is everything between the record and the Created container.
-func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container, img image.Image) error {
+func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container, config *cri.PodSandboxConfig, img image.Image) error {
 	var spec *specs.Spec
 	var user *cri.ContainerUser
 	var updates []nri.Update
 	return state.Steps(ctx,
-		state.Step{Name: "prepare root filesystem", Do: func(ctx context.Context) error {
+		state.Step{Name: "make log directory", Do: func(ctx context.Context) error { return s.makeLogDir(ctx, c) }},
+		state.Step{Name: "make writable layer", Do: func(ctx context.Context) error {
 			uids, gids := oci.IDMappings(pod.Config)
 			return s.Images.PrepareRootFS(ctx, string(c.ID), image.RootFS{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel})
 		}},
 		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
 		state.Step{Name: "build spec", Do: func(ctx context.Context) (err error) {
-			spec, user, err = s.spec(ctx, pod, c, img)
+			spec, user, err = s.spec(ctx, pod, c, config, img)
 			return err
 		}},
 		state.Step{Name: "record container", Do: func(ctx context.Context) (err error) {
@@ -201,29 +201,6 @@ func reportedMounts(c *cri.ContainerConfig, volumes []state.Volume) []*cri.Mount
 		out[v.Index].Image.ImageRef = v.ImageID
 	}
 	return out
-}
-
-// logPath is where the CRI log goes. It cannot leave the pod's log directory.
-func logPath(pod *cri.PodSandboxConfig, c *cri.ContainerConfig) (string, error) {
-	dir, name := pod.GetLogDirectory(), c.GetLogPath()
-	if dir == "" || name == "" {
-		return "", nil
-	}
-	if !filepath.IsLocal(name) {
-		return "", fmt.Errorf("log path %q leaves the pod's log directory: %w", name, errdefs.ErrInvalidArgument)
-	}
-	if !filepath.IsAbs(dir) {
-		return "", fmt.Errorf("log directory %q is not absolute: %w", dir, errdefs.ErrInvalidArgument)
-	}
-	path := filepath.Join(dir, name)
-	info, err := os.Stat(filepath.Dir(path))
-	if err == nil && !info.IsDir() {
-		err = fmt.Errorf("%s is no directory", filepath.Dir(path))
-	}
-	if err != nil {
-		return "", fmt.Errorf("log directory: %w: %w", err, errdefs.ErrInvalidArgument)
-	}
-	return path, nil
 }
 
 // imageName is the name the container's image is reported by: what the user

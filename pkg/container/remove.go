@@ -53,12 +53,12 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 	key := string(id)
 	err = state.Steps(ctx,
 		state.Step{Name: "end processes", Do: func(ctx context.Context) error { return s.deleteRuntime(ctx, c) }},
-		state.Step{Name: "forget container", Do: func(ctx context.Context) error { return s.Monitor.Forget(ctx, key) }},
+		state.Step{Name: "tell monitor to forget it", Do: func(ctx context.Context) error { return s.Monitor.Forget(ctx, key) }},
 		state.Step{Name: "unmount image volumes", Do: func(ctx context.Context) error { return s.unmountVolumes(ctx, c) }},
-		state.Step{Name: "remove root filesystem", Do: func(ctx context.Context) error {
+		state.Step{Name: "remove writable layer", Do: func(ctx context.Context) error {
 			return s.Images.RemoveRootFS(ctx, key, s.Layout.RootFS(id))
 		}},
-		state.Step{Name: "remove bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(key) }},
+		state.Step{Name: "drop bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(key) }},
 		state.Step{Name: "remove files", Do: func(context.Context) error { return os.RemoveAll(s.Layout.ContainerFiles(id)) }},
 		state.Step{Name: "tell plugins", Do: func(ctx context.Context) error {
 			s.settleLater(id, s.Plugins.RemoveContainer(ctx, s.podOf(c), s.plugin(c)))

@@ -31,6 +31,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // Options are what the service works with.
@@ -50,6 +51,7 @@ type Options struct {
 // Service runs containers.
 type Service struct {
 	Options
+	paths sys.HostPaths
 
 	mu       sync.Mutex                  // guards the fields below
 	signaled map[state.ContainerID]bool  // whose stop signal was sent

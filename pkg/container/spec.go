@@ -9,27 +9,26 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// spec builds the container's OCI spec; its root filesystem is mounted.
-func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, img image.Image) (*specs.Spec, *cri.ContainerUser, error) {
+// spec builds the container's OCI spec; its root filesystem is mounted. config
+// is the pod's by podConfig.
+func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, config *cri.PodSandboxConfig, img image.Image) (*specs.Spec, *cri.ContainerUser, error) {
 	rootfs := s.Layout.RootFS(c.ID)
 	user, err := oci.ResolveUser(ctx, oci.OpenIn(rootfs), img.Config.User, c.Config.GetLinux().GetSecurityContext())
 	if err != nil {
 		return nil, nil, err
 	}
 	labels := oci.Labels{Process: pod.ProcessLabel, Mount: pod.MountLabel}
-	if err := prepareSources(ctx, c.Config.GetMounts(), labels); err != nil {
+	if err := s.prepareSources(ctx, c.Config.GetMounts(), labels); err != nil {
 		return nil, nil, err
 	}
 	volumes, err := volumePaths(c)
@@ -46,7 +45,7 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, im
 	}
 	files := s.Layout.PodFiles(pod.ID)
 	in := oci.ContainerInput{
-		ID: string(c.ID), PodID: string(pod.ID), Config: c.Config, Sandbox: pod.Config,
+		ID: string(c.ID), PodID: string(pod.ID), Config: c.Config, Sandbox: config,
 		Image: img.Config, ImageName: c.ImageName, User: user, RootFS: rootfs, Labels: labels,
 		Namespaces: ns, CgroupsPath: c.Cgroup, Volumes: volumes,
 		HostnamePath: filepath.Join(files, "hostname"),
@@ -91,40 +90,6 @@ func (s *Service) namespaces(pod state.Pod, c *cri.ContainerConfig) (oci.Namespa
 	}
 	ns.Target = of(target.PID, "pid")
 	return ns, nil
-}
-
-// prepareSources refuses mounts whose host path is not there: CRI asks runtimes
-// to report that, not to make directories up. It relabels those that ask for it.
-func prepareSources(ctx context.Context, mounts []*cri.Mount, labels oci.Labels) error {
-	for _, m := range mounts {
-		if m.GetImage().GetImage() != "" {
-			continue
-		}
-		err := probe(ctx, m.GetHostPath())
-		if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
-			return fmt.Errorf("mount of %s: host path: %w: %w", m.GetContainerPath(), err, errdefs.ErrUnavailable)
-		}
-		if err != nil {
-			return fmt.Errorf("mount of %s: host path: %w: %w", m.GetContainerPath(), err, errdefs.ErrInvalidArgument)
-		}
-		if !m.GetSelinuxRelabel() {
-			continue
-		}
-		if err := oci.Relabel(m.GetHostPath(), labels); err != nil {
-			return fmt.Errorf("mount of %s: %w", m.GetContainerPath(), err)
-		}
-	}
-	return nil
-}
-
-// probeLimit is how long a host path may take to answer. The pod's lock is held
-// meanwhile, and stopping the pod must not hang with a file server.
-const probeLimit = 10 * time.Second
-
-func probe(ctx context.Context, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, probeLimit)
-	defer cancel()
-	return sys.Probe(ctx, path)
 }
 
 // volumePaths says what each image mount mounts: the image's root, or a sub

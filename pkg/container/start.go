@@ -76,6 +76,7 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 			return s.Plugins.StartContainer(ctx, PluginPod(pod), s.plugin(c))
 		}},
 		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
+		state.Step{Name: "make log directory", Do: func(ctx context.Context) error { return s.makeLogDir(ctx, c) }},
 		state.Step{Name: "run container", Do: func(ctx context.Context) (err error) {
 			uid, gid := s.stdioOwner(pod, c)
 			s.holdProfile()

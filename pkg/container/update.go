@@ -84,7 +84,7 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 			}
 			return s.updateBesides(c, spec, before)
 		}},
-		state.Step{Name: "write bundle", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(id), spec) }},
+		state.Step{Name: "save spec", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(id), spec) }},
 		state.Step{Name: "record resources", Do: func(context.Context) error {
 			_, err := s.Store.UpdateContainer(id, func(c *state.Container) {
 				c.Resources = reportedResources(mergeResources(c.Resources.GetLinux(), r), spec)

@@ -51,7 +51,7 @@ type container struct {
 	privileged bool
 }
 
-// Container builds the spec of an application container.
+// Container builds the spec of an application container. Errors name the field, not the container.
 func Container(in ContainerInput) (*specs.Spec, error) {
 	c := &container{in: &in, sec: in.Config.GetLinux().GetSecurityContext()}
 	c.privileged = c.sec.GetPrivileged()
@@ -61,7 +61,7 @@ func Container(in ContainerInput) (*specs.Spec, error) {
 		c.annotations, c.cdi,
 	} {
 		if err := rule(); err != nil {
-			return nil, fmt.Errorf("build spec of container %s: %w", in.ID, err)
+			return nil, err
 		}
 	}
 	return c.spec, nil

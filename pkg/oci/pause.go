@@ -3,7 +3,6 @@
 package oci
 
 import (
-	"fmt"
 	"maps"
 	"path/filepath"
 
@@ -41,7 +40,7 @@ func Pause(in PauseInput) (*specs.Spec, error) {
 	p := &pause{in: &in, sec: in.Config.GetLinux().GetSecurityContext(), spec: newSpec(in.RootFS, true, in.CgroupsPath)}
 	for _, rule := range []func() error{p.validate, p.process, p.namespaces, p.mounts, p.confine, p.annotations} {
 		if err := rule(); err != nil {
-			return nil, fmt.Errorf("build spec of pod %s: %w", in.ID, err)
+			return nil, err
 		}
 	}
 	return p.spec, nil

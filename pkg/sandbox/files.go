@@ -4,12 +4,14 @@ package sandbox
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -21,6 +23,20 @@ import (
 // shmSize is the size of a pod's /dev/shm in bytes, as with other runtimes;
 // pods that need more mount an emptyDir of medium Memory there.
 const shmSize = 64 << 20
+
+// logDirLimit is how long the file system of the pod's logs may take to answer.
+const logDirLimit = 10 * time.Second
+
+// makeLogDir makes the pod's log directory, as other runtimes do. It stays when
+// the pod goes: logs are the kubelet's.
+func (s *Service) makeLogDir(ctx context.Context, c *cri.PodSandboxConfig) error {
+	if c.GetLogDirectory() == "" {
+		return nil
+	}
+	limited, cancel := context.WithTimeout(ctx, logDirLimit)
+	defer cancel()
+	return s.paths.Directory(limited, c.GetLogDirectory())
+}
 
 // makeFiles writes hostname and resolv.conf and mounts the shared memory that
 // the pod's containers have in common.

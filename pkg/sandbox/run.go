@@ -89,6 +89,7 @@ func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error)
 func (s *Service) bringUp(ctx context.Context, p state.Pod) error {
 	var up started
 	return state.Steps(ctx,
+		state.Step{Name: "make log directory", Do: func(ctx context.Context) error { return s.makeLogDir(ctx, p.Config) }},
 		state.Step{Name: "write pod files", Do: func(context.Context) error { return s.makeFiles(p) }},
 		state.Step{Name: "make namespaces", Do: func(context.Context) error { return s.makeNamespaces(p) }},
 		state.Step{Name: "set up network and run pause", Do: func(ctx context.Context) (err error) {

@@ -28,6 +28,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // Options are what the service works with.
@@ -48,7 +49,10 @@ type Options struct {
 }
 
 // Service runs pods.
-type Service struct{ Options }
+type Service struct {
+	Options
+	paths sys.HostPaths
+}
 
 // New makes the service.
 func New(o Options) *Service { return &Service{Options: o} }

@@ -63,7 +63,7 @@ func (s *Service) teardown(ctx context.Context, id state.PodID) error {
 	err := state.Steps(ctx, append(s.halt(id),
 		state.Step{Name: "remove containers", Do: func(ctx context.Context) error { return s.removeContainers(ctx, id) }},
 		state.Step{Name: "forget pause", Do: func(ctx context.Context) error { return s.Monitor.Forget(ctx, string(id)) }},
-		state.Step{Name: "remove bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(string(id)) }},
+		state.Step{Name: "drop bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(string(id)) }},
 		state.Step{Name: "unmount shared memory", Do: func(context.Context) error { return sys.Unmount(s.Layout.PodShm(id)) }},
 		state.Step{Name: "remove pod files", Do: func(context.Context) error { return os.RemoveAll(s.Layout.PodFiles(id)) }},
 		state.Step{Name: "remove pod cgroup", Do: func(ctx context.Context) error { return s.removePodCgroup(ctx, id) }},

@@ -30,7 +30,7 @@ var goroutines = map[string]string{
 	"pkg/sys/cgroup_warm.go":     "one write to a cgroup file at a time, which ends with a grace period of the kernel",
 	"pkg/sys/lock.go":            "a wait for the lock of a process that is ending, which ends with it",
 	"pkg/sys/netns.go":           "a thread that enters a pod's network namespace and ends if it can't come back",
-	"pkg/sys/probe.go":           "a stat that may never return is left behind with its thread",
+	"pkg/sys/hostpath.go":        "a look at a path that may never return is left behind with its thread",
 }
 
 var concurrencyRules = []Rule{

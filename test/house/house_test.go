@@ -55,6 +55,7 @@ func violations(root string) []violation {
 		{"parameters", "pkg/sys/x.go", "package sys\n\nfunc x(ctx context.Context, a, b, c, d, e, f int) {}\n"},
 		{"interface width", "pkg/sys/x.go", "package sys\n\ntype x interface{ a(); b(); c(); d(); e(); f(); g(); h() }\n"},
 		{"error texts", "pkg/sys/x.go", "package sys\n\nvar x = fmt.Errorf(\"failed to do it\")\n"},
+		{"step names", "pkg/sys/x.go", "package sys\n\nvar x, y = state.Step{Name: \"build it\", Do: nil}, fmt.Errorf(\"build it: %w\", z)\n"},
 		{"error matching", "pkg/sys/x.go", "package sys\n\nvar x = strings.Contains(err.Error(), \"no such\")\n"},
 		{"package names", "test/x/x.go", "// Package util is.\npackage util\n"},
 		{"prints", "pkg/sys/x.go", "package sys\n\nfunc x() { fmt.Println() }\n"},

@@ -12,6 +12,7 @@ import (
 
 var wordRules = []Rule{
 	{"error texts", "an error says what was being done, `verb object: cause`; that it did not work is known by then", checkErrorTexts},
+	{"step names", "a step's name is put before its error, and an error that says the same again says it twice", checkStepNames},
 	{"error matching", "an error's text is for people; programs ask errors.Is for its class", checkErrorMatching},
 	{"package names", "a package is named after what it provides; a drawer for leftovers only fills up", checkPackageNames},
 	{"prints", "a daemon speaks through its logger, which knows the level and the object", checkPrints},
@@ -40,6 +41,54 @@ func checkErrorTexts(t *Tree) []Finding {
 		}
 		return nil
 	})
+}
+
+// checkStepNames looks for error texts of the product that begin with the name of a step of an operation.
+func checkStepNames(t *Tree) []Finding {
+	steps := map[string]bool{}
+	t.each(product, func(_ *File, n ast.Node) []Finding {
+		if name := stepName(n); name != "" {
+			steps[name] = true
+		}
+		return nil
+	})
+	return t.each(product, func(f *File, n ast.Node) []Finding {
+		call, ok := n.(*ast.CallExpr)
+		if !ok || len(call.Args) == 0 {
+			return nil
+		}
+		pkg, name, _ := selector(call.Fun)
+		if pkg+"."+name != "fmt.Errorf" && pkg+"."+name != "errors.New" {
+			return nil
+		}
+		words := strings.FieldsFunc(text(call.Args[0]), func(r rune) bool { return r == ' ' || r == ':' })
+		for i := range words {
+			if begins := strings.Join(words[:i+1], " "); steps[begins] {
+				return []Finding{t.find(f, n, "error text that begins like the step %q", begins)}
+			}
+		}
+		return nil
+	})
+}
+
+// stepName is the Name of a literal with fields Name and Do, "" for anything else.
+func stepName(n ast.Node) string {
+	lit, ok := n.(*ast.CompositeLit)
+	if !ok {
+		return ""
+	}
+	fields := map[string]ast.Expr{}
+	for _, e := range lit.Elts {
+		if kv, ok := e.(*ast.KeyValueExpr); ok {
+			if key, ok := kv.Key.(*ast.Ident); ok {
+				fields[key.Name] = kv.Value
+			}
+		}
+	}
+	if fields["Name"] == nil || fields["Do"] == nil {
+		return ""
+	}
+	return text(fields["Name"])
 }
 
 func checkErrorMatching(t *Tree) []Finding {

@@ -5,7 +5,6 @@
 package integration
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -91,7 +90,8 @@ func refusedContainers(private string) []refused {
 		{"no image", func(c *cri.ContainerConfig) { c.Image = nil }, codes.InvalidArgument, []string{"image"}},
 		{"unknown image", func(c *cri.ContainerConfig) { c.Image.Image = "cri-shim.test/none:1" }, codes.NotFound, []string{"cri-shim.test/none:1"}},
 		{"relative source", mounts(&cri.Mount{HostPath: "etc", ContainerPath: "/data"}), codes.InvalidArgument, []string{"host_path", `"etc"`}},
-		{"missing source", mounts(&cri.Mount{HostPath: "/no/such/dir", ContainerPath: "/data"}), codes.InvalidArgument, []string{"/data", "/no/such/dir"}},
+		{"source below a file", mounts(&cri.Mount{HostPath: "/etc/passwd/dir", ContainerPath: "/data"}), codes.InvalidArgument, []string{"/data", "/etc/passwd/dir"}},
+		{"source that cannot be made", mounts(&cri.Mount{HostPath: "/sys/no-such-dir", ContainerPath: "/data"}), codes.FailedPrecondition, []string{"/data", "/sys/no-such-dir"}},
 		{"relative container path", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "data"}), codes.InvalidArgument, []string{"container_path", `"data"`}},
 		{"mount over the root", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "/"}), codes.InvalidArgument, []string{"root"}},
 		{"recursive read-only but writable", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "/data", RecursiveReadOnly: true}),
@@ -108,7 +108,6 @@ func refusedContainers(private string) []refused {
 		}, codes.FailedPrecondition, []string{private, "not shared"}},
 		{"log path that leaves", func(c *cri.ContainerConfig) { c.LogPath = "../x.log" }, codes.InvalidArgument, []string{"../x.log"}},
 		{"absolute log path", func(c *cri.ContainerConfig) { c.LogPath = "/tmp/x.log" }, codes.InvalidArgument, []string{"/tmp/x.log"}},
-		{"log in a missing directory", func(c *cri.ContainerConfig) { c.LogPath = "no/such/x.log" }, codes.InvalidArgument, []string{"no/such"}},
 		{"relative working directory", func(c *cri.ContainerConfig) { c.WorkingDir = "w" }, codes.InvalidArgument, []string{"working_dir"}},
 		{"missing device", func(c *cri.ContainerConfig) {
 			c.Devices = []*cri.Device{{HostPath: "/dev/nosuch", ContainerPath: "/dev/x"}}
@@ -173,36 +172,17 @@ func TestRefusedContainers(t *testing.T) {
 	if err != nil || len(l.Containers) > 0 {
 		t.Errorf("containers after all that: %v, %v", l, err)
 	}
-	t.Run("log directory is gone", func(t *testing.T) {
-		c := clone(config)
-		c.Metadata.Name, c.LogDirectory = "gone", filepath.Join(d.Dir, "gone")
-		refusedContainer(t, d, d.Pod(t, c), inHostNet("refused", "sleep"), codes.InvalidArgument, c.LogDirectory)
-	})
 	t.Run("log directory is a file", func(t *testing.T) {
 		c := clone(config)
 		c.Metadata.Name, c.LogDirectory = "file", filepath.Join(d.Dir, "file")
 		mustWrite(t, c.LogDirectory, "")
+		refusedPod(t, d, c, "", codes.InvalidArgument, c.LogDirectory)
+		c.LogDirectory = filepath.Join(d.Dir, "log")
 		p := d.Pod(t, c)
+		mustWrite(t, filepath.Join(c.LogDirectory, "sub"), "")
 		cc := inHostNet("refused", "sleep")
-		refusedContainer(t, d, p, cc, codes.InvalidArgument, c.LogDirectory)
-	})
-	t.Run("log directory goes before the start", func(t *testing.T) {
-		c := clone(config)
-		c.Metadata.Name, c.LogDirectory = "late", filepath.Join(d.Dir, "late")
-		mustMkdir(t, c.LogDirectory)
-		id := d.Create(t, d.Pod(t, c), inHostNet("late", "sleep"), c)
-		if err := os.Remove(c.LogDirectory); err != nil {
-			t.Fatal(err)
-		}
-		_, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id})
-		if err == nil {
-			t.Fatal("started without a place for its log")
-		}
-		contains(t, "error", err.Error(), id, c.LogDirectory)
-		mustMkdir(t, c.LogDirectory)
-		if _, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id}); err != nil {
-			t.Errorf("start once the directory is back: %v", err)
-		}
+		cc.LogPath = "sub/x.log"
+		refusedContainer(t, d, p, cc, codes.InvalidArgument, filepath.Join(c.LogDirectory, "sub"))
 	})
 	t.Run("container in a stopped pod", func(t *testing.T) {
 		p, _ := quickPod(t, d, "stopped")

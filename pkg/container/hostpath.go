@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// hostPathLimit is how long all host paths of a container together may take to
+// answer. The pod's lock is held meanwhile, and stopping the pod must not hang
+// with a file server.
+const hostPathLimit = 10 * time.Second
+
+// prepareSources makes host paths of mounts that are missing, as directories:
+// other runtimes do, and manifests count on it. It relabels those that ask for it.
+func (s *Service) prepareSources(ctx context.Context, mounts []*cri.Mount, labels oci.Labels) error {
+	limited, cancel := context.WithTimeout(ctx, hostPathLimit)
+	defer cancel()
+	for _, m := range mounts {
+		if m.GetImage().GetImage() != "" {
+			continue
+		}
+		if err := s.paths.Exists(limited, m.GetHostPath()); err != nil {
+			return fmt.Errorf("mount of %s: host path: %w", m.GetContainerPath(), err)
+		}
+		if !m.GetSelinuxRelabel() {
+			continue
+		}
+		if err := oci.Relabel(m.GetHostPath(), labels); err != nil {
+			return fmt.Errorf("mount of %s: %w", m.GetContainerPath(), err)
+		}
+	}
+	return nil
+}
+
+// makeLogDir makes the pod's log directory, which another program may have
+// removed, and the container's own directory in it.
+func (s *Service) makeLogDir(ctx context.Context, c state.Container) error {
+	if c.LogPath == "" {
+		return nil
+	}
+	rel := filepath.Clean(c.Config.GetLogPath())
+	base := "/" + strings.Trim(strings.TrimSuffix(c.LogPath, rel), "/")
+	limited, cancel := context.WithTimeout(ctx, hostPathLimit)
+	defer cancel()
+	err := s.paths.Directory(limited, base)
+	if err == nil && filepath.Dir(rel) != "." {
+		err = s.paths.DirectoryBelow(limited, base, filepath.Dir(rel))
+	}
+	return err
+}
+
+// logPath is where the CRI log goes. It cannot leave the pod's log directory.
+func logPath(pod *cri.PodSandboxConfig, c *cri.ContainerConfig) (string, error) {
+	dir, name := pod.GetLogDirectory(), c.GetLogPath()
+	if dir == "" || name == "" {
+		return "", nil
+	}
+	if !filepath.IsLocal(name) {
+		return "", fmt.Errorf("log path %q leaves the pod's log directory: %w", name, errdefs.ErrInvalidArgument)
+	}
+	if !filepath.IsAbs(dir) {
+		return "", fmt.Errorf("log directory %q is not absolute: %w", dir, errdefs.ErrInvalidArgument)
+	}
+	return filepath.Join(dir, name), nil
+}
