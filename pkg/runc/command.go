@@ -13,10 +13,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 )
@@ -32,7 +34,7 @@ func (s *Service) Delete(ctx context.Context, handler, id string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(h.Root, id)); errors.Is(err, fs.ErrNotExist) {
+	if !h.keeps(id) {
 		return nil
 	}
 	err = s.command(ctx, h, id, nil, nil, "delete", id)
@@ -40,6 +42,20 @@ func (s *Service) Delete(ctx context.Context, handler, id string) error {
 		return nil
 	}
 	return err
+}
+
+// keeps tells whether there may be something of a container among the runtime's
+// state, which saves most calls of Delete a process. runc and crun name a
+// directory after the container; of another runtime any name with its id counts.
+func (h Handler) keeps(id string) bool {
+	if _, err := os.Lstat(filepath.Join(h.Root, id)); !errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	entries, err := os.ReadDir(h.Root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	return err != nil || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return strings.Contains(e.Name(), id) })
 }
 
 // Update changes the cgroup limits of a running container.
@@ -95,7 +111,11 @@ func (s *Service) command(ctx context.Context, h Handler, id string, in io.Reade
 	argv := append(h.flags("/dev/stderr"), args...)
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &stderr
-	err := cmd.Run()
+	err := cmd.Start()
+	if err == nil {
+		sys.UnprotectChild(cmd.Process.Pid)
+		err = cmd.Wait()
+	}
 	if err == nil {
 		return nil
 	}

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package runc keeps OCI bundles and speaks the command line that runc shares
-// with other OCI runtimes (crun, youki, runsc), one set of arguments per
-// RuntimeClass handler.
+// with crun, one set of arguments per RuntimeClass handler. README lists what a
+// runtime must take.
 //
 // What starts a process (run, exec) goes through the monitor, which parents it;
 // what only changes or removes (update, delete) runs as a short child of the

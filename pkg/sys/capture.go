@@ -58,6 +58,7 @@ func (c Capture) Run(ctx context.Context) (Captured, error) {
 		return Captured{}, err
 	}
 	defer unix.Close(pidfd)
+	UnprotectChild(p.Pid)
 	if err := awaitKilled(ctx, p.Pid, pidfd); err != nil {
 		_ = p.Release()
 		return Captured{}, err

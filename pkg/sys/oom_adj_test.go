@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sys_test
+
+import (
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// TestProtectionIsNotInherited: a plugin of a daemon that the OOM killer spares is like any other process.
+func TestProtectionIsNotInherited(t *testing.T) {
+	const adj = "/proc/self/oom_score_adj"
+	before, err := os.ReadFile(adj)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(adj, []byte("-500"), 0); err != nil {
+		t.Skipf("needs CAP_SYS_RESOURCE: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(adj, before, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	// The value changes while the child runs already.
+	out, err := sys.Capture{
+		Path: "/bin/sh", Args: []string{"-c", "until [ \"$v\" = 0 ]; do read v <" + adj + "; done"}, Env: os.Environ(),
+	}.Run(ctx)
+	if err != nil || out.Code != 0 {
+		t.Errorf("the child's oom_score_adj does not become 0: code %d, %v", out.Code, err)
+	}
+}
