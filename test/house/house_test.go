@@ -72,6 +72,10 @@ func violations(root string) []violation {
 		{"package docs", "test/x/x.go", "package x\n"},
 		{"exported docs", "pkg/sys/x.go", "package sys\n\nfunc X() {}\n"},
 		{"exported docs", "pkg/sys/x.go", "package sys\n\ntype X int\n"},
+		{"switches", "pkg/sys/x.go", "package sys\n\n// Options of x.\ntype Options struct{ A, B int }\n\nvar x = Options{A: 1}\n"},
+		{"switches", "pkg/sys/x.go", "package sys\n\n// XInput of x.\ntype XInput struct{ A int }\n\nfunc (o *XInput) fill() { o.A = 1 }\n"},
+		{"switches", "pkg/sys/x.go", "package sys\n\n// Options of x.\ntype Options struct{ A int }\n\nfunc x(o Options) { o.A = 1 }\n"},
+		{"keys", "cmd/cri-shim/x.go", "package main\n\ntype Config struct{ A, B int }\n\nfunc x(c Config) int { return c.A }\n"},
 		{"licence", "test/x.sh", "#!/bin/sh\necho\n"},
 	}
 }
