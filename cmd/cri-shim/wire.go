@@ -246,7 +246,7 @@ func (d *daemon) wireServer(ctx context.Context) (err error) {
 	d.server, err = server.New(server.Options{
 		Store: d.store, Sandboxes: d.sandboxes, Containers: d.containers, Images: d.images, Network: d.network,
 		Stream: d.stream, Stats: stats.New(stats.Options{CgroupV2: host.CgroupV2, Log: d.log}),
-		Version: semver(version), SystemdCgroup: host.Systemd, Handlers: d.handlerFeatures(ctx),
+		Version: semver(version), SystemdCgroup: host.Systemd, Host: host, Handlers: d.handlerFeatures(ctx),
 		Features:  server.Features{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
 		ImageRoot: d.layout.Images(), Checks: d.checks(), Config: d.config, Metrics: metrics, Log: d.log,
 	})

@@ -67,7 +67,11 @@ func (s *Service) create(ctx context.Context, in NewContainer) (state.ContainerI
 // request means. What an earlier attempt left half done is torn down first.
 func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img image.Image) (state.Container, bool, error) {
 	id := state.ContainerID(state.NewID())
-	logPath, err := logPath(podConfig(pod.Config, in.Sandbox), in.Config)
+	config := podConfig(pod.Config, in.Sandbox)
+	if err := oci.FitsPod(in.Config, config); err != nil {
+		return state.Container{}, false, fmt.Errorf("create container: %w", err)
+	}
+	logPath, err := logPath(config, in.Config)
 	if err != nil {
 		return state.Container{}, false, err
 	}

@@ -82,7 +82,7 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 			s.holdProfile()
 			launched, err = s.Runtime.Launch(ctx, runc.Launch{
 				Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath,
-				Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.StdinOnce,
+				Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.Stdin && c.Config.StdinOnce,
 				UID: uid, GID: gid, Cgroups: sys.CgroupDirs(ownCgroup(c)), KillAll: sharesPIDs(c),
 			})
 			return err

@@ -117,12 +117,18 @@ func oomScoreAdj(spec *specs.Spec) int {
 	return *spec.Process.OOMScoreAdj
 }
 
-// reportedResources are what was asked for, with the oom_score_adj that this
-// machine, and plugins, made of it.
+// reportedResources are what was asked for, with the oom_score_adj and the CPU
+// shares that this machine, and plugins, made of it.
 func reportedResources(asked *cri.LinuxContainerResources, spec *specs.Spec) *cri.ContainerResources {
-	if asked.GetOomScoreAdj() != 0 {
-		asked = proto.Clone(asked).(*cri.LinuxContainerResources)
+	if asked == nil {
+		return &cri.ContainerResources{}
+	}
+	asked = proto.Clone(asked).(*cri.LinuxContainerResources)
+	if asked.OomScoreAdj != 0 {
 		asked.OomScoreAdj = int64(oomScoreAdj(spec))
+	}
+	if cpu := spec.Linux.Resources.CPU; asked.CpuShares != 0 && cpu != nil && cpu.Shares != nil {
+		asked.CpuShares = int64(*cpu.Shares)
 	}
 	return &cri.ContainerResources{Linux: asked}
 }

@@ -49,6 +49,24 @@ func capabilityNames(field string, names []string) ([]string, error) {
 	return out, nil
 }
 
+// askedCapabilities returns the full names of what a config adds, drops and makes ambient. Those of a privileged
+// container do not count, and are not looked at.
+func askedCapabilities(sc *cri.LinuxContainerSecurityContext) (add, drop, ambient []string, err error) {
+	if sc.GetPrivileged() {
+		return nil, nil, nil, nil
+	}
+	const field = "linux.security_context.capabilities."
+	want := sc.GetCapabilities()
+	if add, err = capabilityNames(field+"add_capabilities", want.GetAddCapabilities()); err != nil {
+		return nil, nil, nil, err
+	}
+	if drop, err = capabilityNames(field+"drop_capabilities", want.GetDropCapabilities()); err != nil {
+		return nil, nil, nil, err
+	}
+	ambient, err = capabilityNames(field+"add_ambient_capabilities", want.GetAddAmbientCapabilities())
+	return add, drop, ambient, err
+}
+
 // capabilities works out the sets of a container. ALL is settled first, then single names, and a drop beats an add.
 // The inheritable set stays empty apart from ambient ones, whatever the comment on add_capabilities says: filled, it
 // lets a program with file capabilities gain what its user should not have (CVE-2022-24769).
@@ -56,16 +74,7 @@ func capabilities(sc *cri.LinuxContainerSecurityContext, host Host) (*specs.Linu
 	if sc.GetPrivileged() {
 		return capabilitySets(host.Capabilities, nil), nil
 	}
-	want := sc.GetCapabilities()
-	add, err := capabilityNames("linux.security_context.capabilities.add_capabilities", want.GetAddCapabilities())
-	if err != nil {
-		return nil, err
-	}
-	drop, err := capabilityNames("linux.security_context.capabilities.drop_capabilities", want.GetDropCapabilities())
-	if err != nil {
-		return nil, err
-	}
-	ambient, err := capabilityNames("linux.security_context.capabilities.add_ambient_capabilities", want.GetAddAmbientCapabilities())
+	add, drop, ambient, err := askedCapabilities(sc)
 	if err != nil {
 		return nil, err
 	}

@@ -3,12 +3,10 @@
 package oci
 
 import (
-	"fmt"
 	"maps"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -76,36 +74,8 @@ func newSpec(rootfs string, readonly bool, cgroups string) *specs.Spec {
 	}
 }
 
-func (c *container) validate() error { return ValidateContainer(c.in.Config, c.in.Sandbox) }
-
-// ValidateContainer checks what can be checked before anything is made for the container. Container checks it again,
-// with all that depends on the machine.
-func ValidateContainer(config *cri.ContainerConfig, pod *cri.PodSandboxConfig) error {
-	sc := config.GetLinux().GetSecurityContext()
-	if proto.Size(config.GetWindows()) > 0 {
-		return invalid("windows", "this is a runtime for Linux")
-	}
-	if sc.GetPrivileged() && !pod.GetLinux().GetSecurityContext().GetPrivileged() {
-		return invalid("linux.security_context.privileged", "the pod is not privileged")
-	}
-	if config.GetStdinOnce() && !config.GetStdin() {
-		return invalid("stdin_once", "set without stdin")
-	}
-	if _, _, err := StopSignal(config, ""); err != nil {
-		return err
-	}
-	if o := sc.GetNamespaceOptions(); (o.GetTargetId() != "") != (o.GetPid() == cri.NamespaceMode_TARGET) {
-		return invalid(nsField+"target_id", "needs PID mode TARGET, and PID mode TARGET needs it")
-	}
-	if err := validateSELinux(sc.GetSelinuxOptions()); err != nil {
-		return err
-	}
-	for _, m := range config.GetMounts() {
-		if err := validateMount(fmt.Sprintf("mounts[%s]", m.GetContainerPath()), m); err != nil {
-			return err
-		}
-	}
-	return validateUser(sc)
+func (c *container) validate() error {
+	return allOf(ValidateContainer(c.in.Config, c.in.Host), FitsPod(c.in.Config, c.in.Sandbox))
 }
 
 func (c *container) capabilities() (err error) {

@@ -37,10 +37,7 @@ func (c *container) devices() error {
 
 // configDevice grants a device, or all below a directory of devices.
 func (c *container) configDevice(d *cri.Device) error {
-	field := fmt.Sprintf("devices[%s]", d.GetContainerPath())
-	if err := validateDevice(field, d); err != nil {
-		return err
-	}
+	field := deviceField(d)
 	found, err := c.findDevices(field, d.GetHostPath())
 	if err != nil {
 		return err
@@ -51,7 +48,7 @@ func (c *container) configDevice(d *cri.Device) error {
 	}
 	for _, node := range found {
 		below := strings.TrimPrefix(node.Path, path.Clean(d.GetHostPath()))
-		c.addDevice(node, path.Join(d.GetContainerPath(), below))
+		c.addDevice(node, path.Join(devicePath(d), below))
 		if !c.privileged {
 			c.spec.Linux.Resources.Devices = append(c.spec.Linux.Resources.Devices, specs.LinuxDeviceCgroup{
 				Allow: true, Type: node.Type, Major: &node.Major, Minor: &node.Minor, Access: access,
@@ -61,8 +58,18 @@ func (c *container) configDevice(d *cri.Device) error {
 	return nil
 }
 
+func deviceField(d *cri.Device) string { return fmt.Sprintf("devices[%s]", devicePath(d)) }
+
+// devicePath is where a device is in the container: where it is on the host, unless something else is said.
+func devicePath(d *cri.Device) string {
+	if d.GetContainerPath() == "" {
+		return d.GetHostPath()
+	}
+	return d.GetContainerPath()
+}
+
 func validateDevice(field string, d *cri.Device) error {
-	for name, p := range map[string]string{"container_path": d.GetContainerPath(), "host_path": d.GetHostPath()} {
+	for name, p := range map[string]string{"container_path": devicePath(d), "host_path": d.GetHostPath()} {
 		if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
 			return invalid(field+"."+name, "%q is no absolute path", p)
 		}

@@ -76,7 +76,7 @@ func containerCases() map[string]func(*oci.ContainerInput) {
 		"plain":   func(*oci.ContainerInput) {},
 		"default": func(in *oci.ContainerInput) { in.Config.Linux = nil },
 		"command": func(in *oci.ContainerInput) {
-			in.Config.Command, in.Config.Args, in.Config.WorkingDir = []string{"sh"}, []string{"-c", "true"}, "rel/dir"
+			in.Config.Command, in.Config.Args, in.Image.WorkingDir = []string{"sh"}, []string{"-c", "true"}, "rel/dir"
 			in.Config.Envs = []*cri.KeyValue{{Key: "A", Value: []byte("config")}, {Key: "B", Value: []byte("1")}, {Key: "B", Value: []byte("2")}}
 			in.Config.Tty, in.Config.Stdin = true, true
 		},
@@ -153,7 +153,7 @@ func mountsCase(in *oci.ContainerInput) {
 	in.Config.Mounts = []*cri.Mount{
 		{ContainerPath: "/data/deep/inner", HostPath: "/b", Readonly: true, RecursiveReadOnly: true},
 		{ContainerPath: "/data/", HostPath: "/a", SelinuxRelabel: true, MountOptions: []string{"noexec", "exec", "nosuid", "nosuid"}},
-		{ContainerPath: "/models", Image: &cri.ImageSpec{Image: "sha256:def"}, ImageSubPath: "models"},
+		{ContainerPath: "/models", Image: &cri.ImageSpec{Image: "sha256:def"}, ImageSubPath: "models", Readonly: true},
 		{ContainerPath: "/etc/hosts", HostPath: "/pods/etc-hosts"},
 		{ContainerPath: "/out", HostPath: "/shared", Propagation: cri.MountPropagation_PROPAGATION_BIDIRECTIONAL},
 		{ContainerPath: "/in", HostPath: "/slave", Readonly: true, Propagation: cri.MountPropagation_PROPAGATION_HOST_TO_CONTAINER},

@@ -5,6 +5,7 @@ package oci
 import (
 	"fmt"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -123,9 +124,6 @@ func (c *container) configMounts() ([]specs.Mount, error) {
 	var out []specs.Mount
 	for i, m := range c.in.Config.GetMounts() {
 		field := fmt.Sprintf("mounts[%s]", m.GetContainerPath())
-		if err := validateMount(field, m); err != nil {
-			return nil, err
-		}
 		source := m.GetHostPath()
 		if m.GetImage() != nil {
 			if source = c.in.Volumes[i]; source == "" {
@@ -216,11 +214,17 @@ func restrictions(field string, asked []string) ([]string, error) {
 func validateMount(field string, m *cri.Mount) error {
 	switch {
 	case !path.IsAbs(m.GetContainerPath()) || strings.ContainsRune(m.GetContainerPath(), 0):
-		return invalid(field+".container_path", "not an absolute path")
+		return invalid(field+".container_path", "%q is no absolute path", m.GetContainerPath())
 	case path.Clean(m.GetContainerPath()) == "/":
 		return invalid(field+".container_path", "a mount can't replace the root file system")
 	case m.GetImage() != nil && m.GetHostPath() != "":
 		return invalid(field+".host_path", "set together with image")
+	case m.GetImage() != nil && m.GetImage().GetImage() == "":
+		return invalid(field+".image.image", "no image named")
+	case m.GetImage() != nil && !m.GetReadonly():
+		return invalid(field+".readonly", "not set: images can't be written to")
+	case m.GetImageSubPath() != "" && !filepath.IsLocal(m.GetImageSubPath()):
+		return invalid(field+".image_sub_path", "%q leaves the image", m.GetImageSubPath())
 	case m.GetImage() == nil && m.GetImageSubPath() != "":
 		return invalid(field+".image_sub_path", "set without image")
 	case m.GetImage() == nil && (!path.IsAbs(m.GetHostPath()) || strings.ContainsRune(m.GetHostPath(), 0)):
@@ -234,6 +238,9 @@ func validateMount(field string, m *cri.Mount) error {
 	}
 	if _, ok := cri.MountPropagation_name[int32(m.GetPropagation())]; !ok {
 		return invalid(field+".propagation", "unknown value %d", m.GetPropagation())
+	}
+	if _, err := restrictions(field+".mount_options", m.GetMountOptions()); err != nil {
+		return err
 	}
 	for _, id := range slices.Concat(m.GetUidMappings(), m.GetGidMappings()) {
 		if id.GetLength() == 0 {

@@ -90,8 +90,6 @@ func (c *container) namespaces() error {
 func (c *container) joinPod(kind specs.LinuxNamespaceType, path string, want, pod cri.NamespaceMode) error {
 	field := nsField + string(kind)
 	switch {
-	case want != cri.NamespaceMode_POD && want != cri.NamespaceMode_NODE:
-		return invalid(field, "mode %s is not supported", want)
 	case pod == cri.NamespaceMode_NODE:
 		return nil
 	case want == cri.NamespaceMode_NODE:
@@ -113,6 +111,23 @@ func sameUserns(a, b *cri.UserNamespace) bool {
 		return true
 	}
 	return proto.Equal(a, b)
+}
+
+// validateContainerNamespaces checks a container's namespace options by themselves.
+func validateContainerNamespaces(o *cri.NamespaceOption) error {
+	if m := o.GetNetwork(); m != cri.NamespaceMode_POD && m != cri.NamespaceMode_NODE {
+		return invalid(nsField+"network", "mode %s is not supported", m)
+	}
+	if m := o.GetIpc(); m != cri.NamespaceMode_POD && m != cri.NamespaceMode_NODE && m != cri.NamespaceMode_CONTAINER {
+		return invalid(nsField+"ipc", "mode %s is not supported", m)
+	}
+	if _, known := cri.NamespaceMode_name[int32(o.GetPid())]; !known {
+		return invalid(nsField+"pid", "mode %s is not supported", o.GetPid())
+	}
+	if (o.GetTargetId() != "") != (o.GetPid() == cri.NamespaceMode_TARGET) {
+		return invalid(nsField+"target_id", "needs PID mode TARGET, and PID mode TARGET needs it")
+	}
+	return nil
 }
 
 // validateNamespaces checks a pod's namespace options.

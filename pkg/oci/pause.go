@@ -7,14 +7,12 @@ import (
 	"path/filepath"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 const (
 	pauseUser        = 65535 // nobody's; pause needs no rights at all
 	pauseOOMScoreAdj = -998  // with pause dies the pod, so it goes last
-	hostnameMax      = 64    // of the kernel
 )
 
 // PauseInput is all that the spec of a pod's infra container depends on.
@@ -52,40 +50,7 @@ type pause struct {
 	sec  *cri.LinuxSandboxSecurityContext
 }
 
-func (p *pause) validate() error { return ValidatePod(p.in.Config) }
-
-// ValidatePod checks the parts of a pod's config that end up in specs. Network, DNS and logs have owners elsewhere.
-func ValidatePod(config *cri.PodSandboxConfig) error {
-	sc := config.GetLinux().GetSecurityContext()
-	if proto.Size(config.GetWindows()) > 0 {
-		return invalid("windows", "this is a runtime for Linux")
-	}
-	if len(config.GetHostname()) > hostnameMax {
-		return invalid("hostname", "longer than %d bytes", hostnameMax)
-	}
-	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
-		return invalid("linux.security_context.run_as_group", "set without run_as_user")
-	}
-	if err := validateIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups()); err != nil {
-		return err
-	}
-	if _, ok := cri.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())]; !ok {
-		return invalid("linux.security_context.supplemental_groups_policy", "unknown value %d", sc.GetSupplementalGroupsPolicy())
-	}
-	if err := validateNamespaces(sc.GetNamespaceOptions()); err != nil {
-		return err
-	}
-	if _, err := profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath()); err != nil {
-		return err
-	}
-	if _, err := profile("linux.security_context.apparmor", sc.GetApparmor(), ""); err != nil {
-		return err
-	}
-	if err := validateSELinux(sc.GetSelinuxOptions()); err != nil {
-		return err
-	}
-	return ValidateSysctls(config.GetLinux().GetSysctls(), sc.GetNamespaceOptions())
-}
+func (p *pause) validate() error { return ValidatePod(p.in.Config, p.in.Host) }
 
 func (p *pause) process() error {
 	u := User{UID: pauseUser, GID: pauseUser}

@@ -22,21 +22,17 @@ func (c *container) process() error {
 	if err != nil {
 		return err
 	}
-	env, err := c.env()
-	if err != nil {
-		return err
-	}
 	dir := c.in.Config.GetWorkingDir()
 	if dir == "" {
 		dir = c.in.Image.WorkingDir
 	}
 	if strings.ContainsRune(dir, 0) {
-		return invalid("working_dir", "%q holds a NUL", dir)
+		return invalid("image's working directory", "%q holds a NUL", dir)
 	}
 	c.spec.Process = &specs.Process{
 		Terminal: c.in.Config.GetTty(),
 		Args:     args,
-		Env:      env,
+		Env:      c.env(),
 		Cwd:      path.Join("/", dir),
 		User:     c.in.User.spec(),
 		Rlimits:  rlimits(c.in.Host),
@@ -70,7 +66,7 @@ func validArgs(field string, args []string) error {
 }
 
 // env lays the sources over each other, a later one winning in the place of the earlier: defaults, image, config.
-func (c *container) env() ([]string, error) {
+func (c *container) env() []string {
 	e := environ{}
 	e.set("PATH", defaultPath)
 	if name := c.hostname(); name != "" {
@@ -86,12 +82,9 @@ func (c *container) env() ([]string, error) {
 		}
 	}
 	for _, kv := range c.in.Config.GetEnvs() {
-		if kv.GetKey() == "" || strings.ContainsAny(kv.GetKey(), "=\x00") || slices.Contains(kv.GetValue(), 0) {
-			return nil, invalid("envs", "%q is no name of a variable, or its value holds a NUL", kv.GetKey())
-		}
 		e.set(kv.GetKey(), string(kv.GetValue()))
 	}
-	return e.list, nil
+	return e.list
 }
 
 func (c *container) hostname() string {

@@ -39,7 +39,6 @@ func TestContainerRefuses(t *testing.T) {
 		{"windows", "windows", func(in *oci.ContainerInput) {
 			in.Config.Windows = &cri.WindowsContainerConfig{Resources: &cri.WindowsContainerResources{CpuShares: 1}}
 		}},
-		{"stdin_once", "stdin_once", func(in *oci.ContainerInput) { in.Config.StdinOnce = true }},
 		{"stop signal", "stop_signal", func(in *oci.ContainerInput) { in.Config.StopSignal = 99 }},
 		{"privileged in unprivileged pod", "privileged", func(in *oci.ContainerInput) { security(in).Privileged = true }},
 		{"group without user", "run_as_group", func(in *oci.ContainerInput) { security(in).RunAsGroup = &cri.Int64Value{} }},
@@ -111,6 +110,7 @@ func TestContainerRefuses(t *testing.T) {
 		{"cpu shares", "cpu_shares", resources(&cri.LinuxContainerResources{CpuShares: -1})},
 		{"memory", "memory_limit_in_bytes", resources(&cri.LinuxContainerResources{MemoryLimitInBytes: -5})},
 		{"swap below memory", "memory_swap_limit_in_bytes", resources(&cri.LinuxContainerResources{MemoryLimitInBytes: 10, MemorySwapLimitInBytes: 5})},
+		{"swap without memory", "memory_swap_limit_in_bytes", resources(&cri.LinuxContainerResources{MemorySwapLimitInBytes: 1 << 20})},
 		{"oom score", "oom_score_adj", resources(&cri.LinuxContainerResources{OomScoreAdj: 1001})},
 		{"cpuset", "cpuset_cpus", resources(&cri.LinuxContainerResources{CpusetCpus: "3-1"})},
 		{"mems", "cpuset_mems", resources(&cri.LinuxContainerResources{CpusetMems: "all"})},

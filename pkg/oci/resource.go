@@ -17,6 +17,12 @@ import (
 
 const resField = "linux.resources."
 
+// The kernel's least and most cpu.shares. It takes others for the nearest of these; runtimes refuse them.
+const (
+	minShares = 2
+	maxShares = 1 << 18
+)
+
 // UpdateResources applies r to a spec: fields that are zero stay as they are. The spec is unchanged when an error is
 // returned. Nothing is told to a running container; that is the runtime's update command, with spec.Linux.Resources.
 func UpdateResources(spec *specs.Spec, r *cri.LinuxContainerResources, host Host) error {
@@ -104,7 +110,7 @@ func mergeCPU(old *specs.LinuxCPU, r *cri.LinuxContainerResources) *specs.LinuxC
 	}
 	if v := r.GetCpuShares(); v != 0 {
 		next.Shares = new(uint64)
-		*next.Shares = uint64(v)
+		*next.Shares = uint64(min(max(v, minShares), maxShares))
 	}
 	if v := r.GetCpusetCpus(); v != "" {
 		next.Cpus = v
@@ -137,6 +143,9 @@ func mergeMemory(old *specs.LinuxMemory, r *cri.LinuxContainerResources, host Ho
 	}
 	if next.Limit != nil && *next.Limit > 0 && swap > 0 && swap < *next.Limit {
 		return nil, invalid(resField+"memory_swap_limit_in_bytes", "%d is less than the memory limit %d that it includes", swap, *next.Limit)
+	}
+	if next.Limit == nil && swap > 0 && host.SwapAccounting {
+		return nil, invalid(resField+"memory_swap_limit_in_bytes", "set without memory_limit_in_bytes, which it includes")
 	}
 	if host.SwapAccounting {
 		next.Swap = &swap
@@ -191,6 +200,21 @@ func hugepageSize(s string) (string, error) {
 	return "", invalid(resField+"hugepage_limits", "%q is no page size, as 2MB is", s)
 }
 
+// validateNewResources checks the limits of a container that has none yet.
+func validateNewResources(r *cri.LinuxContainerResources, host Host) error {
+	err := ValidateResources(r, host)
+	if err == nil {
+		_, err = merge(nil, r, host)
+	}
+	return err
+}
+
+// ValidatePodResources checks the two parts of what a pod is given by the rules of a container's. They are recorded,
+// and told to plugins, and limit nothing here.
+func ValidatePodResources(overhead, resources *cri.LinuxContainerResources, host Host) error {
+	return allOf(ValidateResources(overhead, host), ValidateResources(resources, host))
+}
+
 // ValidateResources checks the limits of a container against what kernels accept and against the host's cgroup version.
 func ValidateResources(r *cri.LinuxContainerResources, host Host) error {
 	for _, f := range []struct {
@@ -201,7 +225,7 @@ func ValidateResources(r *cri.LinuxContainerResources, host Host) error {
 	}{
 		{"cpu_period", r.GetCpuPeriod(), 1000, 1_000_000, false, true},
 		{"cpu_quota", r.GetCpuQuota(), 1000, 1<<44 - 1, true, true},
-		{"cpu_shares", r.GetCpuShares(), 1, 262144, false, true},
+		{"cpu_shares", r.GetCpuShares(), 1, 1<<63 - 1, false, true},
 		{"memory_limit_in_bytes", r.GetMemoryLimitInBytes(), 1, 1<<63 - 1, true, true},
 		{"memory_swap_limit_in_bytes", r.GetMemorySwapLimitInBytes(), 1, 1<<63 - 1, true, true},
 		{"oom_score_adj", r.GetOomScoreAdj(), -1000, 1000, false, false},

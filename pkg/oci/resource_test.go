@@ -27,6 +27,12 @@ func TestUpdateResources(t *testing.T) {
 			&cri.LinuxContainerResources{CpuShares: 6, CpuPeriod: 3000, CpusetCpus: "1"},
 			`{"cpu":{"shares":6,"quota":2000,"period":3000,"cpus":"1"}}`,
 		},
+		"shares as the kernel takes them": {
+			&cri.LinuxContainerResources{CpuShares: 1}, &cri.LinuxContainerResources{}, `{"cpu":{"shares":2}}`,
+		},
+		"shares beyond the kernel's": {
+			&cri.LinuxContainerResources{CpuShares: 2}, &cri.LinuxContainerResources{CpuShares: 262145}, `{"cpu":{"shares":262144}}`,
+		},
 		"no swap stays no swap": {
 			&cri.LinuxContainerResources{MemoryLimitInBytes: 100}, &cri.LinuxContainerResources{MemoryLimitInBytes: 300},
 			`{"memory":{"limit":300,"swap":300}}`,

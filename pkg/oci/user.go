@@ -133,10 +133,17 @@ func validateUser(sc *cri.LinuxContainerSecurityContext) error {
 	if strings.Contains(sc.GetRunAsUsername(), ":") {
 		return invalid("linux.security_context.run_as_username", "%q holds a colon", sc.GetRunAsUsername())
 	}
-	if _, ok := cri.SupplementalGroupsPolicy_name[int32(sc.GetSupplementalGroupsPolicy())]; !ok {
-		return invalid("linux.security_context.supplemental_groups_policy", "unknown value %d", sc.GetSupplementalGroupsPolicy())
+	if err := validateGroupsPolicy(sc.GetSupplementalGroupsPolicy()); err != nil {
+		return err
 	}
 	return validateIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups())
+}
+
+func validateGroupsPolicy(p cri.SupplementalGroupsPolicy) error {
+	if _, ok := cri.SupplementalGroupsPolicy_name[int32(p)]; !ok {
+		return invalid("linux.security_context.supplemental_groups_policy", "unknown value %d", p)
+	}
+	return nil
 }
 
 // validateIDs holds ids to the range Kubernetes and the runtimes share.

@@ -152,7 +152,7 @@ func writeFile(dir, name, content string) error {
 // resolvConf writes a resolver configuration (resolv.conf(5)), or copies the
 // host's when the pod has none of its own.
 func resolvConf(dns *cri.DNSConfig) (string, error) {
-	if dns == nil {
+	if len(dns.GetServers())+len(dns.GetSearches())+len(dns.GetOptions()) == 0 {
 		host, err := os.ReadFile("/etc/resolv.conf")
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return "", fmt.Errorf("read the host's resolv.conf: %w", err)

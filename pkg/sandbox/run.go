@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -88,12 +87,18 @@ func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error)
 // bringUp is everything between the record and the Ready pod.
 func (s *Service) bringUp(ctx context.Context, p state.Pod) error {
 	var up started
+	var spec *specs.Spec
 	return state.Steps(ctx,
+		// First, for it refuses pods of which nothing needs to be made then.
+		state.Step{Name: "build spec of pause", Do: func(context.Context) (err error) {
+			spec, err = s.pauseSpec(p)
+			return err
+		}},
 		state.Step{Name: "make log directory", Do: func(ctx context.Context) error { return s.makeLogDir(ctx, p.Config) }},
 		state.Step{Name: "write pod files", Do: func(context.Context) error { return s.makeFiles(p) }},
 		state.Step{Name: "make namespaces", Do: func(context.Context) error { return s.makeNamespaces(p) }},
 		state.Step{Name: "set up network and run pause", Do: func(ctx context.Context) (err error) {
-			up, err = s.networkAndPause(ctx, p)
+			up, err = s.networkAndPause(ctx, p, spec)
 			return err
 		}},
 		state.Step{Name: "write hosts file", Do: func(context.Context) error { return s.writeHosts(p, up.ips) }},
@@ -134,7 +139,7 @@ func (s *Service) makeNamespaces(p state.Pod) error {
 
 // networkAndPause runs CNI ADD and pause side by side: both need only the
 // network namespace.
-func (s *Service) networkAndPause(ctx context.Context, p state.Pod) (started, error) {
+func (s *Service) networkAndPause(ctx context.Context, p state.Pod, spec *specs.Spec) (started, error) {
 	var up started
 	var spans [2]state.Span
 	g, gctx := errgroup.WithContext(ctx)
@@ -156,7 +161,7 @@ func (s *Service) networkAndPause(ctx context.Context, p state.Pod) (started, er
 		defer func() { spans[1] = state.Span{Step: "pause", Took: time.Since(began)} }()
 		// Not gctx: a network that fails must not leave a launch under way that
 		// the teardown would overtake.
-		if up.pid, err = s.runPause(ctx, p); err != nil {
+		if up.pid, err = s.runPause(ctx, p, spec); err != nil {
 			return err
 		}
 		return state.Point(ctx, "pause runs")
@@ -166,21 +171,26 @@ func (s *Service) networkAndPause(ctx context.Context, p state.Pod) (started, er
 	return up, err
 }
 
-// runPause starts the pod's infra container.
-func (s *Service) runPause(ctx context.Context, p state.Pod) (int, error) {
+// pauseSpec is the spec of the pod's infra container. It names the namespaces that makeNamespaces makes.
+func (s *Service) pauseSpec(p state.Pod) (*specs.Spec, error) {
 	handler, err := s.Runtime.Handler(p.Handler)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	spec, err := oci.Pause(oci.PauseInput{
+	ns := oci.Namespaces{Network: p.NetNS}
+	if uids, _ := oci.IDMappings(p.Config); len(uids) > 0 && p.NetNS != "" {
+		ns.User = s.Layout.UserNS(p.ID)
+	}
+	return oci.Pause(oci.PauseInput{
 		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup, PodAnnotations: handler.PodAnnotations,
 		RootFS: s.Layout.PauseRootFS(), CgroupsPath: p.Cgroup,
 		Labels:     oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel},
-		Namespaces: oci.Namespaces{Network: p.NetNS, User: s.userNS(p)},
+		Namespaces: ns,
 	})
-	if err != nil {
-		return 0, err
-	}
+}
+
+// runPause starts the pod's infra container.
+func (s *Service) runPause(ctx context.Context, p state.Pod, spec *specs.Spec) (int, error) {
 	if err := s.Runtime.WriteBundle(string(p.ID), spec); err != nil {
 		return 0, err
 	}
@@ -191,14 +201,6 @@ func (s *Service) runPause(ctx context.Context, p state.Pod) (int, error) {
 		return 0, fmt.Errorf("run pause: %w", err)
 	}
 	return launched.Pid, nil
-}
-
-func (s *Service) userNS(p state.Pod) string {
-	path := s.Layout.UserNS(p.ID)
-	if _, err := os.Lstat(path); err != nil {
-		return ""
-	}
-	return path
 }
 
 const reasonRunFailed = "RunFailed"

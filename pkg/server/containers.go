@@ -24,7 +24,7 @@ func (a *api) visibleContainer(id string) (state.Container, error) {
 }
 
 func (a *api) CreateContainer(ctx context.Context, r *cri.CreateContainerRequest) (*cri.CreateContainerResponse, error) {
-	in, err := newContainer(r)
+	in, err := newContainer(r, a.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,7 @@ func (a *api) containerItems(ctx context.Context, f *cri.ContainerFilter) []*cri
 }
 
 func (a *api) UpdateContainerResources(ctx context.Context, r *cri.UpdateContainerResourcesRequest) (*cri.UpdateContainerResourcesResponse, error) {
-	resources, err := newResources(r)
+	resources, err := newResources(r, a.Host)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,8 @@
 //
 // Invariants:
 //   - Validation is pure and names every fault of a request at once, as
-//     InvalidArgument; nothing has happened then.
+//     InvalidArgument; nothing has happened then. Package oci validates what
+//     ends up in specs, this one all else.
 //   - Domain errors become status codes by their errdefs class only.
 //   - List and Status RPCs answer from memory; a List RPC and its Stream form
 //     share one function.

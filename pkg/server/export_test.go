@@ -8,6 +8,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // Limits and pure functions that tests look at from outside.
@@ -32,11 +35,12 @@ func Chunks[T proto.Message](items []T, send func([]T) error) error { return chu
 
 // Validate runs the checks of a request.
 func Validate(request any) (err error) {
+	host := oci.Host{Facts: sys.Facts{SwapAccounting: true}}
 	switch r := request.(type) {
 	case *cri.RunPodSandboxRequest:
-		_, err = newPod(r)
+		_, err = newPod(r, host)
 	case *cri.CreateContainerRequest:
-		_, err = newContainer(r)
+		_, err = newContainer(r, host)
 	case *cri.StopContainerRequest:
 		_, err = stopGrace(r)
 	case *cri.ExecSyncRequest:
@@ -48,9 +52,9 @@ func Validate(request any) (err error) {
 	case *cri.PortForwardRequest:
 		_, err = newPortForward(r)
 	case *cri.UpdateContainerResourcesRequest:
-		_, err = newResources(r)
+		_, err = newResources(r, host)
 	case *cri.UpdatePodSandboxResourcesRequest:
-		err = checkPodResources(r)
+		err = checkPodResources(r, host)
 	case *cri.UpdateRuntimeConfigRequest:
 		_, err = podCIDRs(r)
 	}

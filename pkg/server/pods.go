@@ -24,7 +24,7 @@ func (a *api) visiblePod(id string) (state.Pod, error) {
 }
 
 func (a *api) RunPodSandbox(ctx context.Context, r *cri.RunPodSandboxRequest) (*cri.RunPodSandboxResponse, error) {
-	in, err := newPod(r)
+	in, err := newPod(r, a.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -83,7 +83,7 @@ func (a *api) podItems(f *cri.PodSandboxFilter) []*cri.PodSandbox {
 }
 
 func (a *api) UpdatePodSandboxResources(ctx context.Context, r *cri.UpdatePodSandboxResourcesRequest) (*cri.UpdatePodSandboxResourcesResponse, error) {
-	if err := checkPodResources(r); err != nil {
+	if err := checkPodResources(r, a.Host); err != nil {
 		return nil, err
 	}
 	p, err := a.visiblePod(r.GetPodSandboxId())

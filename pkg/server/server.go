@@ -19,6 +19,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/sandbox"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/stats"
@@ -41,6 +42,7 @@ type Options struct {
 
 	Version       string    // of cri-shim, semantic
 	SystemdCgroup bool      // the cgroup driver kubelets must use
+	Host          oci.Host  // that requests are validated for
 	Handlers      []Handler // RuntimeClass handlers, the default one under its name and under ""
 	Features      Features
 	ImageRoot     string  // a directory on the filesystem of images and writable layers

@@ -7,7 +7,6 @@ import (
 	"math"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -15,12 +14,10 @@ import (
 	"github.com/containerd/errdefs"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/sandbox"
 	"github.com/cri-shim/cri-shim/pkg/stream"
 )
-
-// maxHostname is the kernel's limit.
-const maxHostname = 64
 
 // faults collects what is wrong with a request.
 type faults []string
@@ -40,43 +37,55 @@ func (f faults) err(doing string) error {
 	return fmt.Errorf("%s: %s: %w", doing, strings.Join(f, "; "), errdefs.ErrInvalidArgument)
 }
 
-func newPod(r *cri.RunPodSandboxRequest) (sandbox.NewPod, error) {
+// unmet notes a fault that another package found.
+func (f *faults) unmet(err error) {
+	if err != nil {
+		*f = append(*f, err.Error())
+	}
+}
+
+func newPod(r *cri.RunPodSandboxRequest, host oci.Host) (sandbox.NewPod, error) {
 	var f faults
-	f.pod(r.GetConfig())
+	f.pod(r.GetConfig(), host)
 	return sandbox.NewPod{Config: r.GetConfig(), Handler: r.GetRuntimeHandler()}, f.err("run pod sandbox")
 }
 
-func (f *faults) pod(c *cri.PodSandboxConfig) {
-	if c == nil {
-		f.unless(false, "config is required")
+// pod checks what does not end up in specs. Namespace and uid may be left out,
+// as in the small configurations that people write by hand.
+func (f *faults) pod(c *cri.PodSandboxConfig, host oci.Host) {
+	if c.GetMetadata() == nil {
+		f.unless(c != nil, "config is required")
+		f.unless(c == nil, "config.metadata is required")
 		return
 	}
-	m := c.GetMetadata()
-	f.name("config.metadata.name", m.GetName())
-	f.name("config.metadata.namespace", m.GetNamespace())
-	f.name("config.metadata.uid", m.GetUid())
-	f.unless(len(c.GetHostname()) <= maxHostname, "config.hostname is longer than %d bytes", maxHostname)
-	f.unless(c.GetLogDirectory() == "" || filepath.IsAbs(c.GetLogDirectory()), "config.log_directory %q is not absolute", c.GetLogDirectory())
+	f.required("config.metadata.name", c.GetMetadata().GetName())
+	f.name("config.metadata.name", c.GetMetadata().GetName())
+	f.name("config.metadata.namespace", c.GetMetadata().GetNamespace())
+	f.name("config.metadata.uid", c.GetMetadata().GetUid())
+	f.logDirectory("config.log_directory", c.GetLogDirectory())
 	for i, p := range c.GetPortMappings() {
 		f.port(fmt.Sprintf("config.port_mappings[%d]", i), p)
 	}
-	parent := c.GetLinux().GetCgroupParent()
-	f.unless(!slices.Contains(strings.Split(parent, "/"), ".."), "config.linux.cgroup_parent %q has .. in it", parent)
-	security := c.GetLinux().GetSecurityContext()
-	f.unless(security.GetRunAsGroup() == nil || security.GetRunAsUser() != nil, "run_as_group needs run_as_user")
-	f.id("run_as_user", security.GetRunAsUser())
-	f.id("run_as_group", security.GetRunAsGroup())
-	f.namespaces(security.GetNamespaceOptions())
-	n := security.GetNamespaceOptions()
-	for _, mode := range []cri.NamespaceMode{n.GetNetwork(), n.GetPid(), n.GetIpc()} {
-		f.unless(mode != cri.NamespaceMode_TARGET, "a pod has no target to share namespaces with")
+	f.dns(c.GetDnsConfig())
+	f.unmet(oci.ValidatePod(c, host))
+}
+
+func (f *faults) logDirectory(field, dir string) {
+	f.unless(dir == "" || filepath.IsAbs(dir) && !strings.ContainsRune(dir, 0), "%s %q is no absolute path", field, dir)
+}
+
+// dns refuses what would become a line of its own in resolv.conf.
+func (f *faults) dns(c *cri.DNSConfig) {
+	for field, list := range map[string][]string{"servers": c.GetServers(), "searches": c.GetSearches(), "options": c.GetOptions()} {
+		for _, v := range list {
+			f.unless(!strings.ContainsFunc(v, unicode.IsControl), "config.dns_config.%s %q has a control character in it", field, v)
+		}
 	}
 }
 
 // name refuses what can't be a part of environment variables, file names and
 // CNI arguments, where a semicolon starts the next argument.
 func (f *faults) name(field, name string) {
-	f.unless(name != "", "%s is required", field)
 	bad := strings.ContainsFunc(name, func(r rune) bool { return unicode.IsControl(r) || r == '/' || r == ';' })
 	f.unless(!bad, "%s %q has a slash, a semicolon or a control character in it", field, name)
 }
@@ -91,23 +100,6 @@ func (f *faults) port(field string, p *cri.PortMapping) {
 		_, err := netip.ParseAddr(ip)
 		f.unless(err == nil, "%s.host_ip %q is no IP address", field, ip)
 	}
-}
-
-func (f *faults) namespaces(n *cri.NamespaceOption) {
-	for _, mode := range []cri.NamespaceMode{n.GetNetwork(), n.GetPid(), n.GetIpc()} {
-		f.unless(known(cri.NamespaceMode_name, mode), "namespace_options: mode %d is unknown", mode)
-	}
-	u := n.GetUsernsOptions()
-	f.unless(u.GetMode() == cri.NamespaceMode_POD || u.GetMode() == cri.NamespaceMode_NODE, "userns_options.mode must be POD or NODE")
-	if u.GetMode() == cri.NamespaceMode_NODE {
-		f.unless(len(u.GetUids()) == 0 && len(u.GetGids()) == 0, "userns_options with mode NODE have no mappings")
-	} else if u != nil {
-		f.unless(len(u.GetUids()) > 0 && len(u.GetGids()) > 0, "userns_options with mode POD need uids and gids")
-	}
-}
-
-func (f *faults) id(field string, v *cri.Int64Value) {
-	f.unless(v.GetValue() >= 0 && v.GetValue() < math.MaxUint32, "%s %d is no user or group id", field, v.GetValue())
 }
 
 func (f *faults) required(field, value string) { f.unless(value != "", "%s is required", field) }

@@ -54,7 +54,7 @@ func podRequest(change func(*cri.PodSandboxConfig)) *cri.RunPodSandboxRequest {
 func TestValidatePod(t *testing.T) {
 	type config = cri.PodSandboxConfig
 	check(t, "no config", &cri.RunPodSandboxRequest{}, "config is required")
-	check(t, "no metadata", &cri.RunPodSandboxRequest{Config: &config{}}, "metadata.name is required", "metadata.namespace is required", "metadata.uid is required")
+	check(t, "no metadata", &cri.RunPodSandboxRequest{Config: &config{}}, "metadata is required")
 	for _, tt := range []struct {
 		name   string
 		change func(*config)
@@ -62,6 +62,13 @@ func TestValidatePod(t *testing.T) {
 	}{
 		{"good", func(*config) {}, nil},
 		{"bare", func(c *config) { *c = config{Metadata: c.Metadata} }, nil},
+		{"barest", func(c *config) { *c = config{Metadata: &cri.PodSandboxMetadata{Name: "web"}} }, nil},
+		{"no name", func(c *config) { c.Metadata.Name = "" }, []string{"metadata.name is required"}},
+		{"sysctl", func(c *config) { c.Linux.Sysctls = map[string]string{"vm.swappiness": "1"} }, []string{"sysctls[vm.swappiness]"}},
+		{"seccomp", func(c *config) { c.Linux.SecurityContext.Seccomp = &cri.SecurityProfile{ProfileType: 9} }, []string{"seccomp.profile_type"}},
+		{"resources", func(c *config) { c.Linux.Resources = &cri.LinuxContainerResources{CpuPeriod: 1} }, []string{"cpu_period"}},
+		{"overhead", func(c *config) { c.Linux.Overhead = &cri.LinuxContainerResources{MemoryLimitInBytes: -2} }, []string{"memory_limit_in_bytes"}},
+		{"line in resolv.conf", func(c *config) { c.DnsConfig = &cri.DNSConfig{Searches: []string{"a\nnameserver 10.0.0.1"}} }, []string{"dns_config.searches"}},
 		{"CNI argument injection", func(c *config) { c.Metadata.Name = "a;K8S_POD_NAMESPACE=b" }, []string{"metadata.name"}},
 		{"slash", func(c *config) { c.Metadata.Uid = "../x" }, []string{"metadata.uid"}},
 		{"control character", func(c *config) { c.Metadata.Namespace = "a\nb" }, []string{"metadata.namespace"}},
@@ -75,18 +82,20 @@ func TestValidatePod(t *testing.T) {
 		{"cgroup parent", func(c *config) { c.Linux.CgroupParent = "/kubepods/../.." }, []string{"cgroup_parent"}},
 		{"group without user", func(c *config) { c.Linux.SecurityContext.RunAsGroup = &cri.Int64Value{Value: 1} }, []string{"run_as_group"}},
 		{"negative user", func(c *config) { c.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: -1} }, []string{"run_as_user"}},
-		{"unknown mode", func(c *config) { c.Linux.SecurityContext.NamespaceOptions.Pid = 9 }, []string{"mode 9"}},
-		{"target", func(c *config) { c.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_TARGET }, []string{"target"}},
+		{"unknown mode", func(c *config) { c.Linux.SecurityContext.NamespaceOptions.Pid = 9 }, []string{"pid: mode 9"}},
+		{"target", func(c *config) { c.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_TARGET }, []string{"pid: mode TARGET"}},
 		{"user namespace without mappings", func(c *config) {
 			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Mode = cri.NamespaceMode_POD
-		}, []string{"uids and gids"}},
+		}, []string{"userns_options", "one mapping"}},
 		{"user namespace of a container", func(c *config) {
 			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Mode = cri.NamespaceMode_CONTAINER
-		}, []string{"userns_options.mode"}},
+		}, []string{"userns_options: mode CONTAINER"}},
 		{"mappings without user namespace", func(c *config) {
 			c.Linux.SecurityContext.NamespaceOptions.UsernsOptions.Uids = []*cri.IDMapping{{}}
-		}, []string{"no mappings"}},
-		{"everything at once", func(c *config) { c.Metadata.Name, c.LogDirectory = "", "x" }, []string{"metadata.name", "log_directory"}},
+		}, []string{"mappings given for mode NODE"}},
+		{"everything at once", func(c *config) {
+			c.Metadata.Name, c.LogDirectory, c.Hostname, c.Linux.CgroupParent = "", "x", strings.Repeat("h", 65), ".."
+		}, []string{"metadata.name", "log_directory", "hostname", "cgroup_parent"}},
 	} {
 		check(t, tt.name, podRequest(tt.change), tt.faults...)
 	}
@@ -129,20 +138,20 @@ func TestValidateContainer(t *testing.T) {
 		{"log path is the directory", func(c *config) { c.LogPath = "web/.." }, []string{"log_path"}},
 		{"log path inside", func(c *config) { c.LogPath = "web/../other.log" }, nil},
 		{"working directory", func(c *config) { c.WorkingDir = "srv" }, []string{"working_dir"}},
-		{"variable name", func(c *config) { c.Envs[0].Key = "A=B" }, []string{"envs[0].key"}},
-		{"variable value", func(c *config) { c.Envs[1].Value = []byte("a\x00b") }, []string{"envs[1].value"}},
-		{"mount target", func(c *config) { c.Mounts[0].ContainerPath = "data" }, []string{"mounts[0].container_path"}},
-		{"mount source missing", func(c *config) { c.Mounts[0].HostPath = "" }, []string{"mounts[0].host_path"}},
-		{"mount source relative", func(c *config) { c.Mounts[0].HostPath = "data" }, []string{"mounts[0].host_path"}},
-		{"mount of both kinds", func(c *config) { c.Mounts[1].HostPath = "/x" }, []string{"both"}},
-		{"mount of a nameless image", func(c *config) { c.Mounts[1].Image.Image = "" }, []string{"mounts[1].image.image"}},
+		{"variable name", func(c *config) { c.Envs[0].Key = "A=B" }, []string{"envs", `"A=B"`}},
+		{"variable value", func(c *config) { c.Envs[1].Value = []byte("a\x00b") }, []string{"envs", `"empty"`}},
+		{"mount target", func(c *config) { c.Mounts[0].ContainerPath = "data" }, []string{"mounts[data].container_path"}},
+		{"mount source missing", func(c *config) { c.Mounts[0].HostPath = "" }, []string{"mounts[/data].host_path"}},
+		{"mount source relative", func(c *config) { c.Mounts[0].HostPath = "data" }, []string{"mounts[/data].host_path"}},
+		{"mount of both kinds", func(c *config) { c.Mounts[1].HostPath = "/x" }, []string{"mounts[/img].host_path", "image"}},
+		{"mount of a nameless image", func(c *config) { c.Mounts[1].Image.Image = "" }, []string{"mounts[/img].image.image"}},
 		{"image sub path", func(c *config) { c.Mounts[1].ImageSubPath = "../x" }, []string{"image_sub_path"}},
-		{"image volume to write to", func(c *config) { c.Mounts[1].Readonly = false }, []string{"mounts[1].readonly"}},
-		{"sub path without image", func(c *config) { c.Mounts[0].ImageSubPath = "x" }, []string{"needs an image"}},
-		{"recursive but writable", func(c *config) { c.Mounts[0].Readonly = false }, []string{"needs readonly"}},
-		{"recursive but shared", func(c *config) { c.Mounts[0].Propagation = cri.MountPropagation_PROPAGATION_BIDIRECTIONAL }, []string{"private"}},
-		{"propagation", func(c *config) { c.Mounts[1].Propagation = 9 }, []string{"propagation 9"}},
-		{"device", func(c *config) { c.Devices[0].HostPath = "fuse" }, []string{"devices[0].host_path"}},
+		{"image volume to write to", func(c *config) { c.Mounts[1].Readonly = false }, []string{"mounts[/img].readonly"}},
+		{"sub path without image", func(c *config) { c.Mounts[0].ImageSubPath = "x" }, []string{"image_sub_path", "without image"}},
+		{"recursive but writable", func(c *config) { c.Mounts[0].Readonly = false }, []string{"recursive_read_only", "without readonly"}},
+		{"recursive but shared", func(c *config) { c.Mounts[0].Propagation = cri.MountPropagation_PROPAGATION_BIDIRECTIONAL }, []string{"recursive_read_only", "BIDIRECTIONAL"}},
+		{"propagation", func(c *config) { c.Mounts[1].Propagation = 9 }, []string{"mounts[/img].propagation", "9"}},
+		{"device", func(c *config) { c.Devices[0].HostPath = "fuse" }, []string{"devices[/dev/fuse].host_path"}},
 		{"device permissions", func(c *config) { c.Devices[0].Permissions = "rx" }, []string{"permissions"}},
 		{"CDI device", func(c *config) { c.CDIDevices = []*cri.CDIDevice{{}} }, []string{"CDI_devices[0]"}},
 		{"stop signal", func(c *config) { c.StopSignal = 99 }, []string{"stop_signal"}},
@@ -150,10 +159,22 @@ func TestValidateContainer(t *testing.T) {
 		{"group with user name", func(c *config) {
 			c.Linux.SecurityContext.RunAsUser, c.Linux.SecurityContext.RunAsUsername = nil, "www"
 		}, nil},
-		{"two users", func(c *config) { c.Linux.SecurityContext.RunAsUsername = "www" }, []string{"exclude each other"}},
+		{"two users", func(c *config) { c.Linux.SecurityContext.RunAsUsername = "www" }, []string{"run_as_username", "together with run_as_user"}},
 		{"supplemental group", func(c *config) { c.Linux.SecurityContext.SupplementalGroups = []int64{-5} }, []string{"supplemental_groups"}},
 		{"target without id", func(c *config) { c.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_TARGET }, []string{"target_id"}},
-		{"network of a target", func(c *config) { c.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_TARGET }, []string{"only pid"}},
+		{"network of a target", func(c *config) { c.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_TARGET }, []string{"network: mode TARGET"}},
+		{"shares below what the kernel takes", func(c *config) { c.Linux.Resources.CpuShares = 1 }, nil},
+		{"shares above", func(c *config) { c.Linux.Resources.CpuShares = 1 << 40 }, nil},
+		{"device without a place", func(c *config) { c.Devices[0].ContainerPath = "" }, nil},
+		{"closing stdin that is not open", func(c *config) { c.StdinOnce = true }, nil},
+		{"capability", func(c *config) {
+			c.Linux.SecurityContext.Capabilities = &cri.Capability{AddCapabilities: []string{"FLY"}}
+		}, []string{"add_capabilities", "FLY"}},
+		{"masked path", func(c *config) { c.Linux.SecurityContext.MaskedPaths = []string{"proc"} }, []string{"masked_paths"}},
+		{"swap without memory", func(c *config) { c.Linux.Resources.MemorySwapLimitInBytes = 5 }, []string{"memory_swap_limit_in_bytes"}},
+		{"everything at once", func(c *config) {
+			c.LogPath, c.Mounts[0].HostPath, c.Linux.Resources.CpuQuota = "/x", "y", 5
+		}, []string{"log_path", "mounts[/data]", "cpu_quota"}},
 		{"shares", func(c *config) { c.Linux.Resources.CpuShares = -2 }, []string{"cpu_shares"}},
 		{"oom score", func(c *config) { c.Linux.Resources.OomScoreAdj = 1001 }, []string{"oom_score_adj"}},
 	} {
@@ -181,7 +202,7 @@ func TestValidateCalls(t *testing.T) {
 		{"port-forward", &cri.PortForwardRequest{PodSandboxId: "p", Port: []int32{1, 65535}}, nil},
 		{"port-forward nothing", &cri.PortForwardRequest{Port: []int32{0}}, []string{"pod_sandbox_id", "port 0"}},
 		{"update", &cri.UpdateContainerResourcesRequest{ContainerId: "c", Linux: &cri.LinuxContainerResources{}}, nil},
-		{"update nothing", &cri.UpdateContainerResourcesRequest{}, []string{"container_id", "linux resources"}},
+		{"update nothing", &cri.UpdateContainerResourcesRequest{}, []string{"container_id"}},
 		{"update pod", &cri.UpdatePodSandboxResourcesRequest{PodSandboxId: "p"}, nil},
 		{"update pod wrongly", &cri.UpdatePodSandboxResourcesRequest{Overhead: &cri.LinuxContainerResources{CpuPeriod: -1}}, []string{"pod_sandbox_id", "cpu_period"}},
 		{"no CIDR", &cri.UpdateRuntimeConfigRequest{}, nil},

@@ -5,9 +5,11 @@
 package integration
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cri-shim/cri-shim/test/harness"
 	"golang.org/x/sys/unix"
@@ -28,8 +30,6 @@ func TestRefusedPods(t *testing.T) {
 	}{
 		{"no metadata", "", func(c *cri.PodSandboxConfig) { c.Metadata = nil }, codes.InvalidArgument, []string{"metadata"}},
 		{"no name", "", func(c *cri.PodSandboxConfig) { c.Metadata.Name = "" }, codes.InvalidArgument, []string{"metadata.name"}},
-		{"no uid", "", func(c *cri.PodSandboxConfig) { c.Metadata.Uid = "" }, codes.InvalidArgument, []string{"metadata.uid"}},
-		{"no namespace", "", func(c *cri.PodSandboxConfig) { c.Metadata.Namespace = "" }, codes.InvalidArgument, []string{"metadata.namespace"}},
 		{"unknown handler", "nosuch", func(*cri.PodSandboxConfig) {}, codes.InvalidArgument, []string{"nosuch", "runc"}},
 		{"sysctl of the node", "", sysctl("kernel.pid_max", "1000"), codes.InvalidArgument, []string{"kernel.pid_max"}},
 		{"sysctl outside of proc", "", sysctl("net/../../kernel/pid_max", "1"), codes.InvalidArgument, []string{"pid_max"}},
@@ -65,6 +65,69 @@ func TestRefusedPods(t *testing.T) {
 	}
 }
 
+// A pod that cannot be is refused before anything is made for it: no record, no namespace, no address. What the machine
+// itself has to be asked for is found before the network is.
+func TestRefusedPodMakesNothing(t *testing.T) {
+	d, plugins := cniNode(t, `{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"cri-fake"}]}`)
+	calls := filepath.Join(d.Dir, "calls")
+	plugin(t, plugins, "cri-fake", `
+[ $CNI_COMMAND != ADD ] || { echo ADD >> `+calls+`; echo '{"cniVersion":"1.0.0","ips":[{"address":"203.0.113.7/24"}]}'; }`)
+	records := func() time.Time {
+		t.Helper()
+		fi, err := os.Stat(d.Layout().Records())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fi.ModTime()
+	}
+	before := records()
+	for field, change := range map[string]func(sc *cri.LinuxSandboxSecurityContext, c *cri.PodSandboxConfig){
+		"kernel.pid_max": func(_ *cri.LinuxSandboxSecurityContext, c *cri.PodSandboxConfig) { sysctl("kernel.pid_max", "1000")(c) },
+		"hostname": func(_ *cri.LinuxSandboxSecurityContext, c *cri.PodSandboxConfig) {
+			c.Hostname = strings.Repeat("h", 65)
+		},
+		"cpu_quota": func(_ *cri.LinuxSandboxSecurityContext, c *cri.PodSandboxConfig) {
+			c.Linux.Resources = &cri.LinuxContainerResources{CpuQuota: 1}
+		},
+		"seccomp": func(sc *cri.LinuxSandboxSecurityContext, _ *cri.PodSandboxConfig) {
+			sc.Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost}
+		},
+		"apparmor": func(sc *cri.LinuxSandboxSecurityContext, _ *cri.PodSandboxConfig) {
+			sc.Apparmor = &cri.SecurityProfile{ProfileType: 9}
+		},
+		"selinux_options": func(sc *cri.LinuxSandboxSecurityContext, _ *cri.PodSandboxConfig) {
+			sc.SelinuxOptions = &cri.SELinuxOption{Type: "a:b"}
+		},
+		"run_as_user": func(sc *cri.LinuxSandboxSecurityContext, _ *cri.PodSandboxConfig) {
+			sc.RunAsUser = &cri.Int64Value{Value: 1 << 32}
+		},
+		"userns_options": func(sc *cri.LinuxSandboxSecurityContext, _ *cri.PodSandboxConfig) {
+			sc.NamespaceOptions.UsernsOptions = &cri.UserNamespace{}
+		},
+	} {
+		config := d.PodConfig("refused")
+		change(config.Linux.SecurityContext, config)
+		refusedPod(t, d, config, "", codes.InvalidArgument, field)
+	}
+	if !records().Equal(before) {
+		t.Error("records were written for pods that cannot be")
+	}
+	missing := d.PodConfig("missing")
+	missing.Linux.SecurityContext.Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "/no/such.json"}
+	refusedPod(t, d, missing, "", codes.InvalidArgument, "/no/such.json")
+	if done, err := os.ReadFile(calls); err == nil {
+		t.Errorf("the network was asked: %s", done)
+	}
+	nothingLeft(t, d)
+	removePod(t, d, d.Pod(t, d.PodConfig("good")))
+	if _, err := os.ReadFile(calls); err != nil {
+		t.Errorf("a pod that can be has not asked the network: %v", err)
+	}
+	barest := &cri.PodSandboxConfig{Metadata: &cri.PodSandboxMetadata{Name: "barest"}}
+	removePod(t, d, d.Pod(t, barest))
+	nothingLeft(t, d)
+}
+
 func sysctl(name, value string) func(*cri.PodSandboxConfig) {
 	return func(c *cri.PodSandboxConfig) { c.Linux.Sysctls = map[string]string{name: value} }
 }
@@ -97,7 +160,7 @@ func refusedContainers(private string) []refused {
 		{"recursive read-only but writable", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "/data", RecursiveReadOnly: true}),
 			codes.InvalidArgument, []string{"recursive_read_only"}},
 		{"writable image volume", mounts(&cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: harness.TestImage}}),
-			codes.InvalidArgument, []string{"mounts[0]", "readonly"}},
+			codes.InvalidArgument, []string{"mounts[/data]", "readonly"}},
 		{"image volume of an unknown image", mounts(&cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: "cri-shim.test/none:1"}, Readonly: true}),
 			codes.NotFound, []string{"/data", "cri-shim.test/none:1"}},
 		{"image sub path missing", mounts(imageMount("no/such")), codes.InvalidArgument, []string{"/data", "no/such"}},

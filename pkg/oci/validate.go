@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const hostnameMax = 64 // bytes, of the kernel
+
+// ValidatePod checks the parts of a pod's config that end up in specs, before anything is made for the pod. The error
+// tells all that is wrong with them, and is ErrInvalidArgument. Network, DNS and logs have owners elsewhere. Pause
+// checks it again, with what depends on the machine's files.
+func ValidatePod(config *cri.PodSandboxConfig, host Host) error {
+	sc := config.GetLinux().GetSecurityContext()
+	var faults []error
+	if len(config.GetHostname()) > hostnameMax {
+		faults = append(faults, invalid("hostname", "longer than %d bytes", hostnameMax))
+	}
+	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
+		faults = append(faults, invalid("linux.security_context.run_as_group", "set without run_as_user"))
+	}
+	_, seccomp := profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath())
+	_, apparmor := profile("linux.security_context.apparmor", sc.GetApparmor(), "")
+	return allOf(append(faults,
+		noWindows(config.GetWindows()),
+		validateCgroupParent(config.GetLinux().GetCgroupParent()),
+		validateIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups()),
+		validateGroupsPolicy(sc.GetSupplementalGroupsPolicy()),
+		validateNamespaces(sc.GetNamespaceOptions()),
+		seccomp, apparmor,
+		validateSELinux(sc.GetSelinuxOptions()),
+		ValidateSysctls(config.GetLinux().GetSysctls(), sc.GetNamespaceOptions()),
+		ValidatePodResources(config.GetLinux().GetOverhead(), config.GetLinux().GetResources(), host),
+	)...)
+}
+
+// ValidateContainer checks what can be checked of a container's config before anything is made for it and without its
+// pod. The error tells all that is wrong, and is ErrInvalidArgument. Container checks it again, with all that depends
+// on the pod, the image and the machine's files.
+func ValidateContainer(config *cri.ContainerConfig, host Host) error {
+	sc := config.GetLinux().GetSecurityContext()
+	_, _, signal := StopSignal(config, "")
+	_, seccomp := profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath())
+	_, apparmor := profile("linux.security_context.apparmor", sc.GetApparmor(), sc.GetApparmorProfile())
+	_, _, _, capabilities := askedCapabilities(sc)
+	faults := []error{
+		noWindows(config.GetWindows()), signal,
+		validArgs("command", slices.Concat(config.GetCommand(), config.GetArgs())),
+		validateEnvs(config.GetEnvs()),
+		validateWorkingDir(config.GetWorkingDir()),
+		validateUser(sc), capabilities, seccomp, apparmor,
+		validateSELinux(sc.GetSelinuxOptions()),
+		validatePaths("masked_paths", sc.GetMaskedPaths()),
+		validatePaths("readonly_paths", sc.GetReadonlyPaths()),
+		validateContainerNamespaces(sc.GetNamespaceOptions()),
+		validateNewResources(config.GetLinux().GetResources(), host),
+	}
+	for _, m := range config.GetMounts() {
+		faults = append(faults, validateMount(fmt.Sprintf("mounts[%s]", m.GetContainerPath()), m))
+	}
+	for _, d := range config.GetDevices() {
+		faults = append(faults, validateDevice(deviceField(d), d))
+	}
+	for i, d := range config.GetCDIDevices() {
+		if d.GetName() == "" {
+			faults = append(faults, invalid(fmt.Sprintf("CDI_devices[%d].name", i), "no name"))
+		}
+	}
+	return allOf(faults...)
+}
+
+// FitsPod checks a container's config against that of its pod.
+func FitsPod(config *cri.ContainerConfig, pod *cri.PodSandboxConfig) error {
+	if config.GetLinux().GetSecurityContext().GetPrivileged() && !pod.GetLinux().GetSecurityContext().GetPrivileged() {
+		return invalid("linux.security_context.privileged", "the pod is not privileged")
+	}
+	return nil
+}
+
+// noWindows refuses a message for the other kind of node.
+func noWindows(m proto.Message) error {
+	if proto.Size(m) > 0 {
+		return invalid("windows", "this is a runtime for Linux")
+	}
+	return nil
+}
+
+func validateCgroupParent(parent string) error {
+	if slices.Contains(strings.Split(parent, "/"), "..") || strings.ContainsRune(parent, 0) {
+		return invalid("linux.cgroup_parent", "%q is no path of a cgroup", parent)
+	}
+	return nil
+}
+
+func validateEnvs(envs []*cri.KeyValue) error {
+	for _, kv := range envs {
+		if kv.GetKey() == "" || strings.ContainsAny(kv.GetKey(), "=\x00") || slices.Contains(kv.GetValue(), 0) {
+			return invalid("envs", "%q is no name of a variable, or its value holds a NUL", kv.GetKey())
+		}
+	}
+	return nil
+}
+
+func validateWorkingDir(dir string) error {
+	if dir != "" && !path.IsAbs(dir) || strings.ContainsRune(dir, 0) {
+		return invalid("working_dir", "%q is no absolute path", dir)
+	}
+	return nil
+}
+
+func validatePaths(field string, paths []string) error {
+	for _, p := range paths {
+		if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
+			return invalid("linux.security_context."+field, "%q is no absolute path", p)
+		}
+	}
+	return nil
+}
