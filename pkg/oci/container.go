@@ -47,16 +47,17 @@ type container struct {
 	spec       *specs.Spec
 	sec        *cri.LinuxContainerSecurityContext // may be nil: its getters are safe
 	privileged bool
+	nodes      map[string]string // device nodes of the spec by their path: where the host has them
 }
 
 // Container builds the spec of an application container. Errors name the field, not the container.
 func Container(in ContainerInput) (*specs.Spec, error) {
-	c := &container{in: &in, sec: in.Config.GetLinux().GetSecurityContext()}
+	c := &container{in: &in, nodes: map[string]string{}, sec: in.Config.GetLinux().GetSecurityContext()}
 	c.privileged = c.sec.GetPrivileged()
 	c.spec = newSpec(in.RootFS, c.sec.GetReadonlyRootfs(), in.CgroupsPath)
 	for _, rule := range []func() error{
 		c.validate, c.process, c.capabilities, c.namespaces, c.lsm, c.paths, c.seccomp, c.mounts, c.devices, c.resources,
-		c.annotations, c.cdi,
+		c.annotations, c.cdi, c.bindNodes,
 	} {
 		if err := rule(); err != nil {
 			return nil, err

@@ -5,6 +5,7 @@ package oci
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -93,6 +94,7 @@ func (c *container) findDevices(field, p string) ([]sys.Device, error) {
 
 // addDevice makes the node; one at the same place is replaced.
 func (c *container) addDevice(d sys.Device, at string) {
+	c.nodes[at] = d.Path
 	node := specs.LinuxDevice{Path: at, Type: d.Type, Major: d.Major, Minor: d.Minor, FileMode: &d.Mode, UID: &d.UID, GID: &d.GID}
 	for i := range c.spec.Linux.Devices {
 		if c.spec.Linux.Devices[i].Path == at {
@@ -133,4 +135,57 @@ func (c *container) cdi() error {
 	}
 	sortMounts(c.spec.Mounts)
 	return nil
+}
+
+// bindNodes is for user namespaces, in which nobody may make device nodes: a runtime binds the host's node of the same
+// path there. Nodes that are called otherwise in the container are bound here from where the host has them.
+func (c *container) bindNodes() error {
+	if usernsOf(c.in.Sandbox) == nil {
+		return nil
+	}
+	var same []specs.LinuxDevice
+	for _, d := range c.spec.Linux.Devices {
+		source, err := c.hostNode(d)
+		if err != nil {
+			return err
+		}
+		if source == d.Path {
+			same = append(same, d)
+			continue
+		}
+		c.spec.Mounts = append(c.spec.Mounts, specs.Mount{
+			Destination: d.Path, Type: "bind", Source: source, Options: []string{"bind", "rprivate", "nosuid", "noexec", "rw"},
+		})
+	}
+	c.spec.Linux.Devices = same
+	sortMounts(c.spec.Mounts)
+	return nil
+}
+
+// hostNode returns where the host has a device of the spec. One that CDI injected is looked for by its numbers.
+func (c *container) hostNode(d specs.LinuxDevice) (string, error) {
+	if at, known := c.nodes[d.Path]; known {
+		return at, nil
+	}
+	if d.Type == "p" {
+		return d.Path, nil // named pipes have no numbers
+	}
+	field := fmt.Sprintf("CDI_devices: node %s", d.Path)
+	is := func(n sys.Device) bool {
+		return (n.Type == "b") == (d.Type == "b") && n.Major == d.Major && n.Minor == d.Minor
+	}
+	if c.in.Lookup.Devices == nil {
+		return "", unmet(field, "no way to look for it")
+	}
+	if here, err := c.in.Lookup.Devices(d.Path); err == nil && len(here) == 1 && is(here[0]) {
+		return d.Path, nil
+	}
+	all, err := c.findDevices(field, "/dev")
+	if err != nil {
+		return "", err
+	}
+	if at := slices.IndexFunc(all, is); at >= 0 {
+		return all[at].Path, nil
+	}
+	return "", unmet(field, "the host has no node %s %d:%d below /dev, and none can be made in a user namespace", d.Type, d.Major, d.Minor)
 }

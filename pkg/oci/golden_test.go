@@ -105,6 +105,20 @@ func containerCases() map[string]func(*oci.ContainerInput) {
 			inUserns(in)
 			in.Config.Mounts = []*cri.Mount{{ContainerPath: "/data", HostPath: "/vol", UidMappings: podMapping, GidMappings: podMapping}}
 		},
+		"userns-devices": func(in *oci.ContainerInput) {
+			inUserns(in)
+			in.Config.Devices = []*cri.Device{
+				{ContainerPath: "/dev/fuse", HostPath: "/dev/fuse"}, {HostPath: "/dev/sda"}, {ContainerPath: "/dev/renamed", HostPath: "/dev/fuse", Permissions: "rw"},
+				{ContainerPath: "/dev/sound", HostPath: "/dev/snd"},
+			}
+			in.Config.CDIDevices = []*cri.CDIDevice{{Name: "vendor.com/disk=node:/dev/sda"}, {Name: "vendor.com/disk=node:/dev/disk0"}}
+		},
+		"privileged-userns-host-network": func(in *oci.ContainerInput) {
+			inUserns(in)
+			in.Sandbox.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_NODE
+			security(in).NamespaceOptions.Network = cri.NamespaceMode_NODE
+			in.Sandbox.Linux.SecurityContext.Privileged, security(in).Privileged = true, true
+		},
 		"userns-host-network": func(in *oci.ContainerInput) {
 			inUserns(in)
 			in.Sandbox.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_NODE

@@ -5,6 +5,7 @@ package oci_test
 import (
 	"errors"
 	"io/fs"
+	"strings"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -50,6 +51,8 @@ func testLookup() oci.Lookup {
 				return devices, nil
 			case "/dev/fuse":
 				return devices[:1], nil
+			case "/dev/sda":
+				return devices[1:2], nil
 			case "/dev/snd":
 				return devices[2:], nil
 			}
@@ -61,6 +64,9 @@ func testLookup() oci.Lookup {
 			}
 			for _, name := range names {
 				spec.Process.Env = append(spec.Process.Env, "CDI="+name)
+				if kind, node, ok := strings.Cut(name, "=node:"); ok && kind == "vendor.com/disk" {
+					spec.Linux.Devices = append(spec.Linux.Devices, specs.LinuxDevice{Path: node, Type: "b", Major: 8})
+				}
 			}
 			return nil
 		},

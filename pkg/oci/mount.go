@@ -26,7 +26,18 @@ func (c *container) mounts() error {
 	own = slices.DeleteFunc(own, func(m specs.Mount) bool { return replaced(m.Destination, asked) })
 	c.spec.Mounts = slices.Concat(own, asked)
 	sortMounts(c.spec.Mounts)
+	c.protectSys(own)
 	return nil
+}
+
+// protectSys makes our /sys read-only where it is to be. The sysfs of a network namespace is one for all containers of
+// the pod: mounted read-only by the first, it could not be written by a privileged one either. So what is read-only is
+// not the file system but a mount on top of it.
+func (c *container) protectSys(own []specs.Mount) {
+	ours := slices.ContainsFunc(own, func(m specs.Mount) bool { return m.Type == "sysfs" && slices.Contains(m.Options, "rw") })
+	if ours && !c.privileged {
+		c.spec.Linux.ReadonlyPaths = append(c.spec.Linux.ReadonlyPaths, "/sys")
+	}
 }
 
 // replaced: whoever brings a /dev brings all of it.
@@ -52,19 +63,32 @@ func (c *container) systemMounts() []specs.Mount {
 	if _, gids := IDMappings(c.in.Sandbox); len(gids) == 0 || gids[0].Size > ttyGroup {
 		pts = append(pts, fmt.Sprintf("gid=%d", ttyGroup))
 	}
-	sysfs := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", access}}
-	if usernsOf(c.in.Sandbox) != nil && hostNetwork(c.in.Sandbox) {
-		// A sysfs shows a network namespace, and only its owner may mount one.
-		sysfs.Type, sysfs.Source, sysfs.Options = "bind", "/sys", []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", access}
-	}
 	return []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "tmpfs", Source: "tmpfs", Options: []string{"nosuid", "strictatime", "mode=755", "size=65536k"}},
-		sysfs,
+		c.sysMount(),
 		{Destination: "/dev/pts", Type: "devpts", Source: "devpts", Options: pts},
 		{Destination: "/dev/mqueue", Type: "mqueue", Source: "mqueue", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/sys/fs/cgroup", Type: "cgroup", Source: "cgroup", Options: []string{"nosuid", "noexec", "nodev", "relatime", access}},
 	}
+}
+
+// sysMount is /sys, which protectSys makes read-only where it is.
+func (c *container) sysMount() specs.Mount {
+	m := specs.Mount{Destination: "/sys", Type: "sysfs", Source: "sysfs", Options: []string{"nosuid", "noexec", "nodev", "rw"}}
+	switch {
+	case usernsOf(c.in.Sandbox) == nil:
+	case hostNetwork(c.in.Sandbox):
+		// A sysfs shows a network namespace, and only its owner may mount one. What is mounted below comes along.
+		m.Type, m.Source, m.Options = "bind", "/sys", []string{"rbind", "rprivate", "nosuid", "noexec", "nodev", "rro"}
+		if c.privileged {
+			m.Options[len(m.Options)-1] = "rw"
+		}
+	case c.in.Host.SysReadOnly && !c.privileged:
+		// The kernel gives a user namespace no writable sysfs where it sees none.
+		m.Options[len(m.Options)-1] = "ro"
+	}
+	return m
 }
 
 // podMounts are the files every container of the pod sees, read-only where the root is.

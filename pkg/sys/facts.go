@@ -27,6 +27,7 @@ type Facts struct {
 	Seccomp        bool
 	AppArmor       bool
 	SELinux        bool
+	SysReadOnly    bool     // /sys is mounted read-only, as in a container
 	SwapAccounting bool     // swap of a cgroup can be limited
 	HugepageSizes  []string // sizes the hugetlb controller limits, as "2MB", "1GB"
 	CPUs           int      // processors this process may run on
@@ -42,6 +43,10 @@ func ReadFacts() (Facts, error) {
 		return Facts{}, fmt.Errorf("read cgroup version: %w", err)
 	}
 	f.CgroupV2 = st.Type == unix.CGROUP2_SUPER_MAGIC
+	if err := unix.Statfs("/sys", &st); err != nil {
+		return Facts{}, fmt.Errorf("read state of /sys: %w", err)
+	}
+	f.SysReadOnly = st.Flags&unix.ST_RDONLY != 0
 	// The documented test of sd_booted(3).
 	if fi, err := os.Lstat("/run/systemd/system"); err == nil {
 		f.Systemd = fi.IsDir()
