@@ -41,6 +41,7 @@ var walls = []wall{
 	{"unsafe", []string{"pkg/sys", "pkg/monitor"}, "one door to the kernel"},
 	{"os/exec", []string{"pkg/runc", "pkg/monitor", "cmd/cri-shim"}, "one place runs the OCI runtime and reads its errors; main only looks programs up"},
 	{"github.com/containerd/containerd/v2/", []string{"pkg/image"}, "the heaviest dependency stays behind one wall"},
+	{"github.com/containerd/containerd/v2/contrib/apparmor", []string{"pkg/oci"}, "the text of a profile, which says what a container may do"},
 	{"github.com/containerd/nri/", []string{"pkg/nri"}, "NRI is one package's trade"},
 	{"github.com/containernetworking/cni/", []string{"pkg/network"}, "CNI is one package's trade"},
 	{"go.etcd.io/bbolt", []string{"pkg/image"}, "pods and containers live in files, one per object"},
@@ -122,13 +123,21 @@ func checkWalls(t *Tree) []Finding {
 		if !ok {
 			return nil
 		}
-		for _, w := range walls {
-			if w.holds(importPath(spec)) && !f.under(w.doors...) {
-				return []Finding{t.find(f, n, "%s belongs in %s: %s", importPath(spec), strings.Join(w.doors, ", "), w.why)}
-			}
+		if w := wallOf(importPath(spec)); w.path != "" && !f.under(w.doors...) {
+			return []Finding{t.find(f, n, "%s belongs in %s: %s", importPath(spec), strings.Join(w.doors, ", "), w.why)}
 		}
 		return nil
 	})
+}
+
+// wallOf is the wall around a package, the closest one where several are.
+func wallOf(imported string) (closest wall) {
+	for _, w := range walls {
+		if w.holds(imported) && len(w.path) > len(closest.path) {
+			closest = w
+		}
+	}
+	return closest
 }
 
 func (w wall) holds(imported string) bool {
