@@ -3,6 +3,8 @@
 package main
 
 import (
+	"context"
+
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
@@ -26,8 +28,8 @@ func (d *daemon) loadAppArmor() (old bool) {
 
 // renewAppArmor replaces the profile of an earlier daemon. Containers that run
 // under it get the new one.
-func (d *daemon) renewAppArmor() {
-	if err := oci.LoadAppArmor(); err != nil {
+func (d *daemon) renewAppArmor(ctx context.Context) {
+	if err := oci.LoadAppArmor(ctx); err != nil && ctx.Err() == nil {
 		d.log.Warn("AppArmor profile of an earlier start stays in use", "err", err)
 	}
 }

@@ -80,7 +80,7 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 	exits := make(chan error, 1)
 	go func() { exits <- d.sandboxes.RunExits(ctx) }()
 	if oldProfile {
-		d.renewAppArmor()
+		d.renewAppArmor(ctx)
 	}
 	d.preload(ctx)
 	if err := d.sandboxes.CollectNetwork(ctx); err != nil && ctx.Err() == nil {

@@ -140,7 +140,7 @@ func (d *daemon) wireImages(ctx context.Context) (err error) {
 }
 
 // wireDomain builds what pods and containers are made with.
-func (d *daemon) wireDomain(context.Context) error {
+func (d *daemon) wireDomain(ctx context.Context) error {
 	host, err := d.host()
 	if err != nil {
 		return err
@@ -155,7 +155,7 @@ func (d *daemon) wireDomain(context.Context) error {
 	if err != nil {
 		return err
 	}
-	lookup := oci.Live(d.config.CDI.SpecDirs...)
+	lookup := oci.Live(ctx, d.config.CDI.SpecDirs...)
 	if err := d.wirePlugins(host, lookup); err != nil {
 		return err
 	}

@@ -123,14 +123,20 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 	return code, nil
 }
 
+// DefaultProfile is the AppArmor profile of containers that ask for none, "" where
+// that is no confinement.
+func (s *Service) DefaultProfile() string {
+	if !s.Host.AppArmor || s.Lookup.AppArmorDefault == nil {
+		return ""
+	}
+	name, _ := s.Lookup.AppArmorDefault(false)
+	return name
+}
+
 // holdProfile puts the default AppArmor profile back that somebody unloaded: no
 // program can be executed under one that the kernel does not hold. Where that
 // does not work, the runtime says so of the containers that have it.
-func (s *Service) holdProfile() {
-	if s.Host.AppArmor {
-		_, _ = s.Lookup.AppArmorDefault(false)
-	}
-}
+func (s *Service) holdProfile() { s.DefaultProfile() }
 
 // endExec kills what a command started whose caller gave up, or that went
 // wrong half way, and returns why.

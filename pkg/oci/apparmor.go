@@ -3,15 +3,19 @@
 package oci
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/containerd/containerd/v2/contrib/apparmor"
 	"github.com/containerd/errdefs"
-	"github.com/moby/profiles/apparmor"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // DefaultAppArmor is the name of the profile that RuntimeDefault means.
@@ -21,20 +25,31 @@ const DefaultAppArmor = "cri-shim-default"
 const parserLimit = 30 * time.Second
 
 // LoadAppArmor compiles DefaultAppArmor with apparmor_parser and gives it to the kernel, in place of the one that it may
-// hold. The profile is the one that Docker and Podman use as well. ErrUnavailable with the parser's own words when that
-// does not work.
-func LoadAppArmor() error {
-	done := make(chan error, 1)
-	go func() { done <- apparmor.InstallDefault(DefaultAppArmor) }()
-	select {
-	case err := <-done:
-		if err != nil { // the parser's output has several lines
-			return fmt.Errorf("load AppArmor profile %s: %s: %w", DefaultAppArmor, strings.Join(strings.Fields(err.Error()), " "), errdefs.ErrUnavailable)
-		}
-		return nil
-	case <-time.After(parserLimit):
-		return fmt.Errorf("load AppArmor profile %s: no end after %s: %w", DefaultAppArmor, parserLimit, errdefs.ErrUnavailable)
+// hold. The profile is containerd's. ErrUnavailable with the parser's own words when that does not work.
+func LoadAppArmor(ctx context.Context) error {
+	if err := loadAppArmor(ctx); err != nil {
+		return fmt.Errorf("load AppArmor profile %s: %w: %w", DefaultAppArmor, err, errdefs.ErrUnavailable)
 	}
+	return nil
+}
+
+func loadAppArmor(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, parserLimit)
+	defer cancel()
+	parser, err := sys.FindProgram("apparmor_parser")
+	if err != nil {
+		return err
+	}
+	text, err := apparmor.DumpDefaultProfile(DefaultAppArmor)
+	if err != nil {
+		return err
+	}
+	// Without its cache (-K), which may be on a disk that cannot be written.
+	out, err := sys.Capture{Path: parser, Args: []string{"-Kr"}, Env: os.Environ(), Stdin: []byte(text)}.Run(ctx)
+	if err == nil && out.Code != 0 {
+		err = fmt.Errorf("%s: exit code %d: %s", parser, out.Code, strings.Join(strings.Fields(string(out.Stderr)), " "))
+	}
+	return err
 }
 
 // keptProfile finds the default profile in the kernel, or puts it there. It may be lost at any time: restarting the

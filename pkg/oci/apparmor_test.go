@@ -123,7 +123,7 @@ func TestProfileThatWasUnloadedIsLoadedAgain(t *testing.T) {
 // TestMissingParserIsNamed: the error an operator reads says which program and which profile.
 func TestMissingParserIsNamed(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	err := oci.LoadAppArmor()
+	err := oci.LoadAppArmor(t.Context())
 	if !errors.Is(err, errdefs.ErrUnavailable) {
 		t.Errorf("class of %v", err)
 	}

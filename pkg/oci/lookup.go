@@ -3,6 +3,7 @@
 package oci
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -23,9 +24,10 @@ import (
 const seccompMax = 4 << 20
 
 // Live returns the Lookup that asks the kernel and the file system. CDI specs are read from cdiDirs each time a container
-// asks for a CDI device, so there is nothing to watch while none does; a later directory wins.
-func Live(cdiDirs ...string) Lookup {
-	profile := &keptProfile{loaded: sys.AppArmorLoaded, load: LoadAppArmor}
+// asks for a CDI device, so there is nothing to watch while none does; a later directory wins. ctx is the life of what is
+// started for it.
+func Live(ctx context.Context, cdiDirs ...string) Lookup {
+	profile := &keptProfile{loaded: sys.AppArmorLoaded, load: func() error { return LoadAppArmor(ctx) }}
 	return Lookup{
 		ReadFile:       readProfile,
 		Devices:        sys.Devices,

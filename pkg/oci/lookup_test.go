@@ -16,7 +16,7 @@ import (
 func TestLiveCDI(t *testing.T) {
 	dir := t.TempDir()
 	in := testInput()
-	in.Lookup = oci.Live(dir)
+	in.Lookup = oci.Live(t.Context(), dir)
 	in.Config.CDIDevices = []*cri.CDIDevice{{Name: "vendor.com/gpu=0"}}
 	_, err := oci.Container(in)
 	refused(t, err)
@@ -41,7 +41,7 @@ func TestLiveCDI(t *testing.T) {
 
 func TestLiveSeccomp(t *testing.T) {
 	in := testInput()
-	in.Lookup = oci.Live()
+	in.Lookup = oci.Live(t.Context())
 	in.Host.SeccompRoot = t.TempDir()
 	security(&in).Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "a/b.json"}
 	_, err := oci.Container(in)
@@ -60,11 +60,11 @@ func TestLiveSeccomp(t *testing.T) {
 }
 
 func TestLivePropagation(t *testing.T) {
-	p, err := oci.Live().Propagation(t.TempDir())
+	p, err := oci.Live(t.Context()).Propagation(t.TempDir())
 	if err != nil || p.Mount == "" {
 		t.Errorf("got %+v, %v", p, err)
 	}
-	if _, err := oci.Live().Propagation("/no/such/path"); err == nil {
+	if _, err := oci.Live(t.Context()).Propagation("/no/such/path"); err == nil {
 		t.Error("a missing path has a mount")
 	}
 }

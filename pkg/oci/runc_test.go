@@ -138,7 +138,7 @@ func (r *runcRig) pod(name string, config *cri.PodSandboxConfig, ns oci.Namespac
 	r.t.Helper()
 	spec, err := oci.Pause(oci.PauseInput{
 		ID: name, Config: config, RootFS: r.pauseRoot(), CgroupsPath: oci.CgroupsPath("/cri-oci-test", name, false),
-		Namespaces: ns, Host: r.host, Lookup: oci.Live(),
+		Namespaces: ns, Host: r.host, Lookup: oci.Live(r.t.Context()),
 	})
 	if err != nil {
 		r.t.Fatal(err)
@@ -241,7 +241,7 @@ func TestRuncTakesContainer(t *testing.T) {
 			r := newRig(t)
 			in := testInput()
 			root, usr := r.hostRoot()
-			in.RootFS, in.Host, in.Lookup = root, r.host, oci.Live()
+			in.RootFS, in.Host, in.Lookup = root, r.host, oci.Live(r.t.Context())
 			pid, _ := r.pod("pod-"+name, in.Sandbox, oci.Namespaces{})
 			in.Namespaces = namespacesOf(pid)
 			in.CgroupsPath = oci.CgroupsPath("/cri-oci-test", "c-"+name, false)
@@ -284,7 +284,7 @@ func TestRuncTakesContainerInUserNamespace(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
-			in.RootFS, in.Host, in.Lookup = root, r.host, oci.Live()
+			in.RootFS, in.Host, in.Lookup = root, r.host, oci.Live(r.t.Context())
 			pid, _ := r.pod("pod-userns-"+name, in.Sandbox, oci.Namespaces{})
 			in.Namespaces = namespacesOf(pid)
 			in.CgroupsPath = oci.CgroupsPath("/cri-oci-test", "c-userns-"+name, false)

@@ -87,6 +87,7 @@ func (a *api) info() (map[string]string, error) {
 		"versions": moduleVersions(),
 		"podCIDRs": a.Network.PodCIDRs(),
 		"objects":  map[string]int{"pods": pods, "containers": containers},
+		"appArmor": map[string]string{"defaultProfile": a.Containers.DefaultProfile()},
 	}
 	if a.Config != nil {
 		parts["config"] = a.Config

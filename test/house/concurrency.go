@@ -22,7 +22,6 @@ var goroutines = map[string]string{
 	"pkg/monitor/stream.go":      "one drain of a readable stream at a time, bounded by its buffer",
 	"pkg/monitor/upgrade.go":     "the switch to the next program, which waits until the connections are quiet",
 	"pkg/network/status.go":      "one bounded question to the plugins at a time; who asks waits no longer than it likes",
-	"pkg/oci/apparmor.go":        "a run of apparmor_parser, left behind when it hangs",
 	"pkg/server/events.go":       "one event at a time on its way to a client, ended with the client's stream",
 	"pkg/state/op.go":            "operations run on their own context, not their caller's; Ops waits for them",
 	"pkg/state/writable.go":      "one write at a time to a disk that refused the last one; left behind while that hangs",

@@ -124,6 +124,13 @@ func TestAppArmor(t *testing.T) {
 		appArmor(cri.SecurityProfile_Localhost, "cri-no-such")(c.Linux.SecurityContext)
 		refusedContainer(t, d, pod, c, codes.FailedPrecondition, "apparmor", "cri-no-such")
 	})
+	t.Run("status", func(t *testing.T) {
+		r, err := d.Runtime.Status(t.Context(), &cri.StatusRequest{Verbose: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		contains(t, "status", r.Info["appArmor"], oci.DefaultAppArmor)
+	})
 	t.Run("pause", func(t *testing.T) {
 		got, err := os.ReadFile(fmt.Sprintf("/proc/%d/attr/current", pausePID(t, d, pod)))
 		if strings.TrimSpace(string(got)) != enforced {
