@@ -128,7 +128,7 @@ func (s *Service) Start(ctx context.Context) error {
 	entries, err := os.ReadDir(s.o.PluginDir)
 	s.empty.Store(err != nil || len(entries) == 0)
 	defer s.empty.Store(false)
-	if err := s.nri.Start(); err != nil {
+	if err := sys.Unprotected(s.nri.Start); err != nil {
 		return fmt.Errorf("start nri: %w", err)
 	}
 	return nil

@@ -5,6 +5,8 @@ package sys_test
 import (
 	"context"
 	"os"
+	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,6 +28,16 @@ func TestProtectionIsNotInherited(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	var inherited []byte
+	if err := sys.Unprotected(func() error {
+		inherited, err = exec.Command("cat", adj).Output()
+		return err
+	}); err != nil || strings.TrimSpace(string(inherited)) != "0" {
+		t.Errorf("a library's child has oom_score_adj %q, %v", inherited, err)
+	}
+	if own, err := os.ReadFile(adj); strings.TrimSpace(string(own)) != "-500" {
+		t.Errorf("the process itself has oom_score_adj %s afterwards, %v", own, err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	// The value changes while the child runs already.
