@@ -6,154 +6,228 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"sync"
+	"runtime"
 	"syscall"
 	"time"
-
-	"runtime"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	captureLimit = 1 << 20         // bytes of stdout and of stderr that are kept; a write beyond fails in the program
-	killGrace    = 5 * time.Second // how long a killed program may take to die before we stop waiting for it
+	killGrace = 5 * time.Second // how long a killed program may take to die before we stop waiting for it
+	lingering = time.Second     // how long a child that has the output open may still write after the program's end
 )
 
 // Capture is one run of a short-lived foreign program: given input, captured output, bounded by a context.
+//
+// With a Lock the program is let finish once it was begun: only the deadline of the context kills it. The end of the
+// context before, or of this process, leaves it running, and whoever takes the lock next waits for it. Without a Lock it
+// is killed in both cases: that is for programs that change nothing.
 type Capture struct {
 	Path  string
 	Args  []string // argv from element 1 on
 	Env   []string
 	Stdin []byte
+	Lock  *RunLock
 }
 
 // Captured is what a program left.
 type Captured struct {
-	Stdout, Stderr []byte
+	Stdout, Stderr []byte         // up to 1 MiB of each, the rest is dropped
 	Code           int            // exit code, -1 when a signal ended it
 	Signal         syscall.Signal // 0 unless a signal ended it
 }
 
-// Run starts the program in a process group of its own and waits for it. When ctx ends the whole group is killed and the
-// error is the context's cause. The program dies with this process. Its input and outputs are memory files, no pipes:
-// nothing has to copy while it runs, and a grandchild that keeps them open can't hold up the return.
+// Run starts the program in a session of its own, without this process's protection from the OOM killer, and waits for
+// it. What it leaves running is not waited for, save a second for the end of the output. When the program is killed its
+// process group dies with it. The error is the context's cause when that ends first.
 func (c Capture) Run(ctx context.Context) (Captured, error) {
-	files, err := c.files()
-	defer closeAll(files)
+	if ctx.Err() != nil {
+		return Captured{}, context.Cause(ctx)
+	}
+	if c.Lock == nil {
+		// PDEATHSIG comes when the thread that forked ends, so keep that thread.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+	}
+	r, err := c.start()
 	if err != nil {
 		return Captured{}, err
 	}
-	// PDEATHSIG comes when the thread that forked ends, so keep that thread.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	pidfd := -1
-	p, err := os.StartProcess(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{
-		Env: c.Env, Files: files,
-		Sys: &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, PidFD: &pidfd},
-	})
-	if err != nil {
-		return Captured{}, err
+	limit, cancel := c.limit(ctx)
+	done := make(chan error, 1)
+	go func() {
+		defer cancel()
+		done <- r.attend(limit)
+	}()
+	var left <-chan struct{}
+	if c.Lock != nil {
+		left = ctx.Done()
 	}
-	defer unix.Close(pidfd)
-	UnprotectChild(p.Pid)
-	if err := awaitKilled(ctx, p.Pid, pidfd); err != nil {
-		_ = p.Release()
-		return Captured{}, err
+	select {
+	case err = <-done:
+	case <-left:
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			err = <-done
+			break
+		}
+		c.Lock.leave()
+		return Captured{}, fmt.Errorf("left running: %w", context.Cause(ctx))
 	}
-	st, err := p.Wait()
-	if err != nil {
-		return Captured{}, fmt.Errorf("wait for %s: %w", c.Path, err)
+	if err == nil && r.out.Code != 0 && ctx.Err() != nil {
+		err = context.Cause(ctx)
 	}
-	out := Captured{Code: st.ExitCode(), Stdout: written(files[1]), Stderr: written(files[2])}
-	if ws, ok := st.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
-		out.Signal = ws.Signal()
-	}
-	if !st.Success() && ctx.Err() != nil {
-		return out, context.Cause(ctx)
-	}
-	return out, nil
+	return r.out, err
 }
 
-// awaitKilled returns once the process has ended, unreaped. The group is signalled only before that, so the number
-// can't belong to somebody else yet.
-func awaitKilled(ctx context.Context, pid, pidfd int) error {
-	var mu sync.Mutex // guards ended
-	ended := false
-	stop := context.AfterFunc(ctx, func() {
-		mu.Lock()
-		defer mu.Unlock()
-		if !ended {
-			_ = unix.Kill(-pid, unix.SIGKILL)
-		}
-	})
-	defer stop()
-	for {
-		wait := -1
-		if at, ok := ctx.Deadline(); ok {
-			wait = int(max(time.Until(at), 0)/time.Millisecond) + int(killGrace/time.Millisecond)
-		}
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, wait)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		mu.Lock()
-		ended = true
-		mu.Unlock()
+// limit is the context whose end kills the program.
+func (c Capture) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	if c.Lock == nil {
+		return context.WithCancel(ctx)
+	}
+	at, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(context.WithoutCancel(ctx))
+	}
+	return context.WithDeadline(context.WithoutCancel(ctx), at)
+}
+
+// running is a program between its start and its end.
+type running struct {
+	path    string
+	leader  *os.Process
+	process *process
+	outputs [2]*output
+	out     Captured
+}
+
+// start leaves no descriptor behind when it fails.
+func (c Capture) start() (*running, error) {
+	r := &running{path: c.Path}
+	stdin, err := c.stdin()
+	if err != nil {
+		return nil, err
+	}
+	defer stdin.Close()
+	files := []*os.File{stdin}
+	for i := range r.outputs {
+		o, child, err := newOutput()
 		if err != nil {
-			return fmt.Errorf("poll process %d: %w", pid, err)
+			r.closeOutputs()
+			return nil, err
 		}
-		if n == 0 { // uninterruptible in the kernel: leave it, nothing can be done
-			return fmt.Errorf("process %d does not die: %w", pid, context.Cause(ctx))
+		defer child.Close()
+		r.outputs[i], files = o, append(files, child)
+	}
+	attr := &syscall.SysProcAttr{Setsid: true, PidFD: new(int)}
+	if c.Lock == nil {
+		attr.Pdeathsig = syscall.SIGKILL
+	}
+	r.leader, err = os.StartProcess(c.Path, append([]string{c.Path}, c.Args...), &os.ProcAttr{Env: c.Env, Files: files, Sys: attr})
+	if err != nil {
+		r.closeOutputs()
+		return nil, err
+	}
+	UnprotectChild(r.leader.Pid)
+	if r.process, err = newProcess(*attr.PidFD); err != nil {
+		r.closeOutputs()
+		return nil, errors.Join(err, r.leader.Kill(), reap(r.leader))
+	}
+	for _, o := range r.outputs {
+		go o.collect()
+	}
+	return r, nil
+}
+
+func reap(p *os.Process) error {
+	_, err := p.Wait()
+	return err
+}
+
+func (r *running) closeOutputs() {
+	for _, o := range r.outputs {
+		if o != nil {
+			o.from.Close()
 		}
-		return nil
 	}
 }
 
-// files are the memory files for stdin, stdout and stderr.
-func (c Capture) files() ([]*os.File, error) {
-	var files []*os.File
-	for _, name := range []string{"stdin", "stdout", "stderr"} {
-		fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-		if err != nil {
-			return files, fmt.Errorf("make memory file: %w", err)
+// stdin holds the input: the lock's file where there is one, which is how the program comes to hold the lock.
+func (c Capture) stdin() (*os.File, error) {
+	if c.Lock != nil {
+		if err := c.Lock.free(); err != nil {
+			return nil, err
 		}
-		files = append(files, os.NewFile(uintptr(fd), name))
+		return c.Lock.input(c.Stdin)
 	}
-	if _, err := files[0].WriteAt(c.Stdin, 0); err != nil {
-		return files, fmt.Errorf("write stdin: %w", err)
+	fd, err := unix.MemfdCreate("stdin", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make memory file: %w", err)
 	}
-	for _, f := range files[1:] { // size fixed in advance, so that output can't eat the node's memory
-		if err := f.Truncate(captureLimit); err != nil {
-			return files, fmt.Errorf("size memory file: %w", err)
-		}
-		if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW); err != nil {
-			return files, fmt.Errorf("seal memory file: %w", err)
-		}
-	}
-	return files, nil
-}
-
-// written returns what was written to f: its size is fixed, but the offset is shared with whoever wrote.
-func written(f *os.File) []byte {
-	end, err := f.Seek(0, io.SeekCurrent)
-	if err != nil || end == 0 {
-		return nil
-	}
-	buf := make([]byte, min(end, captureLimit))
-	n, err := f.ReadAt(buf, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
-		return nil
-	}
-	return buf[:n]
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
+	f := os.NewFile(uintptr(fd), "stdin")
+	if _, err := f.WriteAt(c.Stdin, 0); err != nil {
 		f.Close()
+		return nil, fmt.Errorf("write stdin: %w", err)
 	}
+	return f, nil
+}
+
+// attend waits for the program's end, which it brings about when limit ends, and fills r.out. It reaps last: up to then
+// the process group's number can't be another's.
+func (r *running) attend(limit context.Context) error {
+	defer r.process.Close()
+	err := r.process.awaitEnd(limit)
+	killed := err != nil
+	if killed {
+		r.killGroup()
+		grace, cancel := context.WithTimeout(context.WithoutCancel(limit), killGrace)
+		defer cancel()
+		if err := r.process.awaitEnd(grace); err != nil { // uninterruptible in the kernel: leave it, nothing can be done
+			r.closeOutputs()
+			_ = r.leader.Release()
+			return fmt.Errorf("process %d does not die: %w", r.leader.Pid, err)
+		}
+	}
+	if !killed && r.diedOfSignal() {
+		r.killGroup() // its children would go on with half of its work
+		killed = true
+	}
+	r.await(killed)
+	st, err := r.leader.Wait()
+	if err != nil {
+		return fmt.Errorf("wait for %s: %w", r.path, err)
+	}
+	r.out.Code = st.ExitCode()
+	if ws, ok := st.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+		r.out.Signal = ws.Signal()
+	}
+	return nil
+}
+
+// await takes what was written. What the program itself wrote is in the pipes by now; of a child's output there is no
+// more to come when the end of file is read, or after the time to linger.
+func (r *running) await(killed bool) {
+	wait := lingering
+	if killed {
+		wait = 0
+	}
+	end := time.Now().Add(wait)
+	for i, into := range []*[]byte{&r.out.Stdout, &r.out.Stderr} {
+		*into = r.outputs[i].until(end)
+	}
+}
+
+func (r *running) killGroup() { _ = unix.Kill(-r.leader.Pid, unix.SIGKILL) }
+
+// diedOfSignal looks at a process that ended and is not reaped.
+func (r *running) diedOfSignal() bool {
+	var info unix.Siginfo
+	if unix.Waitid(unix.P_PID, r.leader.Pid, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) != nil {
+		return false
+	}
+	const killed, dumped = 2, 3 // CLD_KILLED, CLD_DUMPED
+	return info.Code == killed || info.Code == dumped
 }
 
 // IsTextBusy reports whether a program could not be started because somebody has it open for writing.

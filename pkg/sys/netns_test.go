@@ -207,34 +207,3 @@ func TestUserNetNS(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func TestCapture(t *testing.T) {
-	sh := func(script string) sys.Capture {
-		return sys.Capture{Path: "/bin/sh", Args: []string{"-c", script}, Env: os.Environ(), Stdin: []byte("in")}
-	}
-	out, err := sh("cat; echo err >&2; exit 3").Run(t.Context())
-	if err != nil || string(out.Stdout) != "in" || string(out.Stderr) != "err\n" || out.Code != 3 {
-		t.Errorf("%+v %v", out, err)
-	}
-	out, err = sh("kill -9 $$").Run(t.Context())
-	if err != nil || out.Signal != unix.SIGKILL {
-		t.Errorf("%+v %v", out, err)
-	}
-	out, err = sh("head -c 3000000 /dev/zero; true").Run(t.Context())
-	if err != nil || len(out.Stdout) != 1<<20 {
-		t.Errorf("flood: %d bytes, %v", len(out.Stdout), err)
-	}
-	start := time.Now()
-	out, err = sh("sleep 30 & echo done").Run(t.Context()) // a child that keeps the output open holds nothing up
-	if err != nil || string(out.Stdout) != "done\n" || time.Since(start) > 5*time.Second {
-		t.Errorf("%+v %v after %s", out, err, time.Since(start))
-	}
-	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("too slow"))
-	defer cancel()
-	if _, err = sh("sleep 31 & sleep 31").Run(ctx); err == nil || err.Error() != "too slow" || time.Since(start) > 5*time.Second {
-		t.Errorf("hang: %v after %s", err, time.Since(start))
-	}
-	if _, err = (sys.Capture{Path: "/nowhere"}).Run(t.Context()); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("missing program: %v", err)
-	}
-}

@@ -76,10 +76,15 @@ func openProcess(pid int) (*process, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("open pidfd of %d: %w", pid, unix.ESRCH)
 	}
+	return newProcess(fd)
+}
+
+// newProcess takes the pidfd over, also when it fails.
+func newProcess(fd int) (*process, error) {
 	// The poller takes only what does not block. For a pidfd that concerns waitid(2) alone.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("set pidfd of %d non-blocking: %w", pid, err)
+		return nil, fmt.Errorf("set pidfd non-blocking: %w", err)
 	}
 	return &process{os.NewFile(uintptr(fd), "pidfd")}, nil
 }
@@ -97,6 +102,9 @@ func (p *process) signal(sig unix.Signal) error {
 // awaitEnd returns when the process has ended, or with the context's error.
 func (p *process) awaitEnd(ctx context.Context) error {
 	conn, err := p.pidfd.SyscallConn()
+	if err == nil {
+		err = p.pidfd.SetReadDeadline(time.Time{}) // an earlier context may have ended
+	}
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ var goroutines = map[string]string{
 	"pkg/state/op.go":            "operations run on their own context, not their caller's; Ops waits for them",
 	"pkg/state/writable.go":      "one write at a time to a disk that refused the last one; left behind while that hangs",
 	"pkg/stats/disk.go":          "one bounded walk of a writable layer at a time",
+	"pkg/sys/capture.go":         "the wait for a program and the reads of its output, ended by its time limit",
 	"pkg/sys/cgroup_warm.go":     "one write to a cgroup file at a time, which ends with a grace period of the kernel",
 	"pkg/sys/lock.go":            "a wait for the lock of a process that is ending, which ends with it",
 	"pkg/sys/netns.go":           "a thread that enters a pod's network namespace and ends if it can't come back",
