@@ -125,7 +125,7 @@ func (d *daemon) wireMonitor(context.Context) error {
 
 func (d *daemon) wireNetwork(context.Context) (err error) {
 	d.network, err = network.New(network.Options{
-		ConfDir: d.config.CNI.ConfDir, BinDirs: pluginDirs(d.config.CNI.BinDir), CacheDir: d.layout.CNICache(),
+		ConfDir: d.config.CNI.ConfDir, BinDirs: pluginDirs(d.config.CNI.BinDir), CacheDir: d.layout.CNICache(), LockDir: d.layout.CNILocks(),
 		DefaultNetwork: d.config.CNI.DefaultNetwork, Default: d.config.defaultNetwork(), Log: d.log,
 	})
 	return err

@@ -3,10 +3,10 @@
 package network
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -18,7 +18,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// Attachment is one pod's place in the network. Del, Check and GC need PodID only.
+// Attachment is one pod's place in the network. Del and GC need PodID only.
 type Attachment struct {
 	PodID           string // the container id that plugins see
 	Namespace, Name string
@@ -32,9 +32,7 @@ type Attachment struct {
 
 // Result is what an ADD gave.
 type Result struct {
-	IPs  []string       // of eth0, primary first; without prefix length
-	DNS  *cri.DNSConfig // what the plugins want, nil when they want nothing
-	JSON []byte         // the plugins' whole result as CNI 1.x JSON
+	IPs []string // of eth0, each once, primary first; without prefix length
 }
 
 // Bandwidth annotations, in bits per second with a unit such as 10M.
@@ -130,38 +128,53 @@ func bandwidth(annotations map[string]string) (map[string]uint64, error) {
 	return out, nil
 }
 
-// result reads the plugins' answer. A pod without an address is of no use to the kubelet, so that is an error.
+// result reads the plugins' answer. A pod without an address is of no use to the kubelet, so that is an error. What the
+// plugins say of DNS is not used: the kubelet says what a pod resolves with.
 func result(res types.Result) (Result, error) {
 	r, err := current.NewResultFromResult(res)
 	if err != nil {
 		return Result{}, fmt.Errorf("read result: %w", err)
 	}
-	out := Result{}
-	var other []string
+	var own, other []netip.Addr
 	for _, ip := range r.IPs {
 		addr, ok := netip.AddrFromSlice(ip.Address.IP)
 		if !ok {
 			return Result{}, fmt.Errorf("read result: bad address %q", ip.Address.IP)
 		}
-		if text := addr.Unmap().String(); onPodInterface(r, ip) {
-			out.IPs = append(out.IPs, text)
+		if onPodInterface(r, ip) {
+			own = append(own, addr.Unmap())
 		} else {
-			other = append(other, text)
+			other = append(other, addr.Unmap())
 		}
 	}
-	if len(out.IPs) == 0 { // some plugins name the interface otherwise
-		out.IPs = other
+	if len(own) == 0 { // some plugins name the interface otherwise
+		own = other
 	}
-	if len(out.IPs) == 0 {
+	ips := reported(own)
+	if len(ips) == 0 {
 		return Result{}, fmt.Errorf("read result: no IP address for %s", ifName)
 	}
-	if d := r.DNS; len(d.Nameservers)+len(d.Search)+len(d.Options) > 0 {
-		out.DNS = &cri.DNSConfig{Servers: d.Nameservers, Searches: d.Search, Options: d.Options}
+	return Result{IPs: ips}, nil
+}
+
+// reported are the addresses that others can reach the pod at, in the plugins' order, each once. The kubelet takes the
+// first one of each family for the pod's: a link-local address must not be it, and is reported only where there is no
+// other.
+func reported(addrs []netip.Addr) []string {
+	var global, local []string
+	for _, a := range addrs {
+		switch text := a.String(); {
+		case a.IsUnspecified() || a.IsMulticast() || a.IsLoopback():
+		case a.IsLinkLocalUnicast() && !slices.Contains(local, text):
+			local = append(local, text)
+		case !a.IsLinkLocalUnicast() && !slices.Contains(global, text):
+			global = append(global, text)
+		}
 	}
-	if out.JSON, err = json.Marshal(r); err != nil {
-		return Result{}, fmt.Errorf("keep result: %w", err)
+	if len(global) == 0 {
+		return local
 	}
-	return out, nil
+	return global
 }
 
 // onPodInterface takes an address that names no interface for one of eth0.

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
@@ -17,47 +16,73 @@ import (
 )
 
 // Del detaches the pod with the configuration that it was attached with, whatever the directory says now and whether or
-// not its namespace is still there. It is idempotent and costs one look-up for a pod that was never attached.
-// Call it before the namespace is removed.
+// not its namespace is still there. It waits for a plugin that still works on the attachment. It is idempotent and costs
+// one look-up for a pod that was never attached. Call it before the namespace is removed.
 func (s *Service) Del(ctx context.Context, a Attachment) error {
-	if err := utils.ValidateContainerID(a.PodID); err != nil {
-		return fmt.Errorf("pod id %q: %w: %w", a.PodID, err, errdefs.ErrInvalidArgument)
-	}
-	rec, err := s.readRecord(a.PodID)
-	switch {
-	case err == nil:
-		if err := s.del(ctx, rec); err != nil {
-			return err
-		}
-	case errdefs.IsDataLoss(err):
-		s.log.Warn("attachment record unreadable, detaching by what else is known", "pod", a.PodID, "err", err)
-		if err := s.delUnrecorded(ctx, a); err != nil {
-			return err
-		}
-	case !errdefs.IsNotFound(err):
+	lock, err := s.lock(ctx, a.PodID)
+	if err != nil {
 		return err
 	}
-	if err := os.Remove(s.recordPath(a.PodID)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("remove attachment record: %w", err)
-	}
-	s.unclaim(a.PodID)
-	return nil
+	defer lock.Release()
+	return s.detach(ctx, lock, a)
 }
 
 // DelLost is Del for a pod of which nothing is known but its id and its namespace: the root directory, and the record of
 // the attachment with it, may be lost. What plugins made outside of the namespace, a host port's rules, would stay.
 func (s *Service) DelLost(ctx context.Context, a Attachment) error {
+	lock, err := s.lock(ctx, a.PodID)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
 	if _, err := s.readRecord(a.PodID); errdefs.IsNotFound(err) && sys.IsNS(a.NetNS) {
 		// portmap removes all that carries the pod's id, whatever the mappings were, but nothing where there were none.
 		a.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 1, HostPort: 1}}
-		if err := s.delUnrecorded(ctx, a); err != nil {
+		if err := s.delUnrecorded(ctx, lock, a); err != nil {
 			return err
 		}
 	}
-	return s.Del(ctx, a)
+	return s.detach(ctx, lock, a)
 }
 
-func (s *Service) del(ctx context.Context, rec record) error {
+// lock waits until nobody works on the pod's attachment. A plugin that was left running by this process or the one
+// before has the time limit to end. ErrInvalidArgument for an id that is none.
+func (s *Service) lock(ctx context.Context, id string) (*sys.RunLock, error) {
+	if err := utils.ValidateContainerID(id); err != nil {
+		return nil, fmt.Errorf("pod id %q: %w: %w", id, err, errdefs.ErrInvalidArgument)
+	}
+	lock, err := s.locks.Take(ctx, id, s.o.Timeout)
+	if err != nil {
+		return nil, fmt.Errorf("wait for the attachment of pod %s: %w", id, err)
+	}
+	return lock, nil
+}
+
+// detach is Del with the lock held.
+func (s *Service) detach(ctx context.Context, lock *sys.RunLock, a Attachment) error {
+	rec, err := s.readRecord(a.PodID)
+	switch {
+	case err == nil:
+		if err := s.del(ctx, lock, rec); err != nil {
+			return err
+		}
+	case errdefs.IsDataLoss(err):
+		s.log.Warn("attachment record unreadable, detaching by what else is known", "pod", a.PodID, "err", err)
+		if err := s.delUnrecorded(ctx, lock, a); err != nil {
+			return err
+		}
+	case !errdefs.IsNotFound(err):
+		return err
+	}
+	if err := s.removeRecord(a.PodID); err != nil {
+		return err
+	}
+	s.unclaim(a.PodID)
+	return nil
+}
+
+// del runs the plugins, and then looks for what they left.
+func (s *Service) del(ctx context.Context, lock *sys.RunLock, rec record) error {
 	list, rt, err := rec.conf()
 	if err != nil {
 		return err
@@ -67,7 +92,16 @@ func (s *Service) del(ctx context.Context, rec record) error {
 	if !sys.IsNS(rt.NetNS) {
 		rt.NetNS = "" // by the CNI specification: the namespace is gone, free what is outside of it
 	}
-	if err := s.cni.DelNetworkList(ctx, list, rt); err != nil {
+	plugins := s.cni(pluginExec{lock: lock, soFar: s.notedResult(rt.ContainerID)})
+	err = plugins.DelNetworkList(ctx, list, rt)
+	if ctx.Err() == nil {
+		found, left := s.removeLeftRules(ctx, lock, list.Name, rt.ContainerID)
+		if err != nil && found && left == nil { // a plugin may have stumbled over just that
+			err = plugins.DelNetworkList(ctx, list, rt)
+		}
+		err = errors.Join(err, left)
+	}
+	if err != nil {
 		return fmt.Errorf("delete from network %q: %w", list.Name, err)
 	}
 	return nil
@@ -75,14 +109,14 @@ func (s *Service) del(ctx context.Context, rec record) error {
 
 // delUnrecorded is for a record that a power failure tore: libcni's cache knows the attachment if ADD had finished,
 // else the present configuration is the best guess.
-func (s *Service) delUnrecorded(ctx context.Context, a Attachment) error {
-	cached, err := s.cni.GetCachedAttachments(a.PodID)
+func (s *Service) delUnrecorded(ctx context.Context, lock *sys.RunLock, a Attachment) error {
+	cached, err := s.cni(pluginExec{}).GetCachedAttachments(a.PodID)
 	if err != nil {
 		return fmt.Errorf("read attachment cache: %w", err)
 	}
 	var errs []error
 	for _, c := range cached {
-		errs = append(errs, s.del(ctx, record{NetworkAttachment: *c}))
+		errs = append(errs, s.del(ctx, lock, record{NetworkAttachment: *c}))
 	}
 	if len(cached) > 0 {
 		return errors.Join(errs...)
@@ -95,7 +129,7 @@ func (s *Service) delUnrecorded(ctx context.Context, a Attachment) error {
 	if err != nil {
 		return err
 	}
-	return s.del(ctx, newRecord(list, rt))
+	return s.del(ctx, lock, newRecord(list, rt))
 }
 
 // GC detaches every pod that is recorded as attached and not in valid, then has the plugins collect what no valid
@@ -121,7 +155,7 @@ func (s *Service) GC(ctx context.Context, valid []Attachment) error {
 	}
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	if err := s.cni.GCNetworkList(ctx, list, gcArgs(keep)); err != nil {
+	if err := s.cni(pluginExec{}).GCNetworkList(ctx, list, gcArgs(keep)); err != nil {
 		errs = append(errs, fmt.Errorf("collect garbage of network %q: %w", list.Name, err))
 	}
 	return errors.Join(errs...)

@@ -115,6 +115,12 @@ func (n *node) pluginsChild() (pid int, alive bool) {
 	return pid, err == nil && string(cmd) == "sleep\x00600\x00"
 }
 
+// finished tells whether a slow plugin came to its end.
+func (n *node) finished() bool {
+	_, err := os.Stat(filepath.Join(n.dir, "calls.done"))
+	return err == nil
+}
+
 func commands(calls []call) string {
 	var out []string
 	for _, c := range calls {
@@ -136,7 +142,7 @@ func (n *node) noLeaks() {
 	}
 	must(n.t, filepath.WalkDir(n.dir, func(path string, d fs.DirEntry, err error) error {
 		in := func(dir string) bool { return strings.HasPrefix(path, n.cache+"/"+dir+"/") }
-		if err == nil && !d.IsDir() && (in("attachments") || in("results") || in("ipam") && d.Name() != "lock" && !strings.HasPrefix(d.Name(), "last_reserved")) {
+		if err == nil && !d.IsDir() && (in("attachments") || in("results") || in("locks") || in("ipam") && d.Name() != "lock" && !strings.HasPrefix(d.Name(), "last_reserved")) {
 			n.t.Errorf("left: %s", path)
 		}
 		return err

@@ -88,8 +88,9 @@ type call struct {
 	Conf                                      map[string]any
 }
 
-// playPlugin: "log": file to write calls to; "fail": commands that fail, with "code"; "hang": commands that hang with a
-// child that holds their output open too.
+// playPlugin: "log": file to write calls to; "result": the answer to ADD; "fail": commands that fail, with "code"; "hang": commands that hang with a
+// child that holds their output open too; "slow": commands that take a second, talk, and say at last that they are done;
+// "alone": a directory that must not be there when a command begins, and is while it runs.
 func playPlugin() int {
 	raw, _ := io.ReadAll(os.Stdin)
 	c := call{os.Getenv("CNI_COMMAND"), os.Getenv("CNI_CONTAINERID"), os.Getenv("CNI_NETNS"), os.Getenv("CNI_IFNAME"), os.Getenv("CNI_ARGS"), nil}
@@ -105,6 +106,22 @@ func playPlugin() int {
 	listed := func(key string) bool {
 		s, _ := c.Conf[key].(string)
 		return slices.Contains(strings.Fields(s), c.Command)
+	}
+	if dir, _ := c.Conf["alone"].(string); dir != "" {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 4
+		}
+		defer os.Remove(dir)
+		time.Sleep(20 * time.Millisecond)
+	}
+	if listed("slow") {
+		time.Sleep(time.Second)
+		for range 100 { // to whom it may concern
+			fmt.Fprintln(os.Stderr, strings.Repeat("x", 1000))
+		}
+		name, _ := c.Conf["log"].(string)
+		_ = os.WriteFile(name+".done", nil, 0o600)
 	}
 	switch {
 	case listed("hang"):
@@ -124,7 +141,9 @@ func playPlugin() int {
 		fmt.Printf(`{"cniVersion":"1.0.0","code":%d,"msg":"refused","details":"by the test"}`, int(code))
 		return 1
 	case c.Command == "ADD":
-		if prev, ok := c.Conf["prevResult"]; ok {
+		if own, ok := c.Conf["result"]; ok {
+			_ = json.NewEncoder(os.Stdout).Encode(own)
+		} else if prev, ok := c.Conf["prevResult"]; ok {
 			_ = json.NewEncoder(os.Stdout).Encode(prev)
 		} else {
 			fmt.Print(`{"cniVersion":"1.0.0","ips":[{"address":"203.0.113.7/24"}]}`)

@@ -24,7 +24,10 @@ import (
 // whatever child still holds its output.
 type pluginExec struct {
 	version.PluginDecoder
-	log *slog.Logger
+	log   *slog.Logger
+	lock  *sys.RunLock       // of the attachment; nil for what works on none, and dies with this process
+	note  func(soFar []byte) // called with the result of the plugins before, for each plugin of an ADD but the first
+	soFar []byte             // the result for plugins of a DEL that libcni has none for
 }
 
 var _ invoke.Exec = (*pluginExec)(nil)
@@ -39,13 +42,17 @@ const (
 // says that it may work later.
 func (p *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, env []string) ([]byte, error) {
 	start, stage := time.Now(), filepath.Base(path)+" "+command(env)
-	out, err := p.start(ctx, sys.Capture{Path: path, Env: env, Stdin: stdin})
+	stdin, err := p.previous(command(env), stdin)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", stage, err)
+	}
+	out, err := p.start(ctx, sys.Capture{Path: path, Env: env, Stdin: stdin, Lock: p.lock})
 	took := time.Since(start).Round(time.Millisecond)
 	if len(out.Stderr) > 0 {
 		p.log.Debug("cni plugin said", "plugin", stage, "stderr", string(out.Stderr))
 	}
 	switch {
-	case err != nil && ctx.Err() != nil:
+	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return nil, fmt.Errorf("%s killed after %s: %w", stage, took, err)
 	case err != nil:
 		return nil, fmt.Errorf("%s: %w", stage, err)
@@ -54,6 +61,27 @@ func (p *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 		return out.Stdout, nil
 	}
 	return nil, pluginError(stage, out)
+}
+
+// previous keeps the result of the plugins before, or supplies it.
+func (p *pluginExec) previous(command string, stdin []byte) ([]byte, error) {
+	adds, dels := command == "ADD" && p.note != nil, command == "DEL" && p.soFar != nil
+	if !adds && !dels {
+		return stdin, nil
+	}
+	var conf map[string]json.RawMessage
+	if err := json.Unmarshal(stdin, &conf); err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	result, there := conf["prevResult"]
+	switch {
+	case adds && there:
+		p.note(result)
+	case dels && !there:
+		conf["prevResult"] = p.soFar
+		return json.Marshal(conf)
+	}
+	return stdin, nil
 }
 
 func (p *pluginExec) start(ctx context.Context, c sys.Capture) (sys.Captured, error) {

@@ -39,14 +39,18 @@ func (r record) conf() (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 
 func (s *Service) recordPath(id string) string { return s.path("attachments", id+".json") }
 
+// resultPath holds what an ADD under way has given so far. libcni's cache has the whole result, but only in the end, and
+// plugins that find no result at DEL can't find what they made for an address.
+func (s *Service) resultPath(id string) string { return s.path("attachments", id+".result") }
+
 // writeRecord does not sync: after a power failure the namespace, and with it the attachment, is gone anyway, and a torn
 // record is told from a good one.
-func (s *Service) writeRecord(list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) error {
-	raw, err := json.Marshal(newRecord(list, rt))
+func (s *Service) writeRecord(r record) error {
+	raw, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("write attachment record: %w", err)
 	}
-	path := s.recordPath(rt.ContainerID)
+	path := s.recordPath(r.ContainerID)
 	err = os.WriteFile(path, raw, 0o600)
 	if errors.Is(err, os.ErrNotExist) {
 		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
@@ -57,6 +61,31 @@ func (s *Service) writeRecord(list *libcni.NetworkConfigList, rt *libcni.Runtime
 		return fmt.Errorf("write attachment record: %w", err)
 	}
 	return nil
+}
+
+// removeRecord removes the record last: it stands for both.
+func (s *Service) removeRecord(id string) error {
+	for _, path := range []string{s.resultPath(id), s.recordPath(id)} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove attachment record: %w", err)
+		}
+	}
+	return nil
+}
+
+// noteResult keeps the result that the next plugin is given. Without room for it, less can be undone after a crash.
+func (s *Service) noteResult(id string, soFar []byte) {
+	if err := os.WriteFile(s.resultPath(id), soFar, 0o600); err != nil {
+		s.log.Debug("result of an attachment under way not kept", "pod", id, "err", err)
+	}
+}
+
+func (s *Service) notedResult(id string) []byte {
+	raw, err := os.ReadFile(s.resultPath(id))
+	if err != nil || !json.Valid(raw) {
+		return nil
+	}
+	return raw
 }
 
 // readRecord: ErrNotFound when the pod is not attached, ErrDataLoss when the record is torn.

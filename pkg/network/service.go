@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package network attaches pods to a network through CNI: ADD, DEL, CHECK, STATUS and GC on libcni, with the
+// Package network attaches pods to a network through CNI: ADD, DEL, STATUS and GC on libcni, with the
 // configuration of a directory that may change, vanish and come back while the daemon runs.
 //
 // Invariants:
@@ -8,12 +8,14 @@
 //     DEL has succeeded. So Del needs no more than the pod's id, works when the configuration has changed or the
 //     namespace is gone, and is the roll-back, the stop and the crash recovery alike.
 //   - Every plugin run is bounded by Options.Timeout, then killed with its children; the error names plugin and command.
+//   - An ADD or DEL that was begun is let finish, also when its caller gives up or this process dies. For one pod one
+//     plugin runs at a time, and the next one, of a next process too, waits for it.
 //   - Nothing that happens to the configuration directory ends the service. Its files are looked at on each use; the
 //     watch only makes a change known sooner.
 //   - Status never waits for a plugin that hangs.
 //
-// It does not make or remove network namespaces (pkg/sys does), knows nothing of pods' lives, never sees pods on the
-// host's network, and does not serialise calls for one pod: the caller does.
+// It does not make or remove network namespaces (pkg/sys does), knows nothing of pods' lives and never sees pods on the
+// host's network.
 package network
 
 import (
@@ -27,6 +29,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // ifName is the pod's interface; the kubelet and all of its users count on this name.
@@ -37,7 +41,8 @@ type Options struct {
 	ConfDir  string        // network configurations, the first valid one by file name is used; need not exist
 	BinDirs  []string      // plugins are searched here in order
 	CacheDir string        // what is attached; must survive the daemon, so not a tmpfs that is cleaned with it
-	Timeout  time.Duration // for all the plugins of one ADD, DEL or CHECK; 0 means 2 minutes
+	LockDir  string        // locks of attachments at work, for this service alone; on a tmpfs. "" means a directory in CacheDir
+	Timeout  time.Duration // for all the plugins of one ADD or DEL; 0 means 2 minutes
 	// DefaultNetwork makes pods use a generated bridge network as long as ConfDir holds no configuration at all.
 	DefaultNetwork bool
 	Default        DefaultNetwork
@@ -46,10 +51,10 @@ type Options struct {
 
 // Service is the node's CNI side. Its methods may be called concurrently.
 type Service struct {
-	o    Options
-	log  *slog.Logger
-	cni  *libcni.CNIConfig
-	conf atomic.Pointer[conf]
+	o     Options
+	log   *slog.Logger
+	locks *sys.RunLocks // one for each attachment, by the pod's id
+	conf  atomic.Pointer[conf]
 
 	loadMu sync.Mutex // guards loading the configuration
 
@@ -77,9 +82,11 @@ func New(o Options) (*Service, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.LockDir == "" {
+		o.LockDir = filepath.Join(o.CacheDir, "locks")
+	}
 	o.Default = o.Default.withDefaults()
-	s := &Service{o: o, log: o.Log, mine: map[string]struct{}{}}
-	s.cni = libcni.NewCNIConfigWithCacheDir(o.BinDirs, o.CacheDir, &pluginExec{log: o.Log})
+	s := &Service{o: o, log: o.Log, locks: sys.NewRunLocks(o.LockDir), mine: map[string]struct{}{}}
 	if err := s.loadPodCIDRs(); err != nil {
 		return nil, err
 	}
@@ -123,6 +130,12 @@ func (s *Service) list() (*libcni.NetworkConfigList, error) {
 // deadline bounds one operation; the error that ends it says how long that was.
 func (s *Service) deadline(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, s.o.Timeout, fmt.Errorf("no answer within %s: %w", s.o.Timeout, context.DeadlineExceeded))
+}
+
+// cni is libcni with our way to run a plugin.
+func (s *Service) cni(p pluginExec) *libcni.CNIConfig {
+	p.log = s.log
+	return libcni.NewCNIConfigWithCacheDir(s.o.BinDirs, s.o.CacheDir, &p)
 }
 
 func (s *Service) path(elem ...string) string {

@@ -48,7 +48,7 @@ func (s *Service) Status(ctx context.Context) error {
 		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), statusTimeout,
 			fmt.Errorf("no answer within %s: %w", statusTimeout, context.DeadlineExceeded))
 		defer cancel()
-		return s.cni.GetStatusNetworkList(ctx, list)
+		return s.cni(pluginExec{}).GetStatusNetworkList(ctx, list)
 	})
 	if done != nil {
 		wait := time.NewTimer(statusWait)

@@ -71,6 +71,12 @@ func (l Layout) UserNS(id PodID) string { return filepath.Join(l.State, "userns"
 // CNICache holds libcni's record of attachments.
 func (l Layout) CNICache() string { return filepath.Join(l.Root, "cni") }
 
+// CNILocks has the locks of attachments that plugins work on.
+func (l Layout) CNILocks() string { return filepath.Join(l.State, "locks", "network") }
+
+// RuntimeLocks has the locks of containers that a command of a runtime works on.
+func (l Layout) RuntimeLocks() string { return filepath.Join(l.State, "locks", "runtime") }
+
 // NetNSTag starts the names of all network namespaces of the daemon that works
 // on this root, and of no other: two daemons on one machine must not take each
 // other's pods for orphans.

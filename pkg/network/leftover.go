@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package network
+
+import (
+	"context"
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/google/nftables"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// Rules of a pod stay in the packet filter when the plugin that made them was cut off, when a DEL was, and when it finds
+// no interface or no namespace, or a pod that changed its addresses: the bridge and ptp plugins (containernetworking/plugins
+// up to 1.9 at least) remove the masquerading of the addresses that they find. What they made is known by the names that
+// they derive from the network's name and the pod's id. Port mappings need no such care: portmap finds its own by itself.
+
+// removeLeftRules removes what is left of one pod in the packet filter, and tells whether there was anything. It is
+// idempotent, and runs no program where there is nothing, unless the kernel's old tables are in use.
+func (s *Service) removeLeftRules(ctx context.Context, lock *sys.RunLock, network, id string) (found bool, err error) {
+	found, err = removeLeftNFTables(network, id)
+	chain := masqueradeChain(network, id)
+	for _, f := range []struct {
+		program, tables string
+		family          nftables.TableFamily
+	}{
+		{"iptables", "/proc/net/ip_tables_names", nftables.TableFamilyIPv4},
+		{"ip6tables", "/proc/net/ip6_tables_names", nftables.TableFamilyIPv6},
+	} {
+		if hasChain(f.family, chain) || hasNAT(f.tables) {
+			one, failed := removeMasqueradeChain(ctx, lock, f.program, chain)
+			found, err = found || one, errors.Join(err, failed)
+		}
+	}
+	if err != nil {
+		return found, fmt.Errorf("remove packet filter rules of pod %s: %w", id, err)
+	}
+	if found {
+		s.log.Info("packet filter rules removed that plugins left", "pod", id, "network", network)
+	}
+	return found, nil
+}
+
+// hasChain looks where an iptables that works on nftables has its chains.
+func hasChain(family nftables.TableFamily, name string) bool {
+	c, err := nftables.New()
+	if err != nil {
+		return false
+	}
+	_, err = c.ListChain(&nftables.Table{Family: family, Name: "nat"}, name)
+	return err == nil
+}
+
+// hasNAT tells whether the kernel's old tables of a family have one for address translation.
+func hasNAT(tables string) bool {
+	names, err := os.ReadFile(tables)
+	return err == nil && slices.Contains(strings.Fields(string(names)), "nat")
+}
+
+// masqueradeChain is the name that the plugins give a pod's chain: 28 characters (pkg/utils of containernetworking/plugins).
+func masqueradeChain(network, id string) string { return "CNI-" + hash(network + id)[:24] }
+
+func hash(text string) string {
+	sum := sha512.Sum512([]byte(text))
+	return hex.EncodeToString(sum[:])
+}
+
+// removeMasqueradeChain removes the chain and the jumps to it in one transaction, with the program that the plugins use:
+// it knows whether the rules are in the kernel's old tables or in nftables.
+func removeMasqueradeChain(ctx context.Context, lock *sys.RunLock, program, chain string) (found bool, err error) {
+	if _, err := sys.FindProgram(program); err != nil {
+		return false, nil // the plugins could not make a chain either
+	}
+	if there, err := chainRules(ctx, lock, program, chain); err != nil || there == nil {
+		return false, err
+	}
+	from, err := chainRules(ctx, lock, program, "POSTROUTING")
+	if err != nil {
+		return true, err
+	}
+	lines := []string{"*nat"}
+	for _, rule := range from {
+		if f := strings.Fields(rule); slices.Contains(f, chain) {
+			lines = append(lines, strings.Replace(rule, "-A", "-D", 1))
+		}
+	}
+	lines = append(lines, "-F "+chain, "-X "+chain, "COMMIT", "")
+	_, err = filter(ctx, lock, strings.Join(lines, "\n"), program+"-restore", "--wait", "30", "--noflush")
+	return true, err
+}
+
+// chainRules lists a chain of the nat table, its own declaration first; nil when there is no such chain.
+func chainRules(ctx context.Context, lock *sys.RunLock, program, chain string) ([]string, error) {
+	out, err := filter(ctx, lock, "", program, "--wait", "30", "--table", "nat", "--list-rules", chain)
+	if errors.Is(err, errNoSuchRule) {
+		return nil, nil
+	}
+	return strings.Split(strings.TrimSpace(out), "\n"), err
+}
+
+// errNoSuchRule is an iptables that has no such chain (1), or no such table in the kernel (3).
+var errNoSuchRule = errors.New("no such chain")
+
+func filter(ctx context.Context, lock *sys.RunLock, stdin, program string, args ...string) (string, error) {
+	path, err := sys.FindProgram(program)
+	if err != nil {
+		return "", err
+	}
+	out, err := sys.Capture{Path: path, Args: args, Stdin: []byte(stdin), Lock: lock}.Run(ctx)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", program, err)
+	}
+	switch out.Code {
+	case 0:
+		return string(out.Stdout), nil
+	case 1, 3:
+		return "", fmt.Errorf("%s: %w: %s", program, errNoSuchRule, tail(strings.TrimSpace(string(out.Stderr)), 1024))
+	}
+	return "", fmt.Errorf("%s: exit code %d: %s", program, out.Code, tail(strings.TrimSpace(string(out.Stderr)), 1024))
+}
