@@ -150,7 +150,7 @@ func (d *daemon) wireDomain(ctx context.Context) error {
 		return err
 	}
 	d.runtime, err = runc.New(runc.Options{
-		Handlers: handlers, Default: d.config.Runtime.Default, Bundles: d.layout.Bundles(), Monitor: d.monitor, Log: d.log,
+		Handlers: handlers, Default: d.config.Runtime.Default, Bundles: d.layout.Bundles(), Locks: d.layout.RuntimeLocks(), Monitor: d.monitor, Log: d.log,
 	})
 	if err != nil {
 		return err

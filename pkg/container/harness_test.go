@@ -107,7 +107,7 @@ func (w *world) connect() {
 	client := monitor.NewClient(monitor.ClientOptions{Socket: filepath.Join(w.dir, "sock"), Log: log})
 	runtime, err := runc.New(runc.Options{
 		Handlers: []runc.Handler{{Name: "fake", Path: filepath.Join(w.dir, "runtime"), Root: filepath.Join(w.dir, "runtime-root")}},
-		Default:  "fake", Bundles: layout.Bundles(), Monitor: client, Log: log,
+		Default:  "fake", Bundles: layout.Bundles(), Locks: layout.RuntimeLocks(), Monitor: client, Log: log,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -34,10 +33,15 @@ func (s *Service) Delete(ctx context.Context, handler, id string) error {
 	if err != nil {
 		return err
 	}
+	lock, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
 	if !h.keeps(id) {
 		return nil
 	}
-	err = s.command(ctx, h, id, nil, nil, "delete", id)
+	_, err = s.command(ctx, h, id, sys.Capture{Lock: lock}, "delete", id)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -68,7 +72,24 @@ func (s *Service) Update(ctx context.Context, handler, id string, r *specs.Linux
 	if err != nil {
 		return fmt.Errorf("encode resources: %w", err)
 	}
-	return s.command(ctx, h, id, bytes.NewReader(data), nil, "update", "--resources", "-", id)
+	lock, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	_, err = s.command(ctx, h, id, sys.Capture{Lock: lock, Stdin: data}, "update", "--resources", "-", id)
+	return err
+}
+
+// lock waits until no command works on the container, also one that an earlier
+// daemon began: half of an update, or a delete without the hooks that follow
+// it, is worse than a late one.
+func (s *Service) lock(ctx context.Context, id string) (*sys.RunLock, error) {
+	lock, err := s.locks.Take(ctx, id, commandTimeout)
+	if err != nil {
+		return nil, fmt.Errorf("wait for the runtime's command on %.12s: %w", id, err)
+	}
+	return lock, nil
 }
 
 // Features asks the handler's runtime what it can do (OCI runtime-spec
@@ -79,12 +100,12 @@ func (s *Service) Features(ctx context.Context, handler string) (*features.Featu
 	if err != nil {
 		return nil, err
 	}
-	var out bytes.Buffer
-	if err := s.command(ctx, h, "", nil, &out, "features"); err != nil {
+	out, err := s.command(ctx, h, "", sys.Capture{}, "features")
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotImplemented)
 	}
 	f := &features.Features{}
-	if err := json.Unmarshal(out.Bytes(), f); err != nil {
+	if err := json.Unmarshal(out, f); err != nil {
 		return nil, fmt.Errorf("%s features: %w", h.Path, err)
 	}
 	return f, nil
@@ -102,45 +123,40 @@ func (s *Service) Check() error {
 	return nil
 }
 
-// command runs one short runtime command to its end.
-func (s *Service) command(ctx context.Context, h Handler, id string, in io.Reader, out io.Writer, args ...string) error {
+// command runs one short runtime command to its end and returns its output.
+func (s *Service) command(ctx context.Context, h Handler, id string, c sys.Capture, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, commandTimeout,
 		fmt.Errorf("no answer for %s: %w", commandTimeout, context.DeadlineExceeded))
 	defer cancel()
-	var stderr bytes.Buffer
 	argv := append(h.flags("/dev/stderr"), args...)
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, &stderr
-	err := cmd.Start()
-	if err == nil {
-		sys.UnprotectChild(cmd.Process.Pid)
-		err = cmd.Wait()
+	c.Path, c.Args = argv[0], argv[1:]
+	out, err := c.Run(ctx)
+	if err != nil {
+		return nil, s.failure(h, args[0], out.Stderr, err)
 	}
-	if err == nil {
-		return nil
+	if out.Code == 0 {
+		return out.Stdout, nil
 	}
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
+	message := lastMessage(out.Stderr)
+	switch class := classOf(message); {
+	case class != nil:
+		return nil, fmt.Errorf("%s %s %.12s: %w", filepath.Base(h.Path), args[0], id, &runtimeError{message: message, class: class})
+	case out.Signal != 0:
+		return nil, s.failure(h, args[0], out.Stderr, fmt.Errorf("killed by signal %s", out.Signal))
+	case message != "":
+		return nil, fmt.Errorf("%s %s: %s", filepath.Base(h.Path), args[0], message)
 	}
-	return s.failure(h, args[0], id, stderr.Bytes(), err)
+	return nil, s.failure(h, args[0], nil, fmt.Errorf("exit code %d", out.Code))
 }
 
-// failure turns a runtime's log and exit into one error that ends with the
-// runtime's own last message.
-func (s *Service) failure(h Handler, verb, id string, log []byte, err error) error {
+// failure adds the runtime's own last message, if it has one, to why a command
+// failed.
+func (s *Service) failure(h Handler, verb string, log []byte, err error) error {
 	name := filepath.Base(h.Path)
-	message := lastMessage(log)
-	if message == "" {
-		return fmt.Errorf("%s %s: %w", name, verb, err)
-	}
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) {
+	if message := lastMessage(log); message != "" {
 		return fmt.Errorf("%s %s: %w: %s", name, verb, err, message)
 	}
-	if class := classOf(message); class != nil {
-		return fmt.Errorf("%s %s %.12s: %w", name, verb, id, &runtimeError{message: message, class: class})
-	}
-	return fmt.Errorf("%s %s: %s", name, verb, message)
+	return fmt.Errorf("%s %s: %w", name, verb, err)
 }
 
 // runtimeError carries a class without repeating the class's own text.

@@ -6,7 +6,7 @@
 //
 // What starts a process (run, exec) goes through the monitor, which parents it;
 // what only changes or removes (update, delete) runs as a short child of the
-// daemon. Launch is the one place that decides what a container is started with.
+// daemon, which is let finish when the daemon ends (sys.Capture). Launch is the one place that decides what a container is started with.
 //
 // Invariants: bundle and runtime state derive from the id; Delete and
 // RemoveBundle may be repeated; a runtime's failure ends in its own last
@@ -43,6 +43,7 @@ type Options struct {
 	Handlers []Handler
 	Default  string // name of the handler that "" stands for
 	Bundles  string // directory of the bundles
+	Locks    string // directory of the locks of containers that a command works on; on a tmpfs
 	Monitor  *monitor.Client
 	Log      *slog.Logger
 }
@@ -55,11 +56,12 @@ type Service struct {
 	monitor  *monitor.Client
 	log      *slog.Logger
 	cgroups  *sys.CgroupLock
+	locks    *sys.RunLocks // by container id
 }
 
 // New checks the handlers and makes the service.
 func New(o Options) (*Service, error) {
-	s := &Service{handlers: map[string]Handler{}, fallback: o.Default, bundles: o.Bundles, monitor: o.Monitor, log: o.Log, cgroups: sys.NewCgroupLock()}
+	s := &Service{handlers: map[string]Handler{}, fallback: o.Default, bundles: o.Bundles, monitor: o.Monitor, log: o.Log, cgroups: sys.NewCgroupLock(), locks: sys.NewRunLocks(o.Locks)}
 	for _, h := range o.Handlers {
 		if !filepath.IsAbs(h.Path) || !filepath.IsAbs(h.Root) {
 			return nil, fmt.Errorf("runtime handler %q: path %q and root %q must be absolute: %w", h.Name, h.Path, h.Root, errdefs.ErrInvalidArgument)
