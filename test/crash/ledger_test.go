@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -25,10 +24,7 @@ import (
 // cgroups, processes, packet filter rules, files, snapshots, blobs and leases.
 type facts map[string]bool
 
-var (
-	longID   = regexp.MustCompile(`[0-9a-f]{64}`)
-	counters = regexp.MustCompile(`counter packets \d+ bytes \d+|\[\d+:\d+\]|# handle \d+`)
-)
+var longID = regexp.MustCompile(`[0-9a-f]{64}`)
 
 // look takes the facts of d.
 func look(t testing.TB, d *harness.Daemon) facts {
@@ -36,7 +32,7 @@ func look(t testing.TB, d *harness.Daemon) facts {
 	f := facts{}
 	for kind, list := range map[string]func(*harness.Daemon) []string{
 		"mount": mounts, "netns": namespaces, "port of the bridge": links, "cgroup": cgroups,
-		"process": processes, "rule": rules, "file": files, "lease": leases,
+		"process": processes, "rule": (*harness.Daemon).Rules, "file": files, "lease": leases,
 	} {
 		for _, item := range list(d) {
 			f[kind+" "+item] = true
@@ -150,26 +146,6 @@ func rootedIn(proc, dir string) bool {
 		}
 	}
 	return false
-}
-
-// rules are packet filter rules that name one of the daemon's ids, or its own
-// network and a pod.
-func rules(d *harness.Daemon) []string {
-	known := ids(d)
-	var out []string
-	for _, command := range [][]string{{"nft", "list", "ruleset"}, {"iptables-save"}, {"ip6tables-save"}} {
-		text, err := exec.Command(command[0], command[1:]...).Output()
-		if err != nil {
-			continue // not installed: nobody could have made rules with it
-		}
-		for line := range strings.Lines(string(text)) {
-			id := longID.FindString(line)
-			if known[id] {
-				out = append(out, command[0]+" "+strings.TrimSpace(counters.ReplaceAllString(line, "")))
-			}
-		}
-	}
-	return out
 }
 
 // files are all files of the daemon but for logs and what the image store

@@ -43,6 +43,7 @@ type churn struct {
 	t    *testing.T
 	over context.Context // ends when the load is to stop
 	seen counts
+	port atomic.Int32 // the last host port given to a pod; 0 gives none
 }
 
 type counts struct {
@@ -77,10 +78,7 @@ func TestKillsUnderLoad(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	c := &churn{Daemon: d, t: t, over: ctx}
 	var load sync.WaitGroup
-	for i := range 4 {
-		random := rand.New(rand.NewPCG(seed, uint64(i)))
-		load.Go(func() { c.pods(fmt.Sprintf("churn-%d", i), random) })
-	}
+	c.runPods(&load, seed)
 	load.Go(func() { c.execs(writers[0].id) })
 	load.Go(func() { c.pulls(image) })
 	c.kill(kills, rand.New(rand.NewPCG(seed, 1000)))
@@ -94,6 +92,14 @@ func TestKillsUnderLoad(t *testing.T) {
 	pull(t, d, image) // ends what killed pulls kept for it
 	removeImage(t, d, image)
 	settle(t, d, clean, "after the load")
+}
+
+// runPods has four callers run pods.
+func (c *churn) runPods(load *sync.WaitGroup, seed uint64) {
+	for i := range 4 {
+		random := rand.New(rand.NewPCG(seed, uint64(i)))
+		load.Go(func() { c.pods(fmt.Sprintf("churn-%d", i), random) })
+	}
 }
 
 // warm runs and removes one pod, so that what the first pod of a node makes for
@@ -184,6 +190,9 @@ func (c *churn) pods(name string, random *rand.Rand) {
 
 func (c *churn) pod(name string, code, lines int) {
 	config := c.PodConfig(name)
+	if c.port.Load() != 0 {
+		config.PortMappings = []*cri.PortMapping{{HostPort: c.port.Add(1), ContainerPort: 80}}
+	}
 	var pod, id string
 	err := c.try(func(ctx context.Context) error {
 		r, err := c.Runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config})

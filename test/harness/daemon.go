@@ -30,6 +30,7 @@ type Daemon struct {
 	Socket  string
 	Config  string
 	Bridge  string
+	Subnet  string // of the pods
 	Runtime cri.RuntimeServiceClient
 	Images  cri.ImageServiceClient
 	LogDir  string   // a pod log directory
@@ -122,7 +123,7 @@ func New(extra ...string) (*Daemon, error) {
 	name = name[:min(len(name), 6)]
 	d := &Daemon{
 		Dir: dir, Socket: filepath.Join(dir, "cri.sock"), Config: filepath.Join(dir, "config.toml"),
-		Bridge: "cri-" + name, LogDir: filepath.Join(dir, "logs"), Program: Bin("cri-shim"),
+		Bridge: "cri-" + name, Subnet: subnet(), LogDir: filepath.Join(dir, "logs"), Program: Bin("cri-shim"),
 	}
 	config := fmt.Sprintf(`listen = %q
 root = %q
@@ -142,7 +143,7 @@ config_path = %q
 enable = false
 socket = %q
 `, d.Socket, filepath.Join(dir, "root"), filepath.Join(dir, "state"), strings.Join(append(extra, os.Getenv("CRI_TEST_CONFIG")), "\n"),
-		filepath.Join(dir, "cni"), d.Bridge, subnet(), filepath.Join(dir, "certs.d"), filepath.Join(dir, "nri.sock"))
+		filepath.Join(dir, "cni"), d.Bridge, d.Subnet, filepath.Join(dir, "certs.d"), filepath.Join(dir, "nri.sock"))
 	err = errors.Join(os.MkdirAll(d.LogDir, 0o755), os.WriteFile(d.Config, []byte(config), 0o600))
 	return d, err
 }

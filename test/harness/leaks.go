@@ -15,7 +15,7 @@ import (
 )
 
 // Leaks reports everything of this daemon that is on the machine: mounts,
-// network namespaces, processes, cgroups and the bridge. It is an error when
+// network namespaces, processes, cgroups, packet filter rules and the bridge. It is an error when
 // the daemon was wiped.
 func (d *Daemon) Leaks() error {
 	left := append(d.remains(), d.processes()...)
@@ -47,6 +47,7 @@ func (d *Daemon) remains() []string {
 	left := d.mounts()
 	left = append(left, d.namespaces()...)
 	left = append(left, d.cgroups()...)
+	left = append(left, d.Rules()...)
 	return append(left, d.files()...)
 }
 
@@ -116,7 +117,7 @@ func (d *Daemon) recordIDs() []string { return longID.FindAllString(d.Log(), -1)
 // files finds what the daemon keeps per pod and container.
 func (d *Daemon) files() []string {
 	var out []string
-	for _, dir := range []string{"root/records/pods", "root/records/containers", "root/pods", "root/containers", "state/bundles", "root/cni/attachments"} {
+	for _, dir := range []string{"root/records/pods", "root/records/containers", "root/pods", "root/containers", "state/bundles", "root/cni/attachments", "root/cni/results", "state/locks/network", "state/locks/runtime"} {
 		entries, err := os.ReadDir(filepath.Join(d.Dir, dir))
 		if err != nil {
 			continue
