@@ -111,6 +111,7 @@ func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img
 func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container, config *cri.PodSandboxConfig, img image.Image) error {
 	var spec *specs.Spec
 	var user *cri.ContainerUser
+	var declared map[string]string
 	var updates []nri.Update
 	return state.Steps(ctx,
 		state.Step{Name: "make log directory", Do: func(ctx context.Context) error { return s.makeLogDir(ctx, c) }},
@@ -119,8 +120,12 @@ func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container,
 			return s.Images.PrepareRootFS(ctx, string(c.ID), image.RootFS{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel})
 		}},
 		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
+		state.Step{Name: "fill volumes of the image", Do: func(ctx context.Context) (err error) {
+			declared, err = s.declaredVolumes(ctx, pod, c, img)
+			return err
+		}},
 		state.Step{Name: "build spec", Do: func(ctx context.Context) (err error) {
-			spec, user, err = s.spec(ctx, pod, c, config, img)
+			spec, user, err = s.spec(ctx, pod, c, config, sources{img, declared})
 			return err
 		}},
 		state.Step{Name: "record container", Do: func(ctx context.Context) (err error) {

@@ -19,11 +19,17 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
+// sources are what a container gets from its image.
+type sources struct {
+	image    image.Image
+	declared map[string]string // host paths of the volumes it declares, by container path
+}
+
 // spec builds the container's OCI spec; its root filesystem is mounted. config
 // is the pod's by podConfig.
-func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, config *cri.PodSandboxConfig, img image.Image) (*specs.Spec, *cri.ContainerUser, error) {
+func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, config *cri.PodSandboxConfig, from sources) (*specs.Spec, *cri.ContainerUser, error) {
 	rootfs := s.Layout.RootFS(c.ID)
-	user, err := oci.ResolveUser(ctx, oci.OpenIn(rootfs), img.Config.User, c.Config.GetLinux().GetSecurityContext())
+	user, err := oci.ResolveUser(ctx, oci.OpenIn(rootfs), from.image.Config.User, c.Config.GetLinux().GetSecurityContext())
 	if err != nil {
 		return nil, nil, err
 	}
@@ -46,8 +52,8 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, co
 	files := s.Layout.PodFiles(pod.ID)
 	in := oci.ContainerInput{
 		ID: string(c.ID), PodID: string(pod.ID), Config: c.Config, Sandbox: config,
-		Image: img.Config, ImageName: c.ImageName, User: user, RootFS: rootfs, Labels: labels,
-		Namespaces: ns, CgroupsPath: c.Cgroup, Volumes: volumes,
+		Image: from.image.Config, ImageName: c.ImageName, User: user, RootFS: rootfs, Labels: labels,
+		Namespaces: ns, CgroupsPath: c.Cgroup, Volumes: volumes, Declared: from.declared,
 		HostnamePath: filepath.Join(files, "hostname"),
 		ResolvPath:   filepath.Join(files, "resolv.conf"),
 		HostsPath:    filepath.Join(files, "hosts"),
@@ -90,6 +96,21 @@ func (s *Service) namespaces(pod state.Pod, c *cri.ContainerConfig) (oci.Namespa
 	}
 	ns.Target = of(target.PID, "pid")
 	return ns, nil
+}
+
+// declaredVolumes makes a directory of the container's own for each volume that
+// the image declares, filled with what the image has there.
+func (s *Service) declaredVolumes(ctx context.Context, pod state.Pod, c state.Container, img image.Image) (map[string]string, error) {
+	made, err := s.Images.MakeVolumes(ctx, string(c.ID), s.Layout.RootFS(c.ID), oci.DeclaredVolumes(c.Config, img.Config.Volumes))
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range made {
+		if err := oci.Relabel(dir, oci.Labels{Mount: pod.MountLabel}); err != nil {
+			return nil, err
+		}
+	}
+	return made, nil
 }
 
 // volumePaths says what each image mount mounts: the image's root, or a sub

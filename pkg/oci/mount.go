@@ -129,19 +129,28 @@ func (c *container) imageMounts() []specs.Mount {
 	return out
 }
 
-// DeclaredVolumes returns the container paths of an image's volumes that the config does not mount itself, cleaned and
-// sorted. The caller gives each a directory (ContainerInput.Declared), or leaves it in the root file system.
+// DeclaredVolumes returns the container paths of an image's volumes, cleaned and sorted. Left out are those at or below
+// a mount of the config, which the user wants to hold the data, and those at places that every container has of its
+// own. The caller gives each a directory (ContainerInput.Declared), or leaves it in the root file system.
 func DeclaredVolumes(config *cri.ContainerConfig, volumes map[string]struct{}) []string {
 	var out []string
 	for v := range volumes {
 		p := path.Join("/", v)
-		taken := slices.ContainsFunc(config.GetMounts(), func(m *cri.Mount) bool { return path.Clean(m.GetContainerPath()) == p })
-		if p != "/" && !taken && !strings.ContainsRune(p, 0) {
+		taken := slices.ContainsFunc(config.GetMounts(), func(m *cri.Mount) bool { return within(p, path.Clean(m.GetContainerPath())) })
+		if p != "/" && !taken && !slices.ContainsFunc(reserved(), func(at string) bool { return within(p, at) }) && !strings.ContainsRune(p, 0) {
 			out = append(out, p)
 		}
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
+}
+
+// within tells whether the clean path p is at or below dir.
+func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+
+// reserved are the places of what a container gets from the runtime and from its pod.
+func reserved() []string {
+	return []string{"/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
 }
 
 func (c *container) configMounts() ([]specs.Mount, error) {

@@ -87,8 +87,11 @@ func TestExec(t *testing.T) {
 
 func TestDeclaredVolumes(t *testing.T) {
 	config := &cri.ContainerConfig{Mounts: []*cri.Mount{{ContainerPath: "/data/"}}}
-	got := oci.DeclaredVolumes(config, map[string]struct{}{"/data": {}, "b": {}, "/a/": {}, "/": {}, "/a": {}, "/../c": {}})
-	if want := []string{"/a", "/b", "/c"}; !slices.Equal(got, want) {
+	got := oci.DeclaredVolumes(config, map[string]struct{}{
+		"/data": {}, "/data/below": {}, "/database": {}, "b": {}, "/a/": {}, "/": {}, "/a": {}, "/../c": {}, "/nul\x00": {},
+		"/proc": {}, "/sys/fs/cgroup": {}, "/dev": {}, "/etc/hosts": {}, "/etc": {},
+	})
+	if want := []string{"/a", "/b", "/c", "/database", "/etc"}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }

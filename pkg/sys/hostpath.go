@@ -152,6 +152,9 @@ func makeBelow(root *os.Root, rel string) error {
 	return err
 }
 
+// IsNotDirectory reports whether an error says that a part of a path is no directory.
+func IsNotDirectory(err error) bool { return errors.Is(err, syscall.ENOTDIR) }
+
 // blame gives an error its class: ErrInvalidArgument when the path is at fault, ErrFailedPrecondition when it is the
 // file system.
 func blame(err error) error {

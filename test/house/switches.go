@@ -10,9 +10,8 @@ import (
 
 // testOnly names fields that only tests set, and why the product leaves them alone.
 var testOnly = map[string]string{
-	"oci.ContainerInput.Declared": "nobody makes directories for an image's volumes yet; whoever does takes this line out",
-	"network.Options.Timeout":     "2 minutes is what the kubelet gives; the tests of plugins that hang do not wait so long",
-	"stats.Options.CgroupRoot":    "a tree of files that the test wrote stands for the kernel's",
+	"network.Options.Timeout":  "2 minutes is what the kubelet gives; the tests of plugins that hang do not wait so long",
+	"stats.Options.CgroupRoot": "a tree of files that the test wrote stands for the kernel's",
 }
 
 var switchRules = []Rule{

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/ocilayout"
+	"google.golang.org/grpc/codes"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+const volumesImage = "cri-shim.test/volumes:1"
+
+// imageWithVolumes declares volumes of all kinds.
+func imageWithVolumes() ocilayout.Image {
+	img := harness.TestboxImage()
+	img.Layers = append(img.Layers, ocilayout.Layer{
+		{Path: "filled", Dir: true, Mode: 0o750, UID: 1000, GID: 1001},
+		{Path: "filled/file", Content: []byte("from the image"), UID: 1000, GID: 1001, Mode: 0o640},
+		{Path: "filled/inner", Dir: true}, {Path: "filled/inner/file", Content: []byte("from the image too")},
+		{Path: "real", Dir: true}, {Path: "real/file", Content: []byte("behind a link")},
+		{Path: "link", Symlink: "real"}, {Path: "up", Symlink: "../../../../real"},
+		{Path: "etc/motd", Content: []byte("hello")},
+	})
+	img.Config.Volumes = map[string]struct{}{}
+	for _, v := range []string{"/new", "/new/deep/er", "/filled", "/filled/inner", "/link", "/up", "/../../climbs", "relative", "/etc/motd", "/mine", "/proc", "/dev/shm", "/sys/fs/cgroup", "/etc/hosts", "/"} {
+		img.Config.Volumes[v] = struct{}{}
+	}
+	return img
+}
+
+// Each volume that an image declares is a writable directory of the container's own, with what the image has there.
+func TestDeclaredVolumes(t *testing.T) {
+	t.Parallel()
+	preload := t.TempDir()
+	writeLayout(t, preload, testImage, testboxImage())
+	writeLayout(t, preload, volumesImage, imageWithVolumes())
+	d := startPreloaded(t, preload, volumesImage)
+	for name, userns := range map[string]bool{"plain": false, "userns": true} {
+		t.Run(name, func(t *testing.T) {
+			config := hostNet(d.PodConfig(name))
+			o := config.Linux.SecurityContext.NamespaceOptions
+			if userns {
+				o = inUserns(config)
+			}
+			pod := d.Pod(t, config)
+			mine := t.TempDir()
+			if err := os.Chmod(mine, 0o777); err != nil {
+				t.Fatal(err)
+			}
+			run := func(name string, readonly bool) string {
+				c := harness.ContainerConfig(name, "sleep")
+				c.Image.Image = volumesImage
+				c.Linux.SecurityContext.NamespaceOptions = clone(o)
+				c.Linux.SecurityContext.ReadonlyRootfs = readonly
+				c.Mounts = []*cri.Mount{{HostPath: mine, ContainerPath: "/mine"}, {HostPath: mine, ContainerPath: "/filled/mounted"}}
+				return d.Run(t, pod, c, config)
+			}
+			writable, readonly := run("writable", false), run("readonly", true)
+			for _, id := range []string{writable, readonly} {
+				checkVolumes(t, d, id)
+			}
+			exec(t, d, writable, "write", "/new/own", "x")
+			if _, _, code := d.Exec(t, readonly, tb, "stat", "/new/own"); code == 0 {
+				t.Error("two containers share a volume")
+			}
+			if _, _, code := d.Exec(t, readonly, tb, "write", "/not-a-volume", "x"); code == 0 {
+				t.Error("the root of a read-only container can be written")
+			}
+			removePod(t, d, pod)
+		})
+	}
+	nothingLeft(t, d)
+}
+
+func checkVolumes(t *testing.T, d *harness.Daemon, id string) {
+	t.Helper()
+	for path, want := range map[string]string{
+		"/filled/file": "from the image", "/filled/inner/file": "from the image too", "/link/file": "behind a link",
+		"/real/file": "behind a link", "/up/file": "behind a link", "/etc/motd": "hello",
+	} {
+		contains(t, path, exec(t, d, id, "read", path), want)
+	}
+	contains(t, "owners", exec(t, d, id, "stat", "/filled"), "uid=1000 gid=1001 mode=750")
+	contains(t, "owners", exec(t, d, id, "stat", "/filled/file"), "uid=1000 gid=1001 mode=640")
+	contains(t, "owners", exec(t, d, id, "stat", "/new"), "uid=0 gid=0 mode=755")
+	for _, dir := range []string{"/new", "/new/deep/er", "/filled", "/filled/inner", "/filled/mounted", "/link", "/climbs", "/relative", "/mine", "/dev/shm"} {
+		exec(t, d, id, "write", dir+"/written", "x")
+	}
+	exec(t, d, id, "write", "/etc/motd", "changed")
+	info := exec(t, d, id, "read", "/proc/self/mountinfo")
+	for _, at := range []string{"/proc", "/sys/fs/cgroup", "/dev/shm", "/etc/hosts", "/mine"} {
+		if n := strings.Count(info, " "+at+" "); n != 1 && at != "/sys/fs/cgroup" {
+			t.Errorf("%d mounts at %s", n, at)
+		}
+	}
+}
+
+// A volume that cannot be is told by its name, and leaves nothing.
+func TestRefusedVolumes(t *testing.T) {
+	t.Parallel()
+	preload := t.TempDir()
+	writeLayout(t, preload, testImage, testboxImage())
+	many := map[string]struct{}{}
+	for i := range 300 {
+		many[fmt.Sprintf("/v/%d", i)] = struct{}{}
+	}
+	cases := map[string]map[string]struct{}{
+		"/etc/passwd/below": {"/etc/passwd/below": {}}, "/loop": {"/loop": {}}, "300": many, "/root-link": {"/root-link": {}},
+	}
+	refs := map[string]string{}
+	for name, volumes := range cases {
+		img := harness.TestboxImage()
+		img.Layers = append(img.Layers, ocilayout.Layer{{Path: "loop", Symlink: "loop"}, {Path: "root-link", Symlink: ".."}})
+		img.Config.Volumes = volumes
+		refs[name] = fmt.Sprintf("cri-shim.test/refused-%d:1", len(refs))
+		writeLayout(t, preload, refs[name], img)
+	}
+	d := harness.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", preload))
+	pod, p := quickPod(t, d, "refused")
+	for name, ref := range refs {
+		awaitImage(t, d, ref)
+		c := inHostNet("refused", "sleep")
+		c.Image.Image = ref
+		refusedContainer(t, d, pod, c, codes.InvalidArgument, name)
+	}
+	// What the user mounts there counts.
+	c := inHostNet("covered", "sleep")
+	c.Image.Image, c.Mounts = refs["/etc/passwd/below"], []*cri.Mount{{HostPath: t.TempDir(), ContainerPath: "/etc"}}
+	remove(t, d, d.Create(t, pod, c, p))
+	removePod(t, d, pod)
+	nothingLeft(t, d)
+}
