@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"sync"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -22,8 +21,9 @@ type AttachIO struct {
 }
 
 // Attach connects the caller to the container's own streams until the
-// container ends, the caller leaves, or ctx is over. Only the caller's view
-// ends: the container does not notice.
+// container ends. Only the caller's view ends when it leaves, reads too slowly
+// or ctx is over: the container does not notice, and the error says why.
+// ErrResourceExhausted: the caller did not read.
 func (s *Service) Attach(ctx context.Context, id state.ContainerID, a AttachIO) error {
 	c, _, err := s.running(id)
 	if err != nil {
@@ -35,11 +35,11 @@ func (s *Service) Attach(ctx context.Context, id state.ContainerID, a AttachIO) 
 	if err != nil {
 		return fmt.Errorf("attach to container %s: %w", c.ID, err)
 	}
-	stop := context.AfterFunc(ctx, func() { session.Close() })
-	defer stop()
 	defer session.Close()
 	if a.Resize != nil && c.Config.Tty {
-		go s.resizeContainer(ctx, c.ID, a.Resize)
+		resizing, stop := context.WithCancel(ctx)
+		defer stop()
+		go s.resizeContainer(resizing, c.ID, a.Resize)
 	}
 	if session.Stdin != nil {
 		go func() {
@@ -47,25 +47,49 @@ func (s *Service) Attach(ctx context.Context, id state.ContainerID, a AttachIO) 
 			session.Stdin.Close()
 		}()
 	}
-	var outputs sync.WaitGroup
-	copyOut := func(to io.Writer, from io.Reader) {
-		outputs.Go(func() { io.Copy(to, from) }) // ends with the container, the caller or the session
+	if session.Stdout == nil && session.Stderr == nil {
+		err = s.awaitEnd(ctx, c.ID) // there is no output whose end would tell
+	} else {
+		err = passOn(ctx, session, a)
 	}
-	if session.Stdout != nil {
-		copyOut(a.Stdout, session.Stdout)
-	}
-	if session.Stderr != nil {
-		copyOut(a.Stderr, session.Stderr)
-	}
-	outputs.Wait()
-	if session.Stdout != nil || session.Stderr != nil {
-		return nil
-	}
-	err = s.awaitEnd(ctx, c.ID) // a session with stdin only is open for as long as the container runs
 	if ctx.Err() != nil {
-		return nil
+		err = context.Cause(ctx)
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("attach to container %s: %w", c.ID, err)
+	}
+	return nil
+}
+
+// passOn copies a session's output to the caller until the container has ended.
+// One output that was cut short ends the session: the caller must not take the
+// rest for the whole.
+func passOn(ctx context.Context, session *monitor.Attachment, a AttachIO) error {
+	ended := make(chan error, 2)
+	outputs := 0
+	for _, o := range []struct {
+		to   io.Writer
+		from io.Reader
+	}{{a.Stdout, session.Stdout}, {a.Stderr, session.Stderr}} {
+		if o.from != nil {
+			outputs++
+			go func() { // ends with the container, the session, or the caller's connection
+				_, err := io.Copy(o.to, o.from)
+				ended <- err
+			}()
+		}
+	}
+	for range outputs {
+		select {
+		case err := <-ended:
+			if err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
 }
 
 func (s *Service) resizeContainer(ctx context.Context, id state.ContainerID, sizes <-chan Size) {

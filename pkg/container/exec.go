@@ -11,17 +11,20 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 const (
 	// execOutputLimit is kept of stdout and of stderr of an ExecSync, each; the
 	// rest is read and thrown away (CVE-2022-1708, and the CRI client's own limit).
 	execOutputLimit = 16 << 20
-	// execDrainLimit is how long output is still read after the command ended:
-	// grandchildren may hold the pipes for as long as they live.
+	// execDrainLimit is how long the end of a command's output is waited for once
+	// the command has ended: grandchildren may hold the pipes for as long as they
+	// live.
 	execDrainLimit = 2 * time.Second
 	// execKillLimit is how long a killed command may take to be gone.
 	execKillLimit = 10 * time.Second
@@ -64,7 +67,8 @@ type ExecIO struct {
 
 // Exec runs a command in a running container until it ends, and returns its
 // exit code. When ctx ends first, the command and everything it started is
-// killed.
+// killed. ErrDataLoss: the command ended, and what it left running writes on.
+// ErrInvalidArgument: the command cannot be executed as it stands.
 func (s *Service) Exec(ctx context.Context, id state.ContainerID, e ExecIO) (int32, error) {
 	c, pod, err := s.running(id)
 	if err != nil {
@@ -82,6 +86,10 @@ func (s *Service) Exec(ctx context.Context, id state.ContainerID, e ExecIO) (int
 }
 
 func (s *Service) exec(ctx context.Context, c state.Container, handler string, e ExecIO) (int32, error) {
+	process, err := s.execProcess(c.ID, e)
+	if err != nil {
+		return 0, err
+	}
 	streams, err := openStreams(e)
 	if err != nil {
 		return 0, err
@@ -97,7 +105,7 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 	}
 	s.holdProfile()
 	p, err := s.Runtime.Exec(ctx, runc.Exec{
-		Handler: handler, ID: string(c.ID), Args: e.Command, Terminal: e.TTY, Cgroup: group.Flag,
+		Handler: handler, ID: string(c.ID), Process: process, Cgroup: group.Flag,
 		Stdin: streams.child[0], Stdout: streams.child[1], Stderr: streams.child[2],
 	})
 	if err != nil {
@@ -115,7 +123,9 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 	if err != nil {
 		return 0, s.endExec(ctx, group, err)
 	}
-	streams.drain(execDrainLimit)
+	if err := streams.drain(ctx, execDrainLimit); err != nil {
+		return 0, err
+	}
 	if err := state.Point(ctx, "command has ended"); err != nil {
 		return 0, err
 	}
@@ -131,6 +141,16 @@ func (s *Service) DefaultProfile() string {
 	}
 	name, _ := s.Lookup.AppArmorDefault(false)
 	return name
+}
+
+// execProcess is the command as the container's runtime gets it: with the
+// user, rights and environment of the container's own process.
+func (s *Service) execProcess(id state.ContainerID, e ExecIO) (*specs.Process, error) {
+	spec, err := s.Runtime.Spec(string(id))
+	if err != nil {
+		return nil, err
+	}
+	return oci.Exec(spec, e.Command, e.TTY)
 }
 
 // holdProfile puts the default AppArmor profile back that somebody unloaded: no

@@ -74,13 +74,14 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 
 // Exec says what to run in a running container, and with which stdio.
 type Exec struct {
-	Handler  string
-	ID       string
-	Args     []string
-	Terminal bool // stdio is one pty; the three files are not used
-	Stdin    *os.File
-	Stdout   *os.File
-	Stderr   *os.File
+	Handler string
+	ID      string
+	// Process is the command with its user, rights and environment. With a
+	// Terminal stdio is one pty, and the three files are not used.
+	Process *specs.Process
+	Stdin   *os.File
+	Stdout  *os.File
+	Stderr  *os.File
 	// Cgroup is the cgroup below the container's to run in, as the runtime's
 	// flag has it; "" for the container's own.
 	Cgroup string
@@ -89,14 +90,11 @@ type Exec struct {
 // execPrefix begins the name of the directory each command has in the bundle.
 const execPrefix = "exec-"
 
-// Exec starts a further process with the user, capabilities and limits of the
-// container's own process.
+// Exec starts a further process in a running container. An error of the
+// command itself, one that is not there or must not be executed, is
+// ErrInvalidArgument with the runtime's own message in its text.
 func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 	h, err := s.Handler(e.Handler)
-	if err != nil {
-		return nil, err
-	}
-	spec, err := s.Spec(e.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -105,12 +103,12 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 		return nil, fmt.Errorf("make exec directory: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	if err := writeProcess(dir, spec.Process, e); err != nil {
+	if err := writeProcess(dir, e.Process); err != nil {
 		return nil, err
 	}
 	log, pidFile := filepath.Join(dir, "log"), filepath.Join(dir, "pid")
 	argv := append(h.flags(log), "exec", "--detach", "--pid-file", pidFile, "--process", filepath.Join(dir, "process.json"))
-	if e.Terminal {
+	if e.Process.Terminal {
 		argv = append(argv, "--console-socket", consolePlaceholder)
 	}
 	if e.Cgroup != "" {
@@ -119,7 +117,7 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 	s.cgroups.Warm()
 	p, err := s.monitor.Exec(ctx, monitor.Exec{
 		Argv: append(argv, e.ID), Env: runtimeEnv(), Dir: dir, PidFile: pidFile, RuntimeLog: log,
-		Terminal: e.Terminal, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,
+		Terminal: e.Process.Terminal, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,
 	})
 	if err != nil {
 		return nil, s.launchFailure(h, log, err)
@@ -127,10 +125,8 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 	return p, nil
 }
 
-func writeProcess(dir string, p *specs.Process, e Exec) error {
-	process := *p
-	process.Args, process.Terminal, process.ConsoleSize = e.Args, e.Terminal, nil
-	data, err := json.Marshal(process)
+func writeProcess(dir string, p *specs.Process) error {
+	data, err := json.Marshal(p)
 	if err != nil {
 		return fmt.Errorf("encode process: %w", err)
 	}

@@ -15,7 +15,8 @@
 //   - The context a session runs on ends when its client's connection does, and
 //     when the daemon does: no process and no goroutine waits for a client that
 //     is gone.
-//   - Run returns when every session has ended.
+//   - Whoever runs a command or is attached is told when the daemon stops. Run
+//     returns when every session has ended, or soon after its client was cut off.
 //
 // The package does not know how a process gets into a container: it is handed
 // functions for that.

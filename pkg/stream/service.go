@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
 	"github.com/cri-shim/cri-shim/pkg/container"
@@ -47,6 +48,7 @@ type Service struct {
 	listener *clientListener
 	server   *http.Server
 	tickets  tickets
+	commands sync.WaitGroup // exec and attach, whose clients are owed a status
 	sessions sync.WaitGroup // handlers and what they started
 }
 
@@ -81,13 +83,33 @@ func New(o Options) (*Service, error) {
 // Addr is the address the service listens on.
 func (s *Service) Addr() net.Addr { return s.listener.Addr() }
 
-// Run serves sessions until ctx ends, then ends them and waits for them. Call
-// it once: the socket is closed when it returns.
+// errStopping is the cause with which sessions end when the daemon does.
+var errStopping = fmt.Errorf("the runtime is stopping: %w", errdefs.ErrUnavailable)
+
+// stopLimit is how long sessions get to tell their clients that they ended: one
+// whose client does not read is cut off then. A client that is cut off cannot
+// tell that from the end of the command. The libraries wait half a minute for a
+// client that never opens its streams; nobody waits for them.
+const stopLimit = 3 * time.Second
+
+func within(limit time.Duration, work *sync.WaitGroup) {
+	ended := make(chan struct{})
+	go func() { work.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-time.After(limit):
+	}
+}
+
+// Run serves sessions until ctx ends, then ends them, tells their clients so,
+// and waits for that. Call it once: the socket is closed when it returns.
 func (s *Service) Run(ctx context.Context) error {
-	s.server.BaseContext = func(net.Listener) context.Context { return ctx }
+	sessions, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	s.server.BaseContext = func(net.Listener) context.Context { return sessions }
 	stop := context.AfterFunc(ctx, func() {
-		s.server.Close()
-		s.listener.closeClients() // the server forgets connections that were taken over
+		end(errStopping)
+		s.server.Close() // what is no session yet
 	})
 	defer stop()
 	var err error
@@ -96,7 +118,10 @@ func (s *Service) Run(ctx context.Context) error {
 	} else {
 		err = s.server.Serve(s.listener)
 	}
-	s.sessions.Wait()
+	end(errStopping)
+	within(stopLimit, &s.commands)
+	s.listener.closeClients() // the server forgets connections that were taken over
+	within(stopLimit, &s.sessions)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}

@@ -111,6 +111,8 @@ type pipes struct {
 type command func(ctx context.Context, p pipes) error
 
 func (s *Service) serveCommand(w http.ResponseWriter, r *http.Request, x Session, run command) error {
+	s.commands.Add(1)
+	defer s.commands.Done()
 	if wantsV5(r) {
 		return s.serveV5(w, r, x, run)
 	}

@@ -47,6 +47,9 @@ func (p *processes) exec(ctx context.Context, _ state.ContainerID, e container.E
 	if p.ended != nil {
 		p.ended <- context.Cause(ctx)
 	}
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.Exited() {
 		return int32(exit.ExitCode()), nil
@@ -319,7 +322,9 @@ func TestSessionsEndWithTheDaemon(t *testing.T) {
 			}
 			stop() // fails when it takes too long
 			<-p.ended
-			<-client
+			if err := <-client; err == nil || !strings.Contains(err.Error(), "stopping") {
+				t.Errorf("client is told %v", err)
+			}
 			noGoroutines(t)
 		})
 	}

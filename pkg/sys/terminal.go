@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"errors"
 	"fmt"
 	"os"
 
@@ -11,18 +12,11 @@ import (
 
 // ResizeTerminal sets the size, in characters, of the terminal whose master f is.
 func ResizeTerminal(f *os.File, width, height uint16) error {
-	conn, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var ioctl error
-	err = conn.Control(func(fd uintptr) {
-		ioctl = unix.IoctlSetWinsize(int(fd), unix.TIOCSWINSZ, &unix.Winsize{Row: height, Col: width})
+	err := withFD(f, func(fd int) {
+		ioctl = unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, &unix.Winsize{Row: height, Col: width})
 	})
-	if err == nil {
-		err = ioctl
-	}
-	if err != nil {
+	if err = errors.Join(err, ioctl); err != nil {
 		return fmt.Errorf("resize terminal: %w", err)
 	}
 	return nil
