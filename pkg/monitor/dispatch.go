@@ -117,7 +117,10 @@ func (c *conn) answerShort(p *packet) {
 		err = c.m.shutdown()
 	case opForget:
 		err = c.m.forgetContainer(p.ID)
-	case opResize, opStdin, opReopen, opSignal:
+	case opReopen: // waits for the log's file system, as the writing of lines does
+		c.later(p, func(context.Context) { c.answer(p, nil, c.m.reopenLog(p.ID)) })
+		return
+	case opResize, opStdin, opSignal:
 		var ct *container
 		if ct, err = c.m.container(p.ID); err == nil {
 			err = ct.serve(p)
@@ -136,11 +139,18 @@ func (c *container) serve(p *packet) error {
 	case opStdin:
 		c.closeStdin()
 		return nil
-	case opReopen:
-		return c.out.reopen()
 	default:
 		return c.signal(p.Signal)
 	}
+}
+
+// reopenLog makes the container's lines go to a new log file.
+func (m *Monitor) reopenLog(id string) error {
+	ct, err := m.container(id)
+	if err != nil {
+		return err
+	}
+	return ct.out.reopen()
 }
 
 func (c *container) resize(width, height uint16) error {

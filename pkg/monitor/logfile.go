@@ -27,24 +27,35 @@ type logFile struct {
 	log      *slog.Logger
 }
 
-// open opens the file at path for appending; "" is fine.
+// logFlags open without waiting for the reader of a FIFO or for a device.
+const logFlags = unix.O_WRONLY | unix.O_APPEND | unix.O_CREAT | unix.O_CLOEXEC | unix.O_NOCTTY | unix.O_NOFOLLOW | unix.O_NONBLOCK
+
+// open opens the file at path for appending; "" is fine. Anything but a regular
+// file is refused: it could hold up or swallow what is written.
 func (l *logFile) open() error {
 	l.fd = -1
 	if l.path == "" {
 		return nil
 	}
-	fd, err := unix.Open(l.path, unix.O_WRONLY|unix.O_APPEND|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOCTTY|unix.O_NOFOLLOW, 0o640)
+	fd, err := unix.Open(l.path, logFlags, 0o640)
 	if err != nil {
 		return fmt.Errorf("open log %s: %w", l.path, err)
 	}
 	l.fd = fd
-	return l.measure()
+	if err := l.measure(); err != nil {
+		l.close()
+		return err
+	}
+	return nil
 }
 
 func (l *logFile) measure() error {
 	var st unix.Stat_t
 	if err := unix.Fstat(l.fd, &st); err != nil {
 		return fmt.Errorf("stat log %s: %w", l.path, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return failedCondition{fmt.Errorf("open log %s: it is no regular file", l.path)}
 	}
 	l.end, l.ino, l.dev = st.Size, st.Ino, st.Dev
 	return nil
