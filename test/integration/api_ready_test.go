@@ -114,7 +114,7 @@ func TestNotReadyWithoutRuntime(t *testing.T) {
 	if c := ready(t, d, false); c.Reason != "RuntimeMissing" || !strings.Contains(c.Message, program) {
 		t.Errorf("condition %v", c)
 	}
-	refusedPod(t, d, hostNet(d.PodConfig("meanwhile")), "", codes.Unknown, program)
+	refusedPod(t, d, hostNet(d.PodConfig("meanwhile")), "", codes.FailedPrecondition, program)
 	nothingLeft(t, d)
 	mustWrite(t, program, "#!/bin/sh\n") // there, and not executable
 	if c := ready(t, d, false); c.Reason != "RuntimeMissing" {
