@@ -33,6 +33,8 @@ func (a *api) ExecSync(ctx context.Context, r *cri.ExecSyncRequest) (*cri.ExecSy
 	if err != nil {
 		return nil, err
 	}
+	ctx, leave := a.gate.until(ctx) // it may take for ever
+	defer leave()
 	out, err := a.Containers.ExecSync(ctx, c.ID, r.GetCmd(), timeout)
 	stdout, stderr := fit(out.Stdout, out.Stderr, maxMessage-execOverhead)
 	return &cri.ExecSyncResponse{Stdout: stdout, Stderr: stderr, ExitCode: out.ExitCode}, err

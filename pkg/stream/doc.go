@@ -15,8 +15,11 @@
 //   - The context a session runs on ends when its client's connection does, and
 //     when the daemon does: no process and no goroutine waits for a client that
 //     is gone.
-//   - Whoever runs a command or is attached is told when the daemon stops. Run
-//     returns when every session has ended, or soon after its client was cut off.
+//   - A client is told how its session ended, also by the daemon's stop. To SPDY
+//     clients silence is success; so the status of a failed session goes into
+//     the connection also when the client does not read, and no connection is
+//     closed before its client has got what is in it, or is gone.
+//   - Run returns when every session has ended, or soon after its client was cut off.
 //
 // The package does not know how a process gets into a container: it is handed
 // functions for that.

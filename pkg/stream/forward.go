@@ -56,9 +56,10 @@ func (s *Service) forward(ctx context.Context, pod state.PodID, port int32, clie
 	client.Close() // this direction only, where the protocol can tell; half-closed is open
 	select {
 	case <-sent:
+		return nil
 	case <-ctx.Done():
+		return fmt.Errorf("forward port %d: %w", port, context.Cause(ctx))
 	}
-	return nil
 }
 
 func closeWrite(conn net.Conn) {

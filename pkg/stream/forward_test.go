@@ -280,6 +280,48 @@ func TestPortForwardEndsWithItsClient(t *testing.T) {
 	}
 }
 
+// TestForwardTellsOfTheEnd: a connection that the daemon's end cuts says so,
+// and a session without connections does not hold the daemon up.
+func TestForwardTellsOfTheEnd(t *testing.T) {
+	netns := podNetwork(t)
+	for _, c := range forwardClients {
+		t.Run(c.name, func(t *testing.T) {
+			s, stop := start(t, stream.Options{NetNS: func(state.PodID) (string, error) { return netns, nil }})
+			port := listen(t, netns, "127.0.0.1:0", echo)
+			conn := dialForward(t, s, c.dial)
+			idle := dialForward(t, s, c.dial)
+			defer idle.Close()
+			header := http.Header{"Streamtype": {"error"}, "Port": {strconv.Itoa(port)}, "Requestid": {"0"}}
+			complaints, err := conn.CreateStream(header)
+			if err != nil {
+				t.Fatal(err)
+			}
+			header.Set("streamType", "data")
+			data, err := conn.CreateStream(header)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := data.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := data.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+			told := make(chan string, 1)
+			go func() {
+				b, _ := io.ReadAll(complaints)
+				conn.Close() // as clients do
+				told <- string(b)
+			}()
+			stop()
+			if text := <-told; !strings.Contains(text, "runtime is stopping") {
+				t.Errorf("client is told %q", text)
+			}
+			noGoroutines(t)
+		})
+	}
+}
+
 // Clients that know only the plain channel protocol name the ports up front.
 func TestPortForwardPlainWebSocket(t *testing.T) {
 	s, _ := start(t, stream.Options{NetNS: func(state.PodID) (string, error) { return "", nil }})

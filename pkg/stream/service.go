@@ -48,7 +48,6 @@ type Service struct {
 	listener *clientListener
 	server   *http.Server
 	tickets  tickets
-	commands sync.WaitGroup // exec and attach, whose clients are owed a status
 	sessions sync.WaitGroup // handlers and what they started
 }
 
@@ -75,7 +74,7 @@ func New(o Options) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for streaming: %w", err)
 	}
-	s.listener = newClientListener(l)
+	s.listener = newClientListener(l, o.IdleTimeout)
 	s.base.Host = reachable(l.Addr())
 	return s, nil
 }
@@ -86,10 +85,9 @@ func (s *Service) Addr() net.Addr { return s.listener.Addr() }
 // errStopping is the cause with which sessions end when the daemon does.
 var errStopping = fmt.Errorf("the runtime is stopping: %w", errdefs.ErrUnavailable)
 
-// stopLimit is how long sessions get to tell their clients that they ended: one
-// whose client does not read is cut off then. A client that is cut off cannot
-// tell that from the end of the command. The libraries wait half a minute for a
-// client that never opens its streams; nobody waits for them.
+// stopLimit is how long sessions get to end and to tell their clients so, and
+// again to notice that their clients are cut off. The libraries wait half a
+// minute for a client that never opens its streams; nobody waits for them.
 const stopLimit = 3 * time.Second
 
 func within(limit time.Duration, work *sync.WaitGroup) {
@@ -112,20 +110,22 @@ func (s *Service) Run(ctx context.Context) error {
 		s.server.Close() // what is no session yet
 	})
 	defer stop()
-	var err error
-	if s.server.TLSConfig != nil {
-		err = s.server.ServeTLS(s.listener, "", "")
-	} else {
-		err = s.server.Serve(s.listener)
-	}
+	err := s.serve()
 	end(errStopping)
-	within(stopLimit, &s.commands)
+	within(stopLimit, &s.sessions)
 	s.listener.closeClients() // the server forgets connections that were taken over
 	within(stopLimit, &s.sessions)
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve streaming: %w", err)
+}
+
+func (s *Service) serve() error {
+	if s.server.TLSConfig != nil {
+		return s.server.ServeTLS(s.listener, "", "")
+	}
+	return s.server.Serve(s.listener)
 }
 
 func (s *Service) loadCertificate() error {

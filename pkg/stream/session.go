@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
@@ -96,6 +97,11 @@ func (s *Service) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.sessions.Add(1)
 	defer s.sessions.Done()
+	c := clientOf(r.Context())
+	defer c.endServe()
+	if err := c.serve(); err != nil {
+		s.o.Log.WarnContext(r.Context(), "client not watched, its session may outlive it", "err", err)
+	}
 	serve(w, r)
 }
 
@@ -111,8 +117,6 @@ type pipes struct {
 type command func(ctx context.Context, p pipes) error
 
 func (s *Service) serveCommand(w http.ResponseWriter, r *http.Request, x Session, run command) error {
-	s.commands.Add(1)
-	defer s.commands.Done()
 	if wantsV5(r) {
 		return s.serveV5(w, r, x, run)
 	}
@@ -176,14 +180,19 @@ func (s *Service) runCommand(ctx context.Context, x Session, e ends, run command
 		p.stderr = e.errs
 		defer e.errs.Close()
 	}
-	if x.TTY && e.resize != nil {
-		p.resize = s.sizes(ctx, e.resize)
+	if e.resize != nil {
+		p.resize = s.sizes(ctx, e.resize, x.TTY)
 	}
-	return run(ctx, p)
+	err := run(ctx, p)
+	if err != nil {
+		s.makeRoom(ctx)
+	}
+	return err
 }
 
-// sizes translates terminal sizes until ctx ends.
-func (s *Service) sizes(ctx context.Context, in <-chan remotecommand.TerminalSize) <-chan container.Size {
+// sizes translates terminal sizes until ctx ends. Without a terminal they are
+// taken all the same, as input behind them in the connection waits.
+func (s *Service) sizes(ctx context.Context, in <-chan remotecommand.TerminalSize, tty bool) <-chan container.Size {
 	out := make(chan container.Size)
 	s.sessions.Go(func() {
 		defer close(out)
@@ -192,6 +201,9 @@ func (s *Service) sizes(ctx context.Context, in <-chan remotecommand.TerminalSiz
 			case size, ok := <-in:
 				if !ok {
 					return
+				}
+				if !tty {
+					continue
 				}
 				select {
 				case out <- container.Size{Width: size.Width, Height: size.Height}:
@@ -207,13 +219,18 @@ func (s *Service) sizes(ctx context.Context, in <-chan remotecommand.TerminalSiz
 }
 
 func (s *Service) serveForward(w http.ResponseWriter, r *http.Request, x PortForward) error {
+	ctx := r.Context()
+	var open atomic.Int32
 	f := forwarder(func(port int32, client io.ReadWriteCloser) error {
-		err := s.forward(r.Context(), x.Pod, port, client)
+		open.Add(1)
+		defer open.Add(-1)
+		err := s.forward(ctx, x.Pod, port, client)
 		if err != nil {
-			s.o.Log.DebugContext(r.Context(), "forwarded connection ended", "pod", x.Pod, "err", err)
+			s.o.Log.DebugContext(ctx, "forwarded connection ended", "pod", x.Pod, "err", err)
 		}
 		return err
 	})
+	defer context.AfterFunc(ctx, func() { s.endForward(ctx, open.Load() > 0) })()
 	serve := func(w http.ResponseWriter, r *http.Request) {
 		portforward.ServePortForward(w, r, f, string(x.Pod), "", &portforward.V4Options{Ports: x.Ports}, s.o.IdleTimeout,
 			remotecommand.DefaultStreamCreationTimeout, portforward.SupportedProtocols)
@@ -224,4 +241,24 @@ func (s *Service) serveForward(w http.ResponseWriter, r *http.Request, x PortFor
 		serve(w, r)
 	}
 	return nil
+}
+
+// endForward ends a session whose client is gone, or that the daemon ends. The
+// connections in it tell their client of the end, who then closes the session;
+// where there are none, there is nobody to wait for.
+func (s *Service) endForward(ctx context.Context, inUse bool) {
+	c := clientOf(ctx)
+	if !inUse || errors.Is(context.Cause(ctx), errClientGone) {
+		c.Close()
+		return
+	}
+	s.makeRoom(ctx)
+}
+
+// makeRoom lets a client that does not read be told how its session ended: it
+// must not take silence for success.
+func (s *Service) makeRoom(ctx context.Context) {
+	if err := clientOf(ctx).makeRoom(); err != nil {
+		s.o.Log.WarnContext(ctx, "client that does not read is not told how its session ended", "err", err)
+	}
 }
