@@ -132,13 +132,18 @@ func rlimits(host Host) []specs.POSIXRlimit {
 	return limits
 }
 
+// ValidateCommand checks the argv of an exec session, the program first. The error is ErrInvalidArgument.
+func ValidateCommand(argv []string) error {
+	if len(argv) == 0 || argv[0] == "" {
+		return invalid("cmd", "nothing to run")
+	}
+	return validArgs("cmd", argv)
+}
+
 // Exec returns the process of an exec session in the container of spec: its user, rights and directory, with another
 // argv, and a terminal when asked for one. spec is not changed.
 func Exec(spec *specs.Spec, argv []string, tty bool) (*specs.Process, error) {
-	if len(argv) == 0 || argv[0] == "" {
-		return nil, invalid("cmd", "nothing to run")
-	}
-	if err := validArgs("cmd", argv); err != nil {
+	if err := ValidateCommand(argv); err != nil {
 		return nil, err
 	}
 	if spec.Process == nil {

@@ -130,7 +130,7 @@ func newExec(r *cri.ExecRequest) (stream.Session, error) {
 	var f faults
 	x := stream.Session{Command: r.GetCmd(), TTY: r.GetTty(), Stdin: r.GetStdin(), Stdout: r.GetStdout(), Stderr: r.GetStderr()}
 	f.required("container_id", r.GetContainerId())
-	f.unless(len(r.GetCmd()) > 0, "cmd is empty")
+	f.unmet(oci.ValidateCommand(r.GetCmd()))
 	f.streams(x)
 	return x, f.err("exec")
 }
@@ -155,7 +155,7 @@ func newPortForward(r *cri.PortForwardRequest) (stream.PortForward, error) {
 func execSyncTimeout(r *cri.ExecSyncRequest) (time.Duration, error) {
 	var f faults
 	f.required("container_id", r.GetContainerId())
-	f.unless(len(r.GetCmd()) > 0, "cmd is empty")
+	f.unmet(oci.ValidateCommand(r.GetCmd()))
 	d := f.seconds("timeout", r.GetTimeout())
 	return d, f.err("exec")
 }
