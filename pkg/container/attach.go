@@ -43,7 +43,7 @@ func (s *Service) Attach(ctx context.Context, id state.ContainerID, a AttachIO) 
 	}
 	if session.Stdin != nil {
 		go func() {
-			io.Copy(session.Stdin, a.Stdin) // ends with the caller's stream or the session
+			copyIn(session.Stdin, a.Stdin)
 			session.Stdin.Close()
 		}()
 	}
@@ -79,12 +79,19 @@ func passOn(ctx context.Context, session *monitor.Attachment, a AttachIO) error 
 			}()
 		}
 	}
-	for range outputs {
+	dropped := session.Ended()
+	for outputs > 0 {
 		select {
 		case err := <-ended:
 			if err != nil {
 				return err
 			}
+			outputs--
+		case <-dropped:
+			if err := session.Err(); err != nil {
+				return err // at once: a copy may be waiting for the caller
+			}
+			dropped = nil // the container has ended, and the caller gets the rest
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

@@ -47,7 +47,7 @@ func openStreams(e ExecIO) (*streams, error) {
 		}
 		s.child[0], s.ours = r, append(s.ours, w)
 		go func() {
-			io.Copy(w, e.Stdin) // ends with the caller's stream or the command's pipe
+			copyIn(w, e.Stdin)
 			w.Close()
 		}()
 	}
@@ -66,6 +66,14 @@ func openStreams(e ExecIO) (*streams, error) {
 	return s, nil
 }
 
+// copyIn copies until the caller's stream ends. What a command does not want is
+// taken all the same: the caller's connection has more to say than input.
+func copyIn(to io.Writer, from io.Reader) {
+	if _, err := io.Copy(to, from); err != nil {
+		io.Copy(io.Discard, from)
+	}
+}
+
 func (s *streams) copyOut(o *output) {
 	s.outputs = append(s.outputs, o)
 	s.copies.Go(func() { o.err = o.copy() })
@@ -75,7 +83,7 @@ func (s *streams) copyOut(o *output) {
 func (s *streams) terminal(console *os.File, e ExecIO) {
 	s.ours = append(s.ours, console)
 	if e.Stdin != nil {
-		go func() { io.Copy(console, e.Stdin) }() // ends with the caller's stream or the pty
+		go copyIn(console, e.Stdin)
 	}
 	out := e.Stdout
 	if out == nil {

@@ -93,6 +93,19 @@ func (a *Attachment) Close() error {
 	return nil
 }
 
+// Ended is closed when nothing more will come through Stdout and Stderr than
+// what is in them.
+func (a *Attachment) Ended() <-chan struct{} { return a.ended }
+
+// Err tells why the output ended, once Ended is closed: nil when the container
+// did, otherwise what a reader gets after the last byte.
+func (a *Attachment) Err() error {
+	if errors.Is(a.reason, io.EOF) {
+		return nil
+	}
+	return a.reason
+}
+
 func (a *Attachment) tell(o op) {
 	ctx, cancel := context.WithTimeout(a.cleanup, detachTimeout)
 	defer cancel()
