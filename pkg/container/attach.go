@@ -50,7 +50,9 @@ func (s *Service) Attach(ctx context.Context, id state.ContainerID, a AttachIO) 
 	if session.Stdout == nil && session.Stderr == nil {
 		err = s.awaitEnd(ctx, c.ID) // there is no output whose end would tell
 	} else {
-		err = passOn(ctx, session, a)
+		owed, leave := s.whileOwed(ctx, c.ID)
+		err = passOn(owed, session, a)
+		leave()
 	}
 	if ctx.Err() != nil {
 		err = context.Cause(ctx)

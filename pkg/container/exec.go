@@ -123,7 +123,9 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 	if err != nil {
 		return 0, s.endExec(ctx, group, err)
 	}
-	if err := streams.drain(ctx, execDrainLimit); err != nil {
+	owed, leave := s.whileOwed(ctx, c.ID)
+	defer leave()
+	if err := streams.drain(owed, execDrainLimit); err != nil {
 		return 0, err
 	}
 	if err := state.Point(ctx, "command has ended"); err != nil {

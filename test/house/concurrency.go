@@ -14,6 +14,7 @@ var goroutines = map[string]string{
 	"pkg/container/attach.go":    "copies between a client and a container, ended by closing the session",
 	"pkg/container/exec.go":      "terminal sizes, ended with the exec session",
 	"pkg/container/streams.go":   "copies of an exec session, ended by closing its descriptors",
+	"pkg/container/untaken.go":   "waits for a container's end while output is delivered, ended with that",
 	"pkg/stream/service.go":      "waits for sessions while the daemon stops",
 	"pkg/monitor/client.go":      "the connection's reader and the exit feed, ended by Run's context",
 	"pkg/monitor/conn.go":        "one reader, one writer and the requests at work per client, ended with its connection",

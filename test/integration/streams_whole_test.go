@@ -265,3 +265,35 @@ func TestExecRefusesWhatIsNoCommand(t *testing.T) {
 		code(t, err, codes.InvalidArgument, "cmd")
 	}
 }
+
+// A client that never reads keeps no session: not one whose view of a container
+// was cut, and not for long one of a container that has ended.
+func TestClientThatNeverReads(t *testing.T) {
+	d := node(t)
+	pod, p := quickPod(t, d, "never")
+	id := d.Run(t, pod, inHostNet("app", "lines", "0"), p)
+	for _, c := range clients {
+		r, err := d.Runtime.Exec(t.Context(), &cri.ExecRequest{ContainerId: id, Cmd: []string{tb, "lines", "0"}, Stdout: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, u := range []string{r.Url, attach(t, d, id, false, false)} {
+			out, ended := newPaused(), make(chan struct{})
+			go func() {
+				defer close(ended)
+				if err := session(t, c.execute, u, remotecommand.StreamOptions{Stdout: out, Stderr: io.Discard}); err == nil {
+					t.Errorf("%s: success is told", u)
+				}
+			}()
+			defer func() { close(out.goOn); <-ended }()
+		}
+	}
+	ended := func(kind string) func() bool {
+		return func() bool { return strings.Count(d.Log(), kind+" session ended") == len(clients) }
+	}
+	harness.Eventually(t, harnessPatience, "cut views end", ended("attach"))
+	if _, err := d.Runtime.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: id}); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 3*harnessPatience, "sessions of an ended container end", ended("exec"))
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package container
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/state"
+)
+
+// untakenLimit is how long a client may leave output untaken once the container
+// has ended: what a pipe holds, 64 KiB. While the container runs only the
+// client's own life bounds it.
+const untakenLimit = 15 * time.Second
+
+// errUntaken is told to a client that left output untaken for that long.
+var errUntaken = fmt.Errorf("output cut off: the container has ended, and the client took no more for %s: %w", untakenLimit, errdefs.ErrDataLoss)
+
+// whileOwed makes a context that ends untakenLimit after the container, with
+// errUntaken: for what waits for a client to take output. leave frees it.
+func (s *Service) whileOwed(ctx context.Context, id state.ContainerID) (owed context.Context, leave func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		_ = s.awaitEnd(ctx, id) // an end that cannot be recorded is one
+		select {
+		case <-time.After(untakenLimit):
+			cancel(errUntaken)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
