@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/cri-shim/cri-shim/test/harness"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -254,5 +255,45 @@ func TestPodResources(t *testing.T) {
 	s, err := d.Runtime.PodSandboxStats(t.Context(), &cri.PodSandboxStatsRequest{PodSandboxId: pod})
 	if err != nil || s.Stats.Linux.Memory.GetWorkingSetBytes().GetValue() == 0 || len(s.Stats.Linux.Containers) != 1 {
 		t.Errorf("stats %v, %v", s, err)
+	}
+}
+
+// The kernel takes CPU shares out of its range for the nearest in it, and so does the daemon, which says so.
+func TestSharesOutOfRange(t *testing.T) {
+	d := node(t)
+	pod, p := quickPod(t, d, "shares")
+	c := inHostNet("app", "sleep")
+	c.Linux.Resources = &cri.LinuxContainerResources{CpuShares: 1}
+	id := d.Run(t, pod, c, p)
+	check := func(want int64) {
+		t.Helper()
+		if got := d.Status(t, id).Resources.GetLinux().GetCpuShares(); got != want {
+			t.Errorf("the status has %d shares, want %d", got, want)
+		}
+		if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+			return // the runtime makes a weight of them
+		}
+		if got := cgroupFile(t, info(t, d, id).CgroupsPath, "cpu", "cpu.shares", ""); got != fmt.Sprint(want) {
+			t.Errorf("the cgroup has %s shares, want %d", got, want)
+		}
+	}
+	check(2)
+	for shares, want := range map[int64]int64{262145: 262144, 1 << 40: 262144, 1: 2, 100: 100} {
+		_, err := d.Runtime.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{
+			ContainerId: id, Linux: &cri.LinuxContainerResources{CpuShares: shares},
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		check(want)
+	}
+	if _, err := d.Runtime.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: id}); err != nil {
+		t.Errorf("an update of nothing: %v", err)
+	}
+	for _, r := range []*cri.LinuxContainerResources{{CpuShares: -1}, {CpuPeriod: 999}, {CpuQuota: 999}, {MemoryLimitInBytes: -2}} {
+		_, err := d.Runtime.UpdateContainerResources(t.Context(), &cri.UpdateContainerResourcesRequest{ContainerId: id, Linux: r})
+		code(t, err, codes.InvalidArgument, "linux.resources.")
+		_, err = d.Runtime.UpdatePodSandboxResources(t.Context(), &cri.UpdatePodSandboxResourcesRequest{PodSandboxId: pod, Resources: r})
+		code(t, err, codes.InvalidArgument, "linux.resources.")
 	}
 }
