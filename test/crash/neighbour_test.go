@@ -329,8 +329,9 @@ func TestRuntimeHangs(t *testing.T) {
 	})
 }
 
-// TestUnkillableContainer freezes a container, so that SIGKILL has no effect on
-// it, as on a process that waits for a dead disk.
+// TestUnkillableContainer freezes the cgroup above a container, so that SIGKILL
+// has no effect on it, as on a process that waits for a dead disk. Its own cgroup
+// would be thawed.
 func TestUnkillableContainer(t *testing.T) {
 	d := newNode(t, func(*harness.Daemon) {})
 	warm(t, d)
@@ -338,7 +339,7 @@ func TestUnkillableContainer(t *testing.T) {
 	n := &node{Daemon: d, t: t}
 	w := n.world(t)
 	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
-	freezer := fmt.Sprintf("/sys/fs/cgroup/freezer/cri-%s/%s/freezer.state", w.pod, w.id)
+	freezer := fmt.Sprintf("/sys/fs/cgroup/freezer/cri-%s/freezer.state", w.pod)
 	if _, err := os.Stat(freezer); err != nil {
 		t.Skip("no cgroup v1 freezer to make a process unkillable with")
 	}

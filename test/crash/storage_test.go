@@ -28,9 +28,9 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// hungFilesystem mounts a file system that answers nothing until it is let go:
+// hungFilesystem mounts a file system that answers nothing, and from die on every request with an error:
 // FUSE, whose server is this process and never reads a request.
-func hungFilesystem(t *testing.T) (dir string, letGo func()) {
+func hungFilesystem(t *testing.T) (dir string, die func()) {
 	t.Helper()
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -45,14 +45,12 @@ func hungFilesystem(t *testing.T) (dir string, letGo func()) {
 		t.Skipf("no file system that can be made to hang: mount: %v", err)
 	}
 	var once sync.Once
-	letGo = func() {
-		once.Do(func() {
-			unix.Close(fd) // every request fails from now on
-			unix.Unmount(dir, unix.MNT_DETACH)
-		})
-	}
-	t.Cleanup(letGo)
-	return dir, letGo
+	die = func() { once.Do(func() { unix.Close(fd) }) }
+	t.Cleanup(func() {
+		die()
+		unix.Unmount(dir, unix.MNT_DETACH)
+	})
+	return dir, die
 }
 
 // TestHungMountSource mounts a directory of a file system that hangs.
@@ -61,7 +59,7 @@ func TestHungMountSource(t *testing.T) {
 	warm(t, d)
 	clean := look(t, d)
 	n := &node{Daemon: d, t: t}
-	dir, letGo := hungFilesystem(t)
+	dir, die := hungFilesystem(t)
 	w := n.world(t)
 	w.container.Mounts = []*cri.Mount{{HostPath: filepath.Join(dir, "volume"), ContainerPath: "/volume"}}
 	if err := w.run(); err != nil {
@@ -83,9 +81,9 @@ func TestHungMountSource(t *testing.T) {
 	})
 	restart(t, d)
 	answers(t, d)
-	letGo()
-	if err := begun(t.Context()); err == nil {
-		t.Error("a container starts with a volume that is gone")
+	die()
+	if err := begun(t.Context()); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a container with a volume on a file system that died: %v", err)
 	}
 	w.container.Mounts = nil
 	w.container.Metadata.Attempt++
