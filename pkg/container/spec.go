@@ -101,7 +101,9 @@ func (s *Service) namespaces(pod state.Pod, c *cri.ContainerConfig) (oci.Namespa
 // declaredVolumes makes a directory of the container's own for each volume that
 // the image declares, filled with what the image has there.
 func (s *Service) declaredVolumes(ctx context.Context, pod state.Pod, c state.Container, img image.Image) (map[string]string, error) {
-	made, err := s.Images.MakeVolumes(ctx, string(c.ID), s.Layout.RootFS(c.ID), oci.DeclaredVolumes(c.Config, img.Config.Volumes))
+	made, err := s.Images.MakeVolumes(ctx, string(c.ID), s.Layout.RootFS(c.ID), image.VolumePaths{
+		Declared: oci.DeclaredVolumes(c.Config, img.Config.Volumes), Taken: oci.TakenPaths(c.Config),
+	})
 	if err != nil {
 		return nil, err
 	}

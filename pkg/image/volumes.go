@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,16 +24,23 @@ const maxVolumes = 256
 
 func (s *Service) volumesDir(key string) string { return filepath.Join(s.keyDir(key), "volumes") }
 
+// VolumePaths are absolute paths of a container as its image and its configuration have them: symbolic links of the
+// image may be in them.
+type VolumePaths struct {
+	Declared []string // where a volume is to be
+	Taken    []string // where something else is mounted: there is no volume at or below it
+}
+
 // MakeVolumes makes what a writable layer has at paths of its root filesystem, which is mounted on target: each a copy
 // of what is at the path, or else an empty directory of the container's root. It returns where they are on the host, by
-// path; two paths that a symbolic link makes one share a copy. They go with the writable layer. Errors:
-// ErrInvalidArgument when a path can't be a volume, or when there are more than 256.
-func (s *Service) MakeVolumes(ctx context.Context, key, target string, paths []string) (map[string]string, error) {
-	if len(paths) == 0 {
+// their paths in the container with links followed; there is one for all paths that are the same place. They go with
+// the writable layer. Errors: ErrInvalidArgument when a path can't be a volume, or when there are more than 256.
+func (s *Service) MakeVolumes(ctx context.Context, key, target string, want VolumePaths) (map[string]string, error) {
+	if len(want.Declared) == 0 {
 		return nil, nil
 	}
-	if len(paths) > maxVolumes {
-		return nil, fmt.Errorf("the image declares %d volumes, more than %d: %w", len(paths), maxVolumes, errdefs.ErrInvalidArgument)
+	if n := len(want.Declared); n > maxVolumes {
+		return nil, fmt.Errorf("the image declares %d volumes, more than %d: %w", n, maxVolumes, errdefs.ErrInvalidArgument)
 	}
 	rec, err := s.readRootFS(key)
 	if err != nil {
@@ -42,47 +50,61 @@ func (s *Service) MakeVolumes(ctx context.Context, key, target string, paths []s
 	if err != nil {
 		return nil, err
 	}
-	inRoot, err := resolveVolumes(target, paths)
+	target = filepath.Clean(target)
+	names, err := resolveVolumes(target, want)
 	if err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(s.volumesDir(key), 0o700); err != nil {
 		return nil, fmt.Errorf("make directory of volumes: %w", err)
 	}
-	made, out := map[string]string{}, map[string]string{}
-	for i, path := range paths {
-		from := inRoot[path]
-		if made[from] == "" {
-			made[from] = filepath.Join(s.volumesDir(key), strconv.Itoa(i))
-			if err := makeVolume(ctx, from, made[from], owner, below(from, inRoot)); err != nil {
-				return nil, fmt.Errorf("volume %s of the image: %w", path, err)
-			}
+	out := map[string]string{}
+	for from, path := range names {
+		to := filepath.Join(s.volumesDir(key), strconv.Itoa(len(out)))
+		if err := makeVolume(ctx, from, to, owner, below(from, names)); err != nil {
+			return nil, fmt.Errorf("volume %s of the image: %w", path, err)
 		}
-		out[path] = made[from]
+		out[strings.TrimPrefix(from, target)] = to
 	}
 	return out, nil
 }
 
-// resolveVolumes follows symbolic links within the root filesystem. Nothing runs in it that could change them.
-func resolveVolumes(root string, paths []string) (map[string]string, error) {
+// resolveVolumes returns the declared paths by where they lead within the root filesystem, but for those that lead to
+// what is taken: a volume there would hide it. Nothing runs in the root filesystem that could change its links.
+func resolveVolumes(root string, want VolumePaths) (map[string]string, error) {
+	taken := resolveTaken(root, want.Taken)
 	out := map[string]string{}
-	for _, path := range paths {
+	for _, path := range want.Declared {
 		at, err := securejoin.SecureJoin(root, path)
-		if err == nil && at == filepath.Clean(root) {
+		if err == nil && at == root {
 			err = errors.New("it is the root directory")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("volume %s of the image: %w: %w", path, err, errdefs.ErrInvalidArgument)
 		}
-		out[path] = at
+		covers := func(dir string) bool { return at == dir || strings.HasPrefix(at, dir+"/") }
+		if !slices.ContainsFunc(taken, covers) {
+			out[at] = path
+		}
 	}
 	return out, nil
+}
+
+// resolveTaken leaves out what leads nowhere: the runtime refuses the mount there.
+func resolveTaken(root string, paths []string) []string {
+	var out []string
+	for _, path := range paths {
+		if at, err := securejoin.SecureJoin(root, path); err == nil {
+			out = append(out, at)
+		}
+	}
+	return out
 }
 
 // below returns the other volumes in a directory, which are mounted over it.
 func below(dir string, all map[string]string) map[string]bool {
 	out := map[string]bool{}
-	for _, at := range all {
+	for at := range all {
 		if rel, ok := strings.CutPrefix(at, dir+"/"); ok {
 			out[rel] = true
 		}

@@ -30,7 +30,7 @@ type ContainerInput struct {
 
 	// Volumes holds, by index into Config.Mounts, where the image of a mount is mounted on the host, sub path included.
 	Volumes map[int]string
-	// Declared holds, by the paths that DeclaredVolumes returns, directories for the image's own volumes.
+	// Declared holds directories for the volumes that the image declares, by where in the container they are mounted.
 	Declared map[string]string
 
 	// PodAnnotations and ContainerAnnotations are patterns of the keys of annotations, of the pod and of the container, that

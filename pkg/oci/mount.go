@@ -4,6 +4,7 @@ package oci
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"path/filepath"
 	"slices"
@@ -121,23 +122,24 @@ func (c *container) podMounts() []specs.Mount {
 // imageMounts are the volumes an image declares; writable whatever the root is, which is what they are declared for.
 func (c *container) imageMounts() []specs.Mount {
 	var out []specs.Mount
-	for _, destination := range DeclaredVolumes(c.in.Config, c.in.Image.Volumes) {
-		if source := c.in.Declared[destination]; source != "" {
-			out = append(out, specs.Mount{Destination: destination, Type: "bind", Source: source, Options: []string{"rbind", "rprivate", "rw"}})
-		}
+	for _, destination := range slices.Sorted(maps.Keys(c.in.Declared)) {
+		out = append(out, specs.Mount{
+			Destination: destination, Type: "bind", Source: c.in.Declared[destination], Options: []string{"rbind", "rprivate", "rw"},
+		})
 	}
 	return out
 }
 
 // DeclaredVolumes returns the container paths of an image's volumes, cleaned and sorted. Left out are those at or below
 // a mount of the config, which the user wants to hold the data, and those at places that every container has of its
-// own. The caller gives each a directory (ContainerInput.Declared), or leaves it in the root file system.
+// own. The caller gives each a directory (ContainerInput.Declared), unless links of the image lead it to TakenPaths.
 func DeclaredVolumes(config *cri.ContainerConfig, volumes map[string]struct{}) []string {
 	var out []string
+	taken := TakenPaths(config)
 	for v := range volumes {
 		p := path.Join("/", v)
-		taken := slices.ContainsFunc(config.GetMounts(), func(m *cri.Mount) bool { return within(p, path.Clean(m.GetContainerPath())) })
-		if p != "/" && !taken && !slices.ContainsFunc(reserved(), func(at string) bool { return within(p, at) }) && !strings.ContainsRune(p, 0) {
+		covers := func(dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
+		if p != "/" && !slices.ContainsFunc(taken, covers) && !strings.ContainsRune(p, 0) {
 			out = append(out, p)
 		}
 	}
@@ -145,12 +147,14 @@ func DeclaredVolumes(config *cri.ContainerConfig, volumes map[string]struct{}) [
 	return slices.Compact(out)
 }
 
-// within tells whether the clean path p is at or below dir.
-func within(p, dir string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
-
-// reserved are the places of what a container gets from the runtime and from its pod.
-func reserved() []string {
-	return []string{"/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+// TakenPaths returns the clean container paths of what is mounted whatever the image declares: what a container gets
+// from the runtime and from its pod, and the mounts of its config.
+func TakenPaths(config *cri.ContainerConfig) []string {
+	out := []string{"/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}
+	for _, m := range config.GetMounts() {
+		out = append(out, path.Clean(m.GetContainerPath()))
+	}
+	return out
 }
 
 func (c *container) configMounts() ([]specs.Mount, error) {

@@ -7,6 +7,7 @@ package integration
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -28,9 +29,11 @@ func imageWithVolumes() ocilayout.Image {
 		{Path: "real", Dir: true}, {Path: "real/file", Content: []byte("behind a link")},
 		{Path: "link", Symlink: "real"}, {Path: "up", Symlink: "../../../../real"},
 		{Path: "etc/motd", Content: []byte("hello")},
+		{Path: "to-mine", Symlink: "/mine"}, {Path: "to-proc", Symlink: "proc"},
+		{Path: "many", Dir: true}, {Path: "many/names", Dir: true}, {Path: "many/names/before", Symlink: "../../short"},
 	})
 	img.Config.Volumes = map[string]struct{}{}
-	for _, v := range []string{"/new", "/new/deep/er", "/filled", "/filled/inner", "/link", "/up", "/../../climbs", "relative", "/etc/motd", "/mine", "/proc", "/dev/shm", "/sys/fs/cgroup", "/etc/hosts", "/"} {
+	for _, v := range []string{"/new", "/new/deep/er", "/filled", "/filled/inner", "/link", "/up", "/../../climbs", "relative", "/etc/motd", "/mine", "/proc", "/dev/shm", "/sys/fs/cgroup", "/etc/hosts", "/", "/to-mine/data", "/to-proc/sys", "/many/names/before/it"} {
 		img.Config.Volumes[v] = struct{}{}
 	}
 	return img
@@ -55,12 +58,14 @@ func TestDeclaredVolumes(t *testing.T) {
 			if err := os.Chmod(mine, 0o777); err != nil {
 				t.Fatal(err)
 			}
+			mustMkdir(t, filepath.Join(mine, "data"))
+			mustWrite(t, filepath.Join(mine, "data/file"), "the user's")
 			run := func(name string, readonly bool) string {
 				c := harness.ContainerConfig(name, "sleep")
 				c.Image.Image = volumesImage
 				c.Linux.SecurityContext.NamespaceOptions = clone(o)
 				c.Linux.SecurityContext.ReadonlyRootfs = readonly
-				c.Mounts = []*cri.Mount{{HostPath: mine, ContainerPath: "/mine"}, {HostPath: mine, ContainerPath: "/filled/mounted"}}
+				c.Mounts = []*cri.Mount{{HostPath: mine, ContainerPath: "/mine"}, {HostPath: mine, ContainerPath: "/filled/mounted"}, {HostPath: mine, ContainerPath: "/short/it/mounted"}}
 				return d.Run(t, pod, c, config)
 			}
 			writable, readonly := run("writable", false), run("readonly", true)
@@ -85,13 +90,14 @@ func checkVolumes(t *testing.T, d *harness.Daemon, id string) {
 	for path, want := range map[string]string{
 		"/filled/file": "from the image", "/filled/inner/file": "from the image too", "/link/file": "behind a link",
 		"/real/file": "behind a link", "/up/file": "behind a link", "/etc/motd": "hello",
+		"/mine/data/file": "the user's", "/to-mine/data/file": "the user's", "/short/it/mounted/data/file": "the user's",
 	} {
 		contains(t, path, exec(t, d, id, "read", path), want)
 	}
 	contains(t, "owners", exec(t, d, id, "stat", "/filled"), "uid=1000 gid=1001 mode=750")
 	contains(t, "owners", exec(t, d, id, "stat", "/filled/file"), "uid=1000 gid=1001 mode=640")
 	contains(t, "owners", exec(t, d, id, "stat", "/new"), "uid=0 gid=0 mode=755")
-	for _, dir := range []string{"/new", "/new/deep/er", "/filled", "/filled/inner", "/filled/mounted", "/link", "/climbs", "/relative", "/mine", "/dev/shm"} {
+	for _, dir := range []string{"/new", "/new/deep/er", "/filled", "/filled/inner", "/filled/mounted", "/link", "/climbs", "/relative", "/mine", "/dev/shm", "/short/it"} {
 		exec(t, d, id, "write", dir+"/written", "x")
 	}
 	exec(t, d, id, "write", "/etc/motd", "changed")
