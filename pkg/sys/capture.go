@@ -75,10 +75,19 @@ func (c Capture) Run(ctx context.Context) (Captured, error) {
 		c.Lock.leave()
 		return Captured{}, fmt.Errorf("left running: %w", context.Cause(ctx))
 	}
-	if err == nil && r.out.Code != 0 && ctx.Err() != nil {
-		err = context.Cause(ctx)
+	if err == nil && r.out.Code != 0 {
+		err = r.cut(ctx)
 	}
 	return r.out, err
+}
+
+// cut says why a program that did not end well was not let finish; nil when it was. With a lock the deadline has a timer
+// of its own, which may be earlier than the context's.
+func (r *running) cut(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return r.stopped
 }
 
 // limit is the context whose end kills the program.
@@ -100,6 +109,7 @@ type running struct {
 	process *process
 	outputs [2]*output
 	out     Captured
+	stopped error // why it was killed; nil when it was not
 }
 
 // start leaves no descriptor behind when it fails.
@@ -177,8 +187,8 @@ func (c Capture) stdin() (*os.File, error) {
 // the process group's number can't be another's.
 func (r *running) attend(limit context.Context) error {
 	defer r.process.Close()
-	err := r.process.awaitEnd(limit)
-	killed := err != nil
+	r.stopped = r.process.awaitEnd(limit)
+	killed := r.stopped != nil
 	if killed {
 		r.killGroup()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(limit), killGrace)

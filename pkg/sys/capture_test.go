@@ -111,6 +111,24 @@ func TestDeadlineKillsTheGroup(t *testing.T) {
 	}
 }
 
+// slow is a context whose end comes after its deadline, as it does where the timers of two fire in any order.
+type slow struct {
+	context.Context
+	deadline time.Time
+}
+
+func (s slow) Deadline() (time.Time, bool) { return s.deadline, true }
+
+// TestDeadlineIsTold: a program that its deadline killed was not killed by somebody else, whichever timer was first.
+func TestDeadlineIsTold(t *testing.T) {
+	c := script(`sleep 600`)
+	c.Lock = lock(t)
+	out, err := c.Run(slow{t.Context(), time.Now().Add(100 * time.Millisecond)})
+	if !errors.Is(err, context.DeadlineExceeded) || out.Signal != syscall.SIGKILL {
+		t.Errorf("%+v, %v", out, err)
+	}
+}
+
 // TestKilledProgramTakesItsChildrenAlong: they would go on with half of the work.
 func TestKilledProgramTakesItsChildrenAlong(t *testing.T) {
 	pidFile := filepath.Join(t.TempDir(), "pid")
