@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/oci"
@@ -15,15 +14,10 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// hostPathLimit is how long all host paths of a container together may take to
-// answer. The pod's lock is held meanwhile, and stopping the pod must not hang
-// with a file server.
-const hostPathLimit = 10 * time.Second
-
 // prepareSources makes host paths of mounts that are missing, as directories:
 // other runtimes do, and manifests count on it. It relabels those that ask for it.
 func (s *Service) prepareSources(ctx context.Context, mounts []*cri.Mount, labels oci.Labels) error {
-	limited, cancel := context.WithTimeout(ctx, hostPathLimit)
+	limited, cancel := s.paths.Limited(ctx)
 	defer cancel()
 	for _, m := range mounts {
 		if m.GetImage().GetImage() != "" {
@@ -50,7 +44,7 @@ func (s *Service) makeLogDir(ctx context.Context, c state.Container) error {
 	}
 	rel := filepath.Clean(c.Config.GetLogPath())
 	base := "/" + strings.Trim(strings.TrimSuffix(c.LogPath, rel), "/")
-	limited, cancel := context.WithTimeout(ctx, hostPathLimit)
+	limited, cancel := s.paths.Limited(ctx)
 	defer cancel()
 	err := s.paths.Directory(limited, base)
 	if err == nil && filepath.Dir(rel) != "." {

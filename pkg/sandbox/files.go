@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -24,16 +23,13 @@ import (
 // pods that need more mount an emptyDir of medium Memory there.
 const shmSize = 64 << 20
 
-// logDirLimit is how long the file system of the pod's logs may take to answer.
-const logDirLimit = 10 * time.Second
-
 // makeLogDir makes the pod's log directory, as other runtimes do. It stays when
 // the pod goes: logs are the kubelet's.
 func (s *Service) makeLogDir(ctx context.Context, c *cri.PodSandboxConfig) error {
 	if c.GetLogDirectory() == "" {
 		return nil
 	}
-	limited, cancel := context.WithTimeout(ctx, logDirLimit)
+	limited, cancel := s.paths.Limited(ctx)
 	defer cancel()
 	return s.paths.Directory(limited, c.GetLogDirectory())
 }

@@ -5,6 +5,7 @@ package sys
 import (
 	"context"
 	"errors"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -39,6 +40,11 @@ func Confirmed(dir string, meanwhile func(pid int)) (map[int]bool, error) {
 		return nil
 	})
 	return confirmed, err
+}
+
+// LimitPaths is Limited with another limit.
+func LimitPaths(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return limited(ctx, limit)
 }
 
 // Ask runs look as the calls of HostPaths do theirs.

@@ -33,6 +33,20 @@ type inquiry struct {
 	err   error // to be read when done is closed
 }
 
+// hostPathLimit is how long all paths that one operation looks at may take to answer together. A lock is held
+// meanwhile, and stopping a pod must not hang with a file server.
+const hostPathLimit = 10 * time.Second
+
+// Limited returns a context for looks at paths, which all together have 10 s to answer.
+func (h *HostPaths) Limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	return limited(ctx, hostPathLimit)
+}
+
+// limited gives a cause that is no deadline of the caller's: clients would take it for theirs.
+func limited(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("all paths together have %s", limit))
+}
+
 // Exists returns nil when there is something at path, and makes a directory of mode 0755 when there is not, with the
 // directories above it.
 func (h *HostPaths) Exists(ctx context.Context, path string) error {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
@@ -129,6 +131,12 @@ func TestHostPathHangs(t *testing.T) {
 		})
 	}
 	<-asked
+	limited, done := sys.LimitPaths(t.Context(), time.Millisecond)
+	defer done()
+	err := paths.Ask(limited, fifo, hang)
+	if !errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "together have 1ms") {
+		t.Errorf("the end of the limit: %v, want that the path is unavailable and no deadline of the caller's", err)
+	}
 	if err := paths.Exists(t.Context(), t.TempDir()); err != nil {
 		t.Errorf("another path meanwhile: %v", err)
 	}
