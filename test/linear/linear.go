@@ -5,6 +5,7 @@
 package linear
 
 import (
+	"fmt"
 	"runtime"
 	"runtime/debug"
 	"testing"
@@ -19,6 +20,7 @@ const (
 	Growth = 2.5
 
 	rounds   = 9
+	attempts = 3                     // that must all find growth, each with runs twice as long as the last
 	shortest = 10 * time.Millisecond // of processor time; below it the clock and the scheduler count for too much
 	slack    = 64 << 10              // bytes that a run may allocate besides, whatever its input
 )
@@ -39,23 +41,48 @@ func Check(t testing.TB, n int, prepare func(n int) func()) {
 	small()
 	large() // what is made at the first use is made now
 	repeat := calibrate(small)
-	best := [2]cost{measure(small, repeat), measure(large, repeat)}
-	for range rounds {
-		best[0] = cheaper(best[0], measure(small, repeat))
-		best[1] = cheaper(best[1], measure(large, repeat))
+	for range attempts - 1 {
+		if compare(small, large, repeat).grown(repeat) == "" {
+			return
+		}
+		repeat *= 2 // a run that was disturbed must not fail the test: growth is there whenever one looks
 	}
-	if limit := time.Duration(Growth * float64(best[0].cpu)); best[1].cpu > limit {
-		t.Errorf("%d takes %s of processor time, %d takes %s: more than %v times", n, best[0].cpu, 2*n, best[1].cpu, Growth)
-	}
-	if limit := uint64(Growth*float64(best[0].bytes)) + slack*uint64(repeat); best[1].bytes > limit {
-		t.Errorf("%d allocates %d bytes, %d allocates %d: more than %v times", n, best[0].bytes, 2*n, best[1].bytes, Growth)
+	if found := compare(small, large, repeat).grown(repeat); found != "" {
+		t.Errorf("%d to %d: %s: more than %v times", n, 2*n, found, Growth)
 	}
 }
 
-// calibrate says how often f has to run to be measured well.
+// costs are the cheapest runs seen of the smaller and of the larger input.
+type costs struct{ small, large cost }
+
+func compare(small, large func(), repeat int) costs {
+	best := costs{measure(small, repeat), measure(large, repeat)}
+	for range rounds {
+		best.small = cheaper(best.small, measure(small, repeat))
+		best.large = cheaper(best.large, measure(large, repeat))
+	}
+	return best
+}
+
+// grown says what grew faster than the input, "" if nothing did.
+func (c costs) grown(repeat int) string {
+	if limit := time.Duration(Growth * float64(c.small.cpu)); c.large.cpu > limit {
+		return fmt.Sprintf("%s of processor time became %s", c.small.cpu, c.large.cpu)
+	}
+	if limit := uint64(Growth*float64(c.small.bytes)) + slack*uint64(repeat); c.large.bytes > limit {
+		return fmt.Sprintf("%d allocated bytes became %d", c.small.bytes, c.large.bytes)
+	}
+	return ""
+}
+
+// calibrate says how often f has to run to be measured well. One slow run must not make it believe that few are enough.
 func calibrate(f func()) int {
 	for repeat := 1; ; repeat *= 2 {
-		if measure(f, repeat).cpu >= shortest || repeat >= 1<<20 {
+		best := measure(f, repeat).cpu
+		for range 2 {
+			best = min(best, measure(f, repeat).cpu)
+		}
+		if best >= shortest || repeat >= 1<<20 {
 			return repeat
 		}
 	}
