@@ -69,9 +69,19 @@ func (c *conn) post(p *packet, fds []int) {
 	c.queue = append(c.queue, outgoing{b: b, fds: fds})
 	if len(c.queue) > maxQueued {
 		c.m.log.Warn("client cut off: it does not read", "packets", len(c.queue))
-		c.closed = true
-		c.sock.close()
+		c.shut()
 	}
+	c.wake.Broadcast()
+}
+
+// shut ends the connection: nothing is sent any more, and the descriptors of
+// what was not sent are closed. The reader does the rest. The caller holds mu.
+func (c *conn) shut() {
+	for i := range c.queue {
+		closeFDs(c.queue[i].fds)
+	}
+	c.queue, c.closed = nil, true
+	c.sock.close()
 	c.wake.Broadcast()
 }
 
@@ -84,21 +94,29 @@ func (c *conn) write() {
 		for len(c.queue) == 0 && !c.closed {
 			c.wake.Wait()
 		}
-		batch := c.queue
-		c.queue, c.sending = nil, true
-		closed := c.closed
+		batch, closed := c.queue, c.closed
+		c.queue, c.sending = nil, !closed
 		c.mu.Unlock()
-		for i := range batch {
-			if !closed && c.sock.send(batch[i].b, batch[i].fds) != nil {
-				closed = true // the reader sees it too and cleans up
-			}
-			closeFDs(batch[i].fds)
-		}
 		if closed {
-			c.sock.close()
 			return
 		}
+		if !c.sendAll(batch) {
+			c.mu.Lock()
+			c.shut()
+			c.mu.Unlock()
+		}
 	}
+}
+
+// sendAll sends packets and closes their descriptors, those it could not send
+// included. false: the connection is broken.
+func (c *conn) sendAll(batch []outgoing) bool {
+	whole := true
+	for i := range batch {
+		whole = whole && c.sock.send(batch[i].b, batch[i].fds) == nil
+		closeFDs(batch[i].fds)
+	}
+	return whole
 }
 
 // read serves requests until the connection closes, then ends what was the
@@ -147,13 +165,11 @@ func (c *conn) close() {
 	delete(c.m.conns, c)
 	c.m.mu.Unlock()
 	c.mu.Lock()
-	c.closed = true
+	c.shut()
 	attached := c.attached
 	c.attached = map[uint64]*attachment{}
-	c.wake.Broadcast()
 	c.mu.Unlock()
 	c.cancel()
-	c.sock.close()
 	for _, a := range attached {
 		a.end()
 	}

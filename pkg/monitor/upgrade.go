@@ -115,8 +115,7 @@ func (m *Monitor) flush() {
 			c.wake.Wait()
 		}
 		if late {
-			c.closed = true
-			c.sock.close()
+			c.shut()
 		}
 		c.mu.Unlock()
 		t.Stop()
