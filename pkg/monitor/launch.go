@@ -32,8 +32,8 @@ func (m *Monitor) launch(ctx context.Context, l *Launch) (*container, error) {
 	defer close(c.launched)
 	defer m.reap.begin()()
 	if err := c.launch(ctx, l); err != nil {
+		c.discard() // before leave: from then on the id, and with it the directory, may be another launch's
 		m.leave(c)
-		c.discard()
 		return nil, fmt.Errorf("launch %s: %w", l.ID, err)
 	}
 	return c, nil
@@ -131,11 +131,13 @@ func (c *container) launch(ctx context.Context, l *Launch) error {
 	if stdio.console != nil {
 		master, err := stdio.console.receive()
 		if err != nil {
-			return c.killStarted(started, err)
+			c.m.end(started)
+			return err
 		}
 		if err := c.setTTY(master); err != nil {
 			unix.Close(master)
-			return c.killStarted(started, err)
+			c.m.end(started)
+			return err
 		}
 	}
 	return c.takeOver(started)
@@ -146,11 +148,9 @@ func (c *container) launch(ctx context.Context, l *Launch) error {
 func (c *container) takeOver(started child) error {
 	c.mu.Lock()
 	c.rec.Launched = Launched{Pid: started.pid}
-	if fd, err := sys.PidfdOpen(started.pid); err == nil {
-		c.pidfd = fd
-	}
+	c.pidfd = c.m.hold(started)
 	ours := true
-	if st, err := sys.ReadProcStat(started.pid); err == nil {
+	if st, err := sys.ReadProcStat(started.pid); err == nil && c.pidfd >= 0 {
 		c.rec.StartTime = st.StartTime
 		ours = st.PPID == os.Getpid()
 	}
@@ -160,7 +160,8 @@ func (c *container) takeOver(started child) error {
 	}
 	c.mu.Unlock()
 	if err != nil {
-		return c.killStarted(started, err)
+		c.m.end(started)
+		return err
 	}
 	c.m.store.keep(c)
 	if ours {
@@ -168,16 +169,6 @@ func (c *container) takeOver(started child) error {
 		return nil
 	}
 	return c.watchPidfd()
-}
-
-// killStarted ends a container that runs but can't be taken care of.
-func (c *container) killStarted(started child, why error) error {
-	fd, err := sys.PidfdOpen(started.pid)
-	if err == nil {
-		_ = sys.PidfdSignal(fd, sys.SIGKILL)
-		unix.Close(fd)
-	}
-	return why
 }
 
 // stdio is the container's side of its stdio, while the program starts.

@@ -91,6 +91,15 @@ func (r *reaper) ended(pid int, status unix.WaitStatus) func(unix.WaitStatus) {
 	return call
 }
 
+// reaped tells whether pid, not awaited yet, was reaped since the given time,
+// at which a launch was under way.
+func (r *reaper) reaped(pid int, since time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.strays[pid]
+	return ok && !s.at.Before(since)
+}
+
 // begin notes a launch: from now on strays are kept. end forgets it.
 func (r *reaper) begin() (end func()) {
 	r.mu.Lock()

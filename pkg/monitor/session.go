@@ -30,12 +30,11 @@ func (c *conn) exec(ctx context.Context, p *packet, fds []int) {
 		c.answer(p, nil, fmt.Errorf("exec: %w", err))
 		return
 	}
-	s := &session{number: c.m.counter.Add(1), conn: c, pid: started.pid, pidfd: -1}
+	s := &session{number: c.m.counter.Add(1), conn: c, pid: started.pid, pidfd: c.m.hold(started)}
 	r := &packet{Op: p.Op, Req: p.Req, Session: s.number}
 	var hand []int
-	if fd, err := sys.PidfdOpen(started.pid); err == nil {
-		s.pidfd = fd
-		if dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+	if s.pidfd >= 0 {
+		if dup, err := unix.FcntlInt(uintptr(s.pidfd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
 			r.FDs, hand = append(r.FDs, fdPidfd), append(hand, dup)
 		}
 	}
@@ -43,7 +42,7 @@ func (c *conn) exec(ctx context.Context, p *packet, fds []int) {
 		r.FDs, hand = append(r.FDs, fdTTY), append(hand, master)
 	}
 	launched := Launched{Pid: started.pid}
-	if st, err := sys.ReadProcStat(started.pid); err == nil {
+	if st, err := sys.ReadProcStat(started.pid); err == nil && s.pidfd >= 0 {
 		launched.StartTime = st.StartTime
 	}
 	r.Running = []listed{{Running: Running{Launched: launched}}}
@@ -93,7 +92,11 @@ func (m *Monitor) startSession(ctx context.Context, p *packet, fds []int) (child
 		return child{}, -1, err
 	}
 	master, err := tty.receive()
-	return started, master, err
+	if err != nil {
+		m.end(started)
+		return child{}, -1, err
+	}
+	return started, master, nil
 }
 
 func (s *session) kill() {

@@ -35,6 +35,48 @@ type child struct {
 	since time.Time // when the program was started
 }
 
+// hold returns a pidfd of c, -1 when it has ended. While c was not reaped its
+// number is its own; the reaper notes whom it reaps first, so a descriptor that
+// was there before such a note is c's.
+func (m *Monitor) hold(c child) int {
+	fd, err := sys.PidfdOpen(c.pid)
+	if err != nil {
+		return -1
+	}
+	if m.reap.reaped(c.pid, c.since) {
+		unix.Close(fd)
+		return -1
+	}
+	return fd
+}
+
+// end kills a process that nobody can take care of.
+func (m *Monitor) end(c child) {
+	if fd := m.hold(c); fd >= 0 {
+		_ = sys.PidfdSignal(fd, sys.SIGKILL)
+		unix.Close(fd)
+	}
+}
+
+// endLeft kills what a program that failed, or was killed, had started by then.
+// It fell to us with the program's end; a number that is no child of ours is
+// another process's by now.
+func (m *Monitor) endLeft(pidFile string, since time.Time) {
+	pid, err := readPid(pidFile)
+	if err != nil {
+		return
+	}
+	left := child{pid: pid, since: since}
+	fd := m.hold(left)
+	if fd < 0 {
+		return
+	}
+	defer unix.Close(fd)
+	if st, err := sys.ReadProcStat(pid); err == nil && st.PPID == os.Getpid() {
+		_ = sys.PidfdSignal(fd, sys.SIGKILL)
+	}
+}
+
 // run starts the program and waits for it. It returns the pid in the pid file,
 // or a LaunchError. When ctx ends first the program is killed. The caller has
 // told the reaper that a launch is under way.
@@ -63,6 +105,7 @@ func (m *Monitor) run(ctx context.Context, p *program) (child, error) {
 		status = <-ended
 	}
 	if code, _ := exitCode(status); code != 0 {
+		m.endLeft(p.pidFile, started.since)
 		return child{}, &LaunchError{ExitCode: code}
 	}
 	started.pid, err = readPid(p.pidFile)
