@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -23,78 +24,210 @@ const copyChunk = 16 << 20
 // CopyTree copies what is at from, a directory or anything else, to the path to, which must not exist: owners, modes,
 // times, extended attributes but for SELinux's, hard links within, holes, and special files. Symbolic links are copied
 // and not followed. Of the directories that empty holds, by their paths below from, nothing but they themselves is
-// copied. What was copied when an error came, or ctx ended, stays. Nobody may change from meanwhile.
-func CopyTree(ctx context.Context, from, to string, empty map[string]bool) error {
-	c := copier{linked: map[inode]string{}}
-	err := filepath.WalkDir(from, func(path string, e fs.DirEntry, err error) error {
-		if err == nil {
-			err = context.Cause(ctx)
-		}
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		if err := c.copy(ctx, path, filepath.Join(to, rel)); err != nil {
-			return fmt.Errorf("copy %s: %w", path, err)
-		}
-		if e.IsDir() && empty[rel] {
-			return fs.SkipDir
-		}
-		return nil
-	})
+// copied. The tree may be of any depth and width: descriptors and memory are bounded. What was copied when an error
+// came, or ctx ended, stays. Nobody may change from meanwhile, and nothing may be mounted in it.
+func CopyTree(ctx context.Context, from, to string, empty map[string]bool) (err error) {
+	c := &copier{ctx: ctx, linksNear: filepath.Dir(to), at: []*branch{grow(empty)}}
+	defer func() { err = errors.Join(err, c.close()) }()
+	var st unix.Stat_t
+	if err := unix.Lstat(from, &st); err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		err = c.copyBelow(from, to)
+	} else {
+		err = c.copyFile(from, to, &st)
+	}
 	if err != nil {
+		return fmt.Errorf("copy %s: %w", from, c.explain(err))
+	}
+	return nil
+}
+
+// copier is a CopyTree under way: both trees at the same place.
+type copier struct {
+	ctx       context.Context //nolint:containedctx // lives as long as the call
+	from, to  *descent
+	at        []*branch // of each level: what the caller wants to be empty below it
+	linksNear string    // where the directory for links is made
+	links     string    // once there are some: each file with several links under its number, so that memory is bounded
+}
+
+// branch is a directory with others somewhere below it that are to be empty.
+type branch struct {
+	empty bool
+	below map[string]*branch
+}
+
+func grow(paths map[string]bool) *branch {
+	root := &branch{}
+	for path := range paths {
+		at := root
+		for name := range strings.SplitSeq(path, "/") {
+			if at.below == nil {
+				at.below = map[string]*branch{}
+			}
+			if at.below[name] == nil {
+				at.below[name] = &branch{}
+			}
+			at = at.below[name]
+		}
+		at.empty = true
+	}
+	return root
+}
+
+func (b *branch) step(name string) *branch {
+	if b == nil {
+		return nil
+	}
+	return b.below[name]
+}
+
+func (c *copier) close() error {
+	for _, d := range []*descent{c.from, c.to} {
+		if d != nil {
+			d.close()
+		}
+	}
+	if c.links == "" {
+		return nil
+	}
+	return RemoveTree(context.WithoutCancel(c.ctx), c.links)
+}
+
+// copyBelow copies a directory.
+func (c *copier) copyBelow(from, to string) error {
+	if err := os.Mkdir(to, 0o700); err != nil {
 		return err
 	}
-	// Children change the times of their directory, and need its write permission.
-	for i := len(c.dirs) - 1; i >= 0; i-- {
-		if err := copyAttributes(c.dirs[i].from, c.dirs[i].to, &c.dirs[i].st); err != nil {
-			return fmt.Errorf("copy %s: %w", c.dirs[i].from, err)
+	var err error
+	if c.from, err = descend(from); err != nil {
+		return err
+	}
+	if c.to, err = descend(to); err != nil {
+		return err
+	}
+	for c.from.depth() > 0 {
+		if c.ctx.Err() != nil {
+			return context.Cause(c.ctx)
+		}
+		if err := c.next(); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-type copier struct {
-	linked map[inode]string // first copy of a file with several links
-	dirs   []copiedDir      // whose attributes come last
-}
-
-type inode struct{ dev, ino uint64 }
-
-type copiedDir struct {
-	from, to string
-	st       unix.Stat_t
-}
-
-// copy copies one file, or an empty directory.
-func (c *copier) copy(ctx context.Context, from, to string) error {
-	var st unix.Stat_t
-	if err := unix.Lstat(from, &st); err != nil {
+// next copies one entry, or ends a directory.
+func (c *copier) next() error {
+	e, ok, err := c.from.read()
+	if err != nil {
 		return err
 	}
-	kind := st.Mode & unix.S_IFMT
-	if kind == unix.S_IFDIR {
-		c.dirs = append(c.dirs, copiedDir{from, to, st})
-		return os.Mkdir(to, 0o700)
+	if !ok {
+		return c.leave()
 	}
-	if st.Nlink > 1 {
-		id := inode{st.Dev, st.Ino}
-		if first, again := c.linked[id]; again {
-			return os.Link(first, to)
+	var st unix.Stat_t
+	if err := unix.Fstatat(c.from.top().fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return os.NewSyscallError("fstatat "+strconv.Quote(e.name), err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return c.enter(e.name)
+	}
+	return c.copyFile(pathAt(c.from, e.name), pathAt(c.to, e.name), &st)
+}
+
+// pathAt is a path of a file in the deepest directory, however deep that is.
+func pathAt(d *descent, name string) string {
+	return "/proc/self/fd/" + strconv.Itoa(d.top().fd) + "/" + name
+}
+
+func (c *copier) enter(name string) error {
+	err := unix.Mkdirat(c.to.top().fd, name, 0o700)
+	if err == nil {
+		err = c.from.enter(name)
+	}
+	if err == nil {
+		err = c.to.enter(name)
+	}
+	if err != nil {
+		return os.NewSyscallError("copy directory "+strconv.Quote(name), err)
+	}
+	b := c.at[len(c.at)-1].step(name)
+	c.at = append(c.at, b)
+	if b != nil && b.empty {
+		return c.leave()
+	}
+	return nil
+}
+
+// leave ends a directory with its attributes: what is put into it changes its times, and needs its write permission.
+func (c *copier) leave() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(c.from.top().fd, &st); err != nil {
+		return err
+	}
+	if err := copyAttributes(pathAt(c.from, "."), pathAt(c.to, "."), &st); err != nil {
+		return err
+	}
+	c.at = c.at[:len(c.at)-1]
+	if err := c.from.leave(); err != nil {
+		return err
+	}
+	return c.to.leave()
+}
+
+// explain says how deep it was, and leaves out paths that mean nothing to a reader.
+func (c *copier) explain(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) && strings.HasPrefix(path.Path, "/proc/self/fd/") {
+		err = fmt.Errorf("%s %q: %w", path.Op, filepath.Base(path.Path), path.Err)
+	}
+	if c.from != nil && c.from.depth() > 1 {
+		return fmt.Errorf("%d directories down: %w", c.from.depth()-1, err)
+	}
+	return err
+}
+
+// copyFile copies anything but a directory, or links it to the copy that is there.
+func (c *copier) copyFile(from, to string, st *unix.Stat_t) error {
+	if st.Nlink < 2 || c.from == nil {
+		return copyOne(c.ctx, from, to, st)
+	}
+	if c.links == "" {
+		var err error
+		if c.links, err = os.MkdirTemp(c.linksNear, ".links-"); err != nil {
+			return err
 		}
-		c.linked[id] = to
 	}
-	var err error
-	switch kind {
+	first := filepath.Join(c.links, fmt.Sprintf("%x-%x", st.Dev, st.Ino))
+	err := unix.Link(first, to)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EMLINK) {
+		return os.NewSyscallError("link", err)
+	}
+	if err := copyOne(c.ctx, from, to, st); err != nil {
+		return err
+	}
+	if errors.Is(err, unix.EMLINK) { // as many as the filesystem allows: the others are links to the next copy
+		if err := unix.Unlink(first); err != nil {
+			return os.NewSyscallError("unlink", err)
+		}
+	}
+	return os.NewSyscallError("link", unix.Link(to, first))
+}
+
+func copyOne(ctx context.Context, from, to string, st *unix.Stat_t) (err error) {
+	switch kind := st.Mode & unix.S_IFMT; kind {
 	case unix.S_IFREG:
 		err = copyContent(ctx, from, to, st.Size)
 	case unix.S_IFLNK:
 		var target string
 		if target, err = os.Readlink(from); err == nil {
-			err = os.Symlink(target, to)
+			err = unix.Symlink(target, to)
 		}
 	default:
 		err = unix.Mknod(to, kind|0o600, int(st.Rdev)) //nolint:gosec // rdev of amd64 and arm64 fits
@@ -102,7 +235,7 @@ func (c *copier) copy(ctx context.Context, from, to string) error {
 	if err != nil {
 		return err
 	}
-	return copyAttributes(from, to, &st)
+	return copyAttributes(from, to, st)
 }
 
 // copyContent copies the parts of a file that are no holes.

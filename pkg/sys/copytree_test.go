@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -116,5 +117,89 @@ func TestCopyTreeEnds(t *testing.T) {
 	cancel()
 	if err := sys.CopyTree(ctx, t.TempDir(), filepath.Join(t.TempDir(), "to"), nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("copied after its context had ended: %v", err)
+	}
+}
+
+// TestCopyTreeOfAnyShape copies what no path can name and what has very many links, with few descriptors.
+func TestCopyTreeOfAnyShape(t *testing.T) {
+	for name, c := range map[string]struct {
+		make   func(dir string)
+		inodes uint64
+	}{
+		"50,000 levels":      {func(dir string) { deepen(t, dir, 50_000, "d") }, 1 + 50_000 + 500},
+		"names of 255 bytes": {func(dir string) { deepen(t, dir, 1000, strings.Repeat("n", 255)) }, 1 + 1000 + 10},
+		"wide": {func(dir string) {
+			for i := range 3000 {
+				must(t, os.MkdirAll(filepath.Join(dir, strconv.Itoa(i)+strings.Repeat("w", 200), "sub"), 0o755))
+			}
+		}, 1 + 6000},
+		"links": {func(dir string) {
+			for i := range 2000 {
+				sub := filepath.Join(dir, strconv.Itoa(i%10))
+				must(t, os.MkdirAll(sub, 0o755))
+				file := filepath.Join(sub, strconv.Itoa(i))
+				must(t, os.WriteFile(file, nil, 0o600))
+				must(t, os.Link(file, filepath.Join(dir, "linked"+strconv.Itoa(i))))
+			}
+		}, 1 + 10 + 2000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			top := t.TempDir()
+			from, to := filepath.Join(top, "from"), filepath.Join(top, "to")
+			must(t, os.Mkdir(from, 0o755))
+			t.Cleanup(func() {
+				must(t, errors.Join(sys.RemoveTree(context.Background(), from), sys.RemoveTree(context.Background(), to)))
+			})
+			c.make(from)
+			fewDescriptors(t, 200)
+			must(t, sys.CopyTree(t.Context(), from, to, nil))
+			if got, err := sys.DiskUsage(t.Context(), to, nil); err != nil || got.Inodes != c.inodes {
+				t.Errorf("copied %+v, %v; want %d inodes", got, err, c.inodes)
+			}
+			if left, err := os.ReadDir(top); err != nil || len(left) != 2 {
+				t.Errorf("left %v, %v", left, err)
+			}
+		})
+	}
+}
+
+// TestCopyTreeBeyondTheLimitOfLinks copies a file with as many links as the filesystem allows.
+func TestCopyTreeBeyondTheLimitOfLinks(t *testing.T) {
+	top := t.TempDir()
+	from, to := filepath.Join(top, "from"), filepath.Join(top, "to")
+	must(t, os.Mkdir(from, 0o755))
+	must(t, os.WriteFile(filepath.Join(from, "file"), []byte("x"), 0o600))
+	names := 1
+	for ; names < 70_000; names++ {
+		err := os.Link(filepath.Join(from, "file"), filepath.Join(from, strconv.Itoa(names)))
+		if errors.Is(err, unix.EMLINK) {
+			break
+		}
+		must(t, err)
+	}
+	must(t, sys.CopyTree(t.Context(), from, to, nil))
+	copied, err := os.ReadDir(to)
+	if err != nil || len(copied) != names {
+		t.Errorf("%d names, %v; want %d", len(copied), err, names)
+	}
+	if got, err := sys.DiskUsage(t.Context(), to, nil); err != nil || got.Inodes > 1+2 {
+		t.Errorf("copied %+v, %v", got, err)
+	}
+}
+
+// TestCopyTreeSaysWhere, without the paths that it went by.
+func TestCopyTreeSaysWhere(t *testing.T) {
+	needRoot(t)
+	top := t.TempDir()
+	from := filepath.Join(top, "from")
+	must(t, os.MkdirAll(filepath.Join(from, "a/b/mounted"), 0o755))
+	must(t, unix.Mount(t.TempDir(), filepath.Join(from, "a/b/mounted"), "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, sys.Unmount(filepath.Join(from, "a/b/mounted"))) })
+	err := sys.CopyTree(t.Context(), from, filepath.Join(top, "to"), nil)
+	if !errors.Is(err, unix.EXDEV) || !strings.Contains(err.Error(), "mounted") || !strings.Contains(err.Error(), "2 directories down") || strings.Contains(err.Error(), "/proc/") {
+		t.Errorf("error %v", err)
+	}
+	if err := sys.CopyTree(t.Context(), filepath.Join(top, "missing"), filepath.Join(top, "to2"), nil); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("missing: %v", err)
 	}
 }

@@ -51,3 +51,8 @@ func LimitPaths(ctx context.Context, limit time.Duration) (context.Context, cont
 func (h *HostPaths) Ask(ctx context.Context, path string, look func() error) error {
 	return h.ask(ctx, "test", path, look)
 }
+
+// DiskUsageWithLinks is DiskUsage that remembers so many files with several links.
+func DiskUsageWithLinks(ctx context.Context, path string, links int) (Usage, error) {
+	return diskUsage(ctx, path, &measure{knownLinks: links})
+}
