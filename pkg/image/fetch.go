@@ -3,14 +3,17 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
@@ -19,6 +22,9 @@ import (
 // doesn't match, it starts once more from nothing; without that a bad partial blob would fail every later pull.
 func (s *Service) fetch(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) error {
 	desc.URLs = nil // addresses in a manifest are the image author's, and would be asked with the default client
+	if isEmpty(desc) {
+		return s.writeEmpty(ctx, desc)
+	}
 	resumed := s.partial(ctx, desc)
 	err := s.fetchOnce(ctx, f, desc)
 	if err == nil || ctx.Err() != nil || unavailable(err) {
@@ -40,8 +46,10 @@ func (s *Service) fetch(ctx context.Context, f remotes.Fetcher, desc ocispec.Des
 func (s *Service) fetchOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) error {
 	err := remotes.Fetch(ctx, s.content, f, desc)
 	switch {
-	case err == nil, errdefs.IsAlreadyExists(err):
+	case err == nil:
 		return nil
+	case errdefs.IsAlreadyExists(err):
+		return s.checkSize(ctx, desc)
 	case errdefs.IsFailedPrecondition(err): // the store's word for a size or digest that differs
 		return fmt.Errorf("fetch %s: %w: %w", desc.Digest, err, errCorrupt)
 	default:
@@ -59,6 +67,31 @@ func (s *Service) dropPartial(ctx context.Context, desc ocispec.Descriptor) erro
 	err := s.content.Abort(ctx, remotes.MakeRefKey(ctx, desc))
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("drop partial blob %s: %w", desc.Digest, err)
+	}
+	return nil
+}
+
+// checkSize refuses a descriptor that gives a stored blob another size. The store takes the digest's word for it, but
+// what is decided by the size, whether to read a blob into memory for one, must not rest on a claim.
+func (s *Service) checkSize(ctx context.Context, desc ocispec.Descriptor) error {
+	info, err := s.content.Info(ctx, desc.Digest)
+	if err != nil {
+		return fmt.Errorf("find blob %s: %w", desc.Digest, err)
+	}
+	if info.Size != desc.Size {
+		return fmt.Errorf("blob %s has %d bytes, its descriptor says %d: %w", desc.Digest, info.Size, desc.Size, errdefs.ErrInvalidArgument)
+	}
+	return nil
+}
+
+// isEmpty: a blob of no bytes, which the registry client refuses to fetch.
+func isEmpty(desc ocispec.Descriptor) bool {
+	return desc.Size == 0 && desc.Digest.Validate() == nil && desc.Digest.Algorithm().FromBytes(nil) == desc.Digest
+}
+
+func (s *Service) writeEmpty(ctx context.Context, desc ocispec.Descriptor) error {
+	if err := content.WriteBlob(ctx, s.content, remotes.MakeRefKey(ctx, desc), bytes.NewReader(nil), desc); err != nil {
+		return fmt.Errorf("write empty blob %s: %w", desc.Digest, err)
 	}
 	return nil
 }
@@ -89,12 +122,29 @@ func (s *Service) readOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.
 	if err := s.fetch(ctx, f, desc); err != nil {
 		return nil, err
 	}
-	raw, err := content.ReadBlob(ctx, s.content, ocispec.Descriptor{Digest: desc.Digest})
+	raw, err := readBlob(ctx, s.content, desc.Digest, desc.Size)
 	if err != nil {
-		return nil, fmt.Errorf("blob %s: %w: %w", desc.Digest, errStored, err)
+		return nil, fmt.Errorf("%w: %w", errStored, err)
 	}
 	if desc.Digest.Algorithm().FromBytes(raw) != desc.Digest {
 		return nil, fmt.Errorf("blob %s: %w", desc.Digest, errStored)
+	}
+	return raw, nil
+}
+
+// readBlob returns a stored blob of at most limit bytes, whatever anybody says of its size.
+func readBlob(ctx context.Context, store content.Provider, d digest.Digest, limit int64) ([]byte, error) {
+	blob, err := store.ReaderAt(ctx, ocispec.Descriptor{Digest: d})
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s: %w", d, err)
+	}
+	defer blob.Close()
+	if blob.Size() > limit {
+		return nil, fmt.Errorf("blob %s of %d bytes is larger than %d: %w", d, blob.Size(), limit, errdefs.ErrInvalidArgument)
+	}
+	raw := make([]byte, blob.Size())
+	if _, err := io.ReadFull(content.NewReader(blob), raw); err != nil {
+		return nil, fmt.Errorf("read blob %s: %w", d, err)
 	}
 	return raw, nil
 }

@@ -6,29 +6,32 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// infoLimit is how many bytes of JSON a verbose status has at most. Clients take 16 MiB, and escapes can make a config of
+// half that several times as long.
+const infoLimit = 12 << 20
+
 // Image is one image as CRI sees it: everything that shares a config.
 type Image struct {
-	ID             string   // sha256:…, the digest of the config
-	RepoTags       []string // full names, sorted
-	RepoDigests    []string // name@digest of what was pulled, an index or a manifest; sorted
-	Size           uint64   // bytes on disk: kept blobs and unpacked layers, shared ones included
-	Pinned         bool     // never to be collected by the kubelet
-	User           string   // as in the config: "", uid, name, or either with :group
-	Config         ocispec.ImageConfig
-	Annotations    map[string]string // of this platform's manifest
-	ManifestDigest string            // of this platform's manifest
+	ID             string              // sha256:…, the digest of the config
+	RepoTags       []string            // full names, sorted
+	RepoDigests    []string            // name@digest of what was pulled, an index or a manifest; sorted
+	Size           uint64              // bytes on disk: kept blobs and unpacked layers, shared ones included
+	Pinned         bool                // never to be collected by the kubelet
+	User           string              // as in the config: "", uid, name, or either with :group
+	Config         ocispec.ImageConfig // without what is only for people to read; only from Get
+	Annotations    map[string]string   // of this platform's manifest, 32 KiB of them; List leaves them out if all images have too many
+	ManifestDigest string              // of this platform's manifest, that of the last pull if names of the image have different ones
+	large          bool                // Config is read when it is asked for
 }
 
 // Get finds an image by id (with or without sha256:, whole or a unique start of it) or by any form of its name.
@@ -47,6 +50,17 @@ func (s *Service) Get(ctx context.Context, ref string) (Image, error) {
 	if !ok {
 		return Image{}, fmt.Errorf("image %q is damaged: %w", ref, errdefs.ErrNotFound)
 	}
+	if img.large {
+		raw, err := readBlob(s.context(ctx), s.content, digest.Digest(id), configLimit)
+		if err != nil {
+			return Image{}, fmt.Errorf("image %q: %w", ref, err)
+		}
+		spec, err := parseConfig(raw, digest.Digest(id))
+		if err != nil {
+			return Image{}, err
+		}
+		img.Config = spec.run()
+	}
 	return img, nil
 }
 
@@ -56,7 +70,7 @@ func (s *Service) List(ctx context.Context) ([]Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	return slices.SortedFunc(maps.Values(c.byID), func(a, b Image) int { return strings.Compare(a.ID, b.ID) }), nil
+	return slices.Clone(c.list), nil
 }
 
 // Info returns what a verbose image status shows: JSON texts by name.
@@ -71,15 +85,19 @@ func (s *Service) Info(ctx context.Context, ref string) (map[string]string, erro
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	raw, err := content.ReadBlob(ctx, s.content, ocispec.Descriptor{Digest: digest.Digest(id)})
+	raw, err := readBlob(ctx, s.content, digest.Digest(id), configLimit)
 	if err != nil {
-		return nil, fmt.Errorf("read image config %s: %w", id, err)
+		return nil, fmt.Errorf("read image config: %w", err)
 	}
 	info, err := json.Marshal(map[string]any{"chainID": rec.Labels[labelChain], "imageSpec": json.RawMessage(raw)})
+	if err == nil && len(info) > infoLimit {
+		info, err = json.Marshal(map[string]any{"chainID": rec.Labels[labelChain],
+			"imageSpecOmitted": fmt.Sprintf("%d bytes are more than an answer holds", len(info))})
+	}
 	return map[string]string{"info": string(info)}, err
 }
 
-func (s *Service) image(ctx context.Context, id string, recs []images.Image) (Image, error) {
+func (s *Service) image(ctx context.Context, id string, recs []images.Image, known descriptions) (Image, error) {
 	img := Image{ID: id}
 	for _, rec := range recs {
 		switch {
@@ -94,31 +112,19 @@ func (s *Service) image(ctx context.Context, id string, recs []images.Image) (Im
 		if size, err := strconv.ParseUint(rec.Labels[labelSize], 10, 64); err == nil {
 			img.Size = max(img.Size, size)
 		}
-		img.ManifestDigest = rec.Labels[labelManifest]
+		if rec.Name == id || img.ManifestDigest == "" { // each pull writes the record of that name
+			img.ManifestDigest = rec.Labels[labelManifest]
+		}
 	}
 	slices.Sort(img.RepoTags)
 	slices.Sort(img.RepoDigests)
-	var config ocispec.Image
-	if err := s.readJSON(ctx, id, &config); err != nil {
-		return img, err
+	own, ok := known[descriptionKey{id, img.ManifestDigest}]
+	if !ok {
+		var err error
+		if own, err = s.describe(ctx, digest.Digest(id), digest.Digest(img.ManifestDigest)); err != nil {
+			return img, err
+		}
 	}
-	var manifest struct {
-		Annotations map[string]string `json:"annotations"`
-	}
-	if err := s.readJSON(ctx, img.ManifestDigest, &manifest); err != nil {
-		return img, err
-	}
-	img.Config, img.User, img.Annotations = config.Config, config.Config.User, manifest.Annotations
+	img.Config, img.User, img.Annotations, img.large = own.config, own.user, own.annotations, own.large
 	return img, nil
-}
-
-func (s *Service) readJSON(ctx context.Context, id string, v any) error {
-	raw, err := content.ReadBlob(ctx, s.content, ocispec.Descriptor{Digest: digest.Digest(id)})
-	if err != nil {
-		return fmt.Errorf("read %s: %w", id, err)
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		return fmt.Errorf("parse %s: %w: %w", id, err, errdefs.ErrDataLoss)
-	}
-	return nil
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -105,7 +106,7 @@ func (s *Service) preloadOne(ctx context.Context, path string, done map[string]b
 	var errs []error
 	var ids []string
 	for _, desc := range src.images {
-		id, err := s.install(ctx, src, withoutAnnotations(desc), nameOf(desc), map[string]string{labelPinned: "preload"})
+		id, err := s.install(ctx, src, bare(desc), nameOf(desc), map[string]string{labelPinned: "preload"})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("image %q: %w", desc.Annotations[ocispec.AnnotationRefName], err))
 			continue
@@ -163,7 +164,7 @@ func inspectPreload(path string) (mark string, open func(context.Context, *Servi
 		if !isLayout(path) {
 			return "", nil, nil
 		}
-		index, err := os.ReadFile(filepath.Join(path, ocispec.ImageIndexFile))
+		index, err := readFile(filepath.Join(path, ocispec.ImageIndexFile), manifestLimit)
 		if err != nil {
 			return "", nil, err
 		}
@@ -190,11 +191,11 @@ func (s *Service) importArchive(ctx context.Context, path string) (preload, erro
 		return preload{}, err
 	}
 	defer tar.Close()
-	desc, err := archive.ImportIndex(ctx, s.content, tar)
+	desc, err := archive.ImportIndex(ctx, importStore{s.content}, tar)
 	if err != nil {
 		return preload{}, fmt.Errorf("read archive: %w", err)
 	}
-	index, err := content.ReadBlob(ctx, s.content, desc)
+	index, err := readBlob(ctx, s.content, desc.Digest, manifestLimit)
 	if err != nil {
 		return preload{}, err
 	}
@@ -227,10 +228,35 @@ func nameOf(desc ocispec.Descriptor) reference.Named {
 	return nil
 }
 
-// withoutAnnotations: the name in an index must not become part of a blob's key in the content store.
-func withoutAnnotations(d ocispec.Descriptor) ocispec.Descriptor {
-	d.Annotations, d.Platform = nil, nil
-	return d
+// readFile returns a file of at most limit bytes.
+func readFile(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(raw)) > limit {
+		err = fmt.Errorf("read %s: more than %d bytes: %w", path, limit, errdefs.ErrInvalidArgument)
+	}
+	return raw, err
+}
+
+// importStore is what an archive is read into. It bounds what the import reads into memory. Its walk goes by all blobs
+// that were unpacked: the filters that the import gives, one for each layer of the archive, would all be tried on each
+// blob of the store, and what the walk calls looks the layer up by itself.
+type importStore struct{ content.Store }
+
+func (s importStore) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+	blob, err := s.Store.ReaderAt(ctx, desc)
+	if err == nil && desc.MediaType != "" && !images.IsLayerType(desc.MediaType) && blob.Size() > configLimit {
+		return nil, errors.Join(fmt.Errorf("%s of %d bytes is larger than %d: %w", desc.MediaType, blob.Size(), configLimit, errdefs.ErrInvalidArgument), blob.Close())
+	}
+	return blob, err
+}
+
+func (s importStore) Walk(ctx context.Context, fn content.WalkFunc, _ ...string) error {
+	return s.Store.Walk(ctx, fn, fmt.Sprintf("labels.%q", labels.LabelUncompressed))
 }
 
 func isLayout(dir string) bool {

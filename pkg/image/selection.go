@@ -4,8 +4,9 @@ package image
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -20,9 +21,8 @@ import (
 )
 
 const (
-	manifestLimit = 4 << 20 // bytes
-	configLimit   = 8 << 20 // bytes
-	indexDepth    = 4       // indexes inside indexes
+	indexDepth = 4  // indexes inside indexes
+	indexTries = 32 // entries of indexes that are read to see whether they fit: what doesn't say its platform must be
 )
 
 // selection is the part of an image that this node runs: one manifest of what may be an index of many.
@@ -34,148 +34,180 @@ type selection struct {
 	children map[digest.Digest][]ocispec.Descriptor // of each index and the manifest, for the unpacker
 }
 
-// document is an index or a manifest.
-type document struct {
-	MediaType    string               `json:"mediaType"`
-	ArtifactType string               `json:"artifactType"`
-	Manifests    []ocispec.Descriptor `json:"manifests"`
-	Config       ocispec.Descriptor   `json:"config"`
-	Layers       []ocispec.Descriptor `json:"layers"`
-}
+// unfit is why an entry of an index isn't the one to run; another may be.
+type unfit struct{ error }
+
+func (u unfit) Unwrap() error { return u.error }
 
 // choose fetches index, manifest and config and refuses what can't run here, before a layer is downloaded.
 // Errors: ErrFailedPrecondition for another platform, ErrInvalidArgument for artifacts and malformed images.
 func (s *Service) choose(ctx context.Context, f remotes.Fetcher, root ocispec.Descriptor) (selection, error) {
-	sel := selection{children: map[digest.Digest][]ocispec.Descriptor{}}
-	var (
-		desc   = root
-		chosen bool // an index says this is for our platform
-		doc    document
-	)
-	for depth := 0; ; depth++ {
-		var err error
-		if doc, err = s.document(ctx, f, desc); err != nil {
-			return sel, err
-		}
-		if images.IsManifestType(desc.MediaType) {
-			break
-		}
-		if depth == indexDepth {
-			return sel, fmt.Errorf("more than %d indexes inside each other: %w", indexDepth, errdefs.ErrInvalidArgument)
-		}
-		next, err := s.pick(doc.Manifests)
-		if err != nil {
-			return sel, err
-		}
-		sel.children[desc.Digest] = []ocispec.Descriptor{next}
-		desc, chosen = next, chosen || next.Platform != nil
+	c := chooser{s, f, indexTries}
+	return c.below(ctx, root, 0, false)
+}
+
+// chooser looks for the image to run in one that is pulled.
+type chooser struct {
+	*Service
+	from  remotes.Fetcher
+	tries int // left
+}
+
+// below finds the image in an index or a manifest that is depth indexes deep. It is certain if an index said that what
+// is here is for this platform; else its config is asked.
+func (c *chooser) below(ctx context.Context, desc ocispec.Descriptor, depth int, certain bool) (selection, error) {
+	doc, err := c.document(ctx, c.from, desc)
+	if err != nil {
+		return selection{}, err
 	}
-	sel.manifest, sel.config, sel.layers = desc, doc.Config, doc.Layers
+	if images.IsManifestType(desc.MediaType) {
+		return c.manifest(ctx, desc, doc, certain)
+	}
+	if depth == indexDepth {
+		return selection{}, fmt.Errorf("more than %d indexes inside each other: %w", indexDepth, errdefs.ErrInvalidArgument)
+	}
+	var misfits []error // of entries that had to be read for it
+	for _, entry := range c.candidates(doc.Manifests) {
+		if c.tries--; c.tries < 0 {
+			return selection{}, fmt.Errorf("none of %d entries of the index is for this node's platform, and no more are tried: %w",
+				indexTries, errdefs.ErrFailedPrecondition)
+		}
+		sel, err := c.below(ctx, entry, depth+1, certain || !silent(entry.Platform))
+		if err == nil {
+			sel.children[desc.Digest] = []ocispec.Descriptor{entry}
+			return sel, nil
+		}
+		if !errors.As(err, new(unfit)) {
+			return selection{}, err
+		}
+		misfits = append(misfits, err)
+	}
+	if len(misfits) == 1 {
+		return selection{}, misfits[0]
+	}
+	return selection{}, unfit{fmt.Errorf("no image for this node's platform %s, only for: %s: %w",
+		platforms.DefaultString(), offered(doc.Manifests, len(misfits)), errdefs.ErrFailedPrecondition)}
+}
+
+func (c *chooser) manifest(ctx context.Context, desc ocispec.Descriptor, doc document, certain bool) (selection, error) {
+	if err := checkRunnable(doc); err != nil {
+		return selection{}, err
+	}
+	sel := selection{manifest: desc, config: bare(*doc.Config)}
+	for _, l := range doc.Layers {
+		sel.layers = append(sel.layers, bare(l))
+	}
 	if sel.config.MediaType == docker.LegacyConfigMediaType {
 		sel.config.MediaType = images.MediaTypeDockerSchema2Config // what old clients pushed
 	}
-	if err := checkRunnable(doc, sel.config); err != nil {
+	raw, err := c.read(ctx, c.from, sel.config, configLimit)
+	if err != nil {
 		return sel, err
 	}
-	sel.children[desc.Digest] = append([]ocispec.Descriptor{sel.config}, sel.layers...)
-	return sel, s.checkConfig(ctx, f, &sel, chosen)
-}
-
-func (s *Service) document(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) (document, error) {
-	var doc document
-	if desc.MediaType == images.MediaTypeDockerSchema1Manifest {
-		return doc, fmt.Errorf("docker schema 1 manifests are not supported, push the image again: %w", errdefs.ErrInvalidArgument)
-	}
-	if !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
-		return doc, fmt.Errorf("media type %q is neither an image nor an index: %w", desc.MediaType, errdefs.ErrInvalidArgument)
-	}
-	raw, err := s.read(ctx, f, desc, manifestLimit)
+	spec, err := parseConfig(raw, sel.config.Digest)
 	if err != nil {
-		return doc, err
+		return sel, err
 	}
-	if err := json.Unmarshal(raw, &doc); err != nil {
-		return doc, fmt.Errorf("parse manifest %s: %w: %w", desc.Digest, err, errdefs.ErrInvalidArgument)
+	if err := spec.checkLayers(len(sel.layers)); err != nil {
+		return sel, err
 	}
-	if doc.MediaType != "" && doc.MediaType != desc.MediaType {
-		return doc, fmt.Errorf("manifest %s says it is %q, expected %q: %w", desc.Digest, doc.MediaType, desc.MediaType, errdefs.ErrInvalidArgument)
+	if !certain && spec.Architecture != "" && !c.platform.Match(spec.Platform) {
+		return sel, unfit{fmt.Errorf("the image is for %s, this node is %s: %w",
+			platforms.FormatAll(spec.Platform), platforms.DefaultString(), errdefs.ErrFailedPrecondition)}
 	}
-	return doc, nil
-}
-
-// pick takes the best entry of an index: one for this platform, else the only one that doesn't say.
-func (s *Service) pick(entries []ocispec.Descriptor) (ocispec.Descriptor, error) {
-	var fit, silent []ocispec.Descriptor
-	var offered []string
-	for _, d := range entries {
-		switch {
-		case !images.IsManifestType(d.MediaType) && !images.IsIndexType(d.MediaType), d.ArtifactType != "":
-		case d.Platform == nil:
-			silent = append(silent, d)
-		case s.platform.Match(*d.Platform):
-			fit = append(fit, d)
-		case d.Platform.OS != "unknown": // attestations
-			offered = append(offered, platforms.FormatAll(*d.Platform))
-		}
-	}
-	if len(fit) > 0 {
-		slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int {
-			switch {
-			case s.platform.Less(*a.Platform, *b.Platform):
-				return -1
-			case s.platform.Less(*b.Platform, *a.Platform):
-				return 1
-			}
-			return 0
-		})
-		return fit[0], nil
-	}
-	if len(silent) == 1 {
-		return silent[0], nil
-	}
-	slices.Sort(offered)
-	return ocispec.Descriptor{}, fmt.Errorf("no image for this node's platform %s, only for: %s: %w",
-		platforms.DefaultString(), strings.Join(slices.Compact(offered), ", "), errdefs.ErrFailedPrecondition)
-}
-
-// checkRunnable refuses artifacts: they share one empty config, so one image id would stand for all of them.
-func checkRunnable(doc document, config ocispec.Descriptor) error {
-	if !images.IsConfigType(config.MediaType) {
-		kind := doc.ArtifactType
-		if kind == "" {
-			kind = config.MediaType
-		}
-		return fmt.Errorf("this is an OCI artifact (%s), not an image that can run: %w", kind, errdefs.ErrInvalidArgument)
-	}
-	for _, l := range doc.Layers {
-		if !images.IsLayerType(l.MediaType) {
-			return fmt.Errorf("layer %s has unknown media type %q: %w", l.Digest, l.MediaType, errdefs.ErrInvalidArgument)
-		}
-		if err := l.Digest.Validate(); err != nil {
-			return fmt.Errorf("layer digest %q: %w: %w", l.Digest, err, errdefs.ErrInvalidArgument)
-		}
-	}
-	return nil
-}
-
-func (s *Service) checkConfig(ctx context.Context, f remotes.Fetcher, sel *selection, chosen bool) error {
-	raw, err := s.read(ctx, f, sel.config, configLimit)
-	if err != nil {
-		return err
-	}
-	var spec ocispec.Image
-	if err := json.Unmarshal(raw, &spec); err != nil {
-		return fmt.Errorf("parse image config %s: %w: %w", sel.config.Digest, err, errdefs.ErrInvalidArgument)
-	}
-	if !chosen && spec.Architecture != "" && !s.platform.Match(spec.Platform) {
-		return fmt.Errorf("the image is for %s, this node is %s: %w",
-			platforms.FormatAll(spec.Platform), platforms.DefaultString(), errdefs.ErrFailedPrecondition)
-	}
-	ids := spec.RootFS.DiffIDs
-	if len(ids) != len(sel.layers) {
-		return fmt.Errorf("image has %d layers but %d diff ids: %w", len(sel.layers), len(ids), errdefs.ErrInvalidArgument)
-	}
-	if len(ids) > 0 {
+	if ids := spec.RootFS.DiffIDs; len(ids) > 0 {
 		sel.chain = identity.ChainID(slices.Clone(ids))
 	}
-	return nil
+	if _, dropped := shownAnnotations(doc.Annotations); dropped > 0 {
+		c.log.WarnContext(ctx, "image has more annotations than are shown of one: the longest are left out",
+			"manifest", desc.Digest.String(), "dropped", dropped, "bytes", annotationLimit)
+	}
+	sel.children = map[digest.Digest][]ocispec.Descriptor{desc.Digest: append([]ocispec.Descriptor{sel.config}, sel.layers...)}
+	return sel, nil
+}
+
+// bare takes from a descriptor what an image's author may say besides: annotations become part of a blob's key in the
+// content store, and labels of a layer, which say where it is.
+func bare(d ocispec.Descriptor) ocispec.Descriptor {
+	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform, Data: d.Data}
+}
+
+// candidates are the entries of an index that may be for this platform: those that say so, the best first, then those
+// that don't say, and of either those that aren't marked as artifacts first. Equals stay in their order.
+func (s *Service) candidates(entries []ocispec.Descriptor) []ocispec.Descriptor {
+	var fit, mute []ocispec.Descriptor
+	for _, d := range entries {
+		switch {
+		case !isDocument(d) || isAttestation(d):
+		case silent(d.Platform):
+			mute = append(mute, d)
+		case s.platform.Match(*d.Platform):
+			fit = append(fit, d)
+		}
+	}
+	slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int {
+		switch {
+		case s.platform.Less(*a.Platform, *b.Platform):
+			return -1
+		case s.platform.Less(*b.Platform, *a.Platform):
+			return 1
+		}
+		return 0
+	})
+	all := append(fit, mute...)
+	slices.SortStableFunc(all, func(a, b ocispec.Descriptor) int { return rank(a) - rank(b) })
+	for i, d := range all {
+		all[i] = bare(d)
+	}
+	return all
+}
+
+// rank: images before artifacts, and within either those that say their platform before those that don't.
+func rank(d ocispec.Descriptor) int {
+	n := 0
+	if d.ArtifactType != "" {
+		n += 2
+	}
+	if silent(d.Platform) {
+		n++
+	}
+	return n
+}
+
+// silent: an entry doesn't say what its image is for. Some builders write a platform without an architecture instead
+// of none.
+func silent(p *ocispec.Platform) bool {
+	return p == nil || p.Architecture == "" && (p.OS == "" || p.OS == runtime.GOOS)
+}
+
+func isDocument(d ocispec.Descriptor) bool {
+	return images.IsManifestType(d.MediaType) || images.IsIndexType(d.MediaType)
+}
+
+// isAttestation: what BuildKit puts beside an image to say how it was made.
+func isAttestation(d ocispec.Descriptor) bool {
+	return d.Platform != nil && d.Platform.OS == "unknown" || d.Annotations["vnd.docker.reference.type"] == "attestation-manifest"
+}
+
+// offered lists the platforms that an index has, once each, and how many entries had to be read to see that they don't
+// fit.
+func offered(entries []ocispec.Descriptor, misfits int) string {
+	var all []string
+	for _, d := range entries {
+		if isDocument(d) && !isAttestation(d) && !silent(d.Platform) {
+			all = append(all, platforms.FormatAll(*d.Platform))
+		}
+	}
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if more := len(all) - 20; more > 0 {
+		all = append(all[:20], fmt.Sprintf("%d more", more))
+	}
+	if misfits > 0 {
+		all = append(all, fmt.Sprintf("what the %d entries that don't say are for", misfits))
+	}
+	if len(all) == 0 {
+		return "none"
+	}
+	return strings.Join(all, ", ")
 }

@@ -58,8 +58,8 @@ func (s *Service) unpack(ctx context.Context, f remotes.Fetcher, root ocispec.De
 func (s *Service) diskSize(ctx context.Context, sel selection) (uint64, error) {
 	size := sel.manifest.Size + sel.config.Size
 	for _, l := range sel.layers {
-		if _, err := s.content.Info(ctx, l.Digest); err == nil {
-			size += l.Size
+		if i, err := s.content.Info(ctx, l.Digest); err == nil {
+			size += i.Size
 		}
 	}
 	for name := sel.chain.String(); name != ""; {

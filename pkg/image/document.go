@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/remotes"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+const (
+	manifestLimit = 4 << 20 // bytes
+	configLimit   = 8 << 20 // bytes
+	layerLimit    = 500     // layers of an image: OVL_MAX_STACK in Linux's fs/overlayfs, which takes no more
+	userLimit     = 1024    // bytes of a config's user; shadow's names have at most 32
+	volumeLimit   = 1024    // volumes that an image may declare: each is a directory and a mount of every container
+)
+
+// document is an index or a manifest.
+type document struct {
+	MediaType    string               `json:"mediaType"`
+	ArtifactType string               `json:"artifactType"`
+	Manifests    []ocispec.Descriptor `json:"manifests"`
+	Config       *ocispec.Descriptor  `json:"config"`
+	Layers       []ocispec.Descriptor `json:"layers"`
+	FSLayers     []struct{}           `json:"fsLayers"` // docker schema 1
+	Annotations  map[string]string    `json:"annotations"`
+}
+
+// imageConfig is what of an image config is needed to choose, unpack and run the image. What else is in it, a "created"
+// that is no time for one, is nobody's concern here.
+type imageConfig struct {
+	ocispec.Platform
+	Config ocispec.ImageConfig `json:"config"`
+	RootFS struct {
+		DiffIDs []digest.Digest `json:"diff_ids"`
+	} `json:"rootfs"`
+}
+
+func (s *Service) document(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) (document, error) {
+	if desc.MediaType == images.MediaTypeDockerSchema1Manifest {
+		return document{}, errSchema1
+	}
+	if !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
+		return document{}, fmt.Errorf("media type %q is neither an image nor an index: %w", desc.MediaType, errdefs.ErrInvalidArgument)
+	}
+	raw, err := s.read(ctx, f, desc, manifestLimit)
+	if err != nil {
+		return document{}, err
+	}
+	return parseDocument(raw, desc)
+}
+
+var errSchema1 = fmt.Errorf("docker schema 1 manifests are not supported, push the image again: %w", errdefs.ErrInvalidArgument)
+
+// parseDocument reads an index or a manifest, whichever the descriptor says it is. One that says of itself that it is
+// the other, or has the parts of both, would be two images to two readers (CVE-2021-41190), and is refused.
+func parseDocument(raw []byte, desc ocispec.Descriptor) (document, error) {
+	var doc document
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return doc, fmt.Errorf("parse manifest %s: %w: %w", desc.Digest, err, errdefs.ErrInvalidArgument)
+	}
+	if doc.FSLayers != nil || doc.MediaType == images.MediaTypeDockerSchema1Manifest {
+		return doc, errSchema1
+	}
+	index, manifest := doc.Manifests != nil, doc.Config != nil || doc.Layers != nil
+	if index && manifest {
+		return doc, fmt.Errorf("document %s is an index and a manifest at once: %w", desc.Digest, errdefs.ErrInvalidArgument)
+	}
+	if images.IsIndexType(desc.MediaType) {
+		manifest = manifest || images.IsManifestType(doc.MediaType)
+	} else {
+		manifest = !index && !images.IsIndexType(doc.MediaType)
+	}
+	if manifest != images.IsManifestType(desc.MediaType) {
+		return doc, fmt.Errorf("document %s is not what its media type %q says, its own is %q: %w",
+			desc.Digest, desc.MediaType, doc.MediaType, errdefs.ErrInvalidArgument)
+	}
+	return doc, nil
+}
+
+// checkRunnable refuses artifacts: they share one empty config, so one image id would stand for all of them.
+func checkRunnable(doc document) error {
+	if doc.Config == nil {
+		return fmt.Errorf("manifest has no config: %w", errdefs.ErrInvalidArgument)
+	}
+	if !images.IsConfigType(doc.Config.MediaType) {
+		kind := doc.ArtifactType
+		if kind == "" {
+			kind = doc.Config.MediaType
+		}
+		return unfit{fmt.Errorf("this is an OCI artifact (%s), not an image that can run: %w", kind, errdefs.ErrInvalidArgument)}
+	}
+	if len(doc.Layers) > layerLimit {
+		return fmt.Errorf("image has %d layers, overlayfs takes %d: %w", len(doc.Layers), layerLimit, errdefs.ErrInvalidArgument)
+	}
+	for _, l := range doc.Layers {
+		if !images.IsLayerType(l.MediaType) {
+			return unfit{fmt.Errorf("layer %s has unknown media type %q: %w", l.Digest, l.MediaType, errdefs.ErrInvalidArgument)}
+		}
+		if err := l.Digest.Validate(); err != nil {
+			return fmt.Errorf("layer digest %q: %w: %w", l.Digest, err, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
+
+// parseConfig reads an image config.
+func parseConfig(raw []byte, d digest.Digest) (imageConfig, error) {
+	var c imageConfig
+	if err := json.Unmarshal(raw, &c); err != nil {
+		return c, fmt.Errorf("parse image config %s: %w: %w", d, err, errdefs.ErrInvalidArgument)
+	}
+	if n := len(c.Config.User); n > userLimit { // it is in every list of images, and can't be left out
+		return c, fmt.Errorf("the image's user has %d bytes, more than %d: %w", n, userLimit, errdefs.ErrInvalidArgument)
+	}
+	if n := len(c.Config.Volumes); n > volumeLimit {
+		return c, fmt.Errorf("the image declares %d volumes, more than %d: %w", n, volumeLimit, errdefs.ErrInvalidArgument)
+	}
+	return c, nil
+}
+
+// checkLayers: a config belongs to an image of so many layers.
+func (c imageConfig) checkLayers(layers int) error {
+	if ids := len(c.RootFS.DiffIDs); ids != layers {
+		return fmt.Errorf("image has %d layers but %d diff ids: %w", layers, ids, errdefs.ErrInvalidArgument)
+	}
+	for _, id := range c.RootFS.DiffIDs {
+		if err := id.Validate(); err != nil {
+			return fmt.Errorf("diff id %q: %w: %w", id, err, errdefs.ErrInvalidArgument)
+		}
+	}
+	return nil
+}
