@@ -3,9 +3,12 @@
 package monitor_test
 
 import (
+	"context"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // exitKnownAfterReap reports whether this kernel tells the exit of a reaped
@@ -241,31 +245,105 @@ func TestMonitorDiesDuringLaunch(t *testing.T) {
 	})
 	t.Run("after", func(t *testing.T) {
 		gate := n.dir + "/gate"
-		l := n.spec("after", "linger", "sh", "-c", "until [ -e "+gate+" ]; do sleep 0.01; done; echo on; exit 5")
+		l := n.spec("cri-after", "linger", "sh", "-c", "until [ -e "+gate+" ]; do sleep 0.01; done; echo on; exit 5")
+		l.Cgroups = []string{makeCgroup(t, l.ID)}
 		failed := launch(l)
 		eventually(t, "the pid file", func() bool {
 			b, err := os.ReadFile(l.PidFile)
 			return err == nil && len(b) > 0
 		})
+		enter(t, l.Cgroups[0], l.PidFile)
 		n.killMonitor()
 		if err := <-failed; !errdefs.IsUnavailable(err) {
 			t.Errorf("launch: %v", err)
 		}
 		n.ready()
 		got, err := n.client.List(n.ctx())
-		if err != nil || len(got) != 1 || got[0].ID != "after" || got[0].Pid == 0 {
+		if err != nil || len(got) != 1 || got[0].ID != "cri-after" || got[0].Pid == 0 {
 			t.Fatalf("list %v, %v", got, err)
 		}
 		if err := os.WriteFile(gate, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if e := n.exit(); e.ID != "after" || e.Code != 5 && !e.Unknown {
+		if e := n.exit(); e.ID != "cri-after" || e.Code != 5 && !e.Unknown {
 			t.Errorf("exit %+v", e)
 		}
-		if got := text(readLog(t, n.logPath("after")), "stdout"); got != "on\n" {
+		if got := text(readLog(t, n.logPath("cri-after")), "stdout"); got != "on\n" {
 			t.Errorf("log %q", got)
 		}
 	})
+}
+
+// TestPidOfAnother has a launch cut off, and an innocent process under the pid
+// that the launch left in its pid file.
+func TestPidOfAnother(t *testing.T) {
+	n := startNode(t)
+	innocent := exec.Command("sleep", "1000")
+	if err := innocent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() { _ = innocent.Wait(); close(ended) }()
+	defer func() { _ = innocent.Process.Kill(); <-ended }()
+	for id, cgroups := range map[string][]string{
+		"cri-v1":   {"/sys/fs/cgroup/memory/kubepods/pod1/cri-v1", "/sys/fs/cgroup/pids/kubepods/pod1/cri-v1"},
+		"cri-v2":   {"/sys/fs/cgroup/kubepods.slice/kubepods-pod1.slice/cri-v2.scope"},
+		"cri-none": nil,
+	} {
+		l := n.spec(id, "hang")
+		l.Cgroups, l.KillAll = cgroups, true
+		failed := make(chan error, 1)
+		go func() { _, err := n.client.Launch(n.ctx(), l); failed <- err }()
+		eventually(t, "the runtime", func() bool { _, err := os.Stat(l.PidFile + ".hangs"); return err == nil })
+		if err := os.WriteFile(l.PidFile, []byte(strconv.Itoa(innocent.Process.Pid)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n.killMonitor()
+		<-failed
+		n.ready()
+		if got, err := n.client.List(n.ctx()); err != nil || len(got) != 0 {
+			t.Errorf("%s: list %v, %v", id, got, err)
+		}
+		if err := n.client.Signal(n.ctx(), id, 9); !errdefs.IsNotFound(err) {
+			t.Errorf("%s: signal: %v", id, err)
+		}
+	}
+	select {
+	case <-ended:
+		t.Error("the innocent process was killed")
+	case <-time.After(100 * time.Millisecond):
+	}
+}
+
+// makeCgroup makes a cgroup for the time of the test.
+func makeCgroup(t *testing.T, name string) string {
+	t.Helper()
+	dirs := sys.CgroupDirs("/" + name)
+	if len(dirs) == 0 {
+		t.Skip("no cgroups are mounted")
+	}
+	dir := dirs[len(dirs)-1]
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skipf("make cgroup: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := sys.EndCgroup(context.Background(), "/"+name); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// enter puts the process that the file names into a cgroup.
+func enter(t *testing.T, dir, pidFile string) {
+	t.Helper()
+	pid, err := os.ReadFile(pidFile)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, "cgroup.procs"), pid, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestNobodySawTheEnd has neither daemon nor monitor alive when it comes.

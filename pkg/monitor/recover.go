@@ -206,16 +206,18 @@ func (c *container) reopenPidfd() error {
 }
 
 // findLaunched completes the record of a launch during which the monitor died:
-// the program may have gone on without it. A pid file is this launch's, because
-// none was left when the record was made. Its time says nothing: the clock may
-// have been set back meanwhile.
+// the program may have gone on without it. The pid file is this launch's, because
+// none was left when the record was made. But the process may have ended since
+// and its number be another's: it is the container's only in the container's
+// cgroup. Times prove nothing: the clock may have been set back.
 func (c *container) findLaunched() bool {
 	pid, err := readPid(c.rec.PidFile)
 	if err != nil {
 		return false
 	}
-	st, err := sys.ReadProcStat(pid)
+	st, err := sys.ProcStatIn(pid, c.rec.Cgroups)
 	if err != nil {
+		c.m.log.Warn("pid file names no process of the container", "container", c.rec.ID, "path", c.rec.PidFile, "pid", pid, "err", err)
 		return false
 	}
 	c.rec.Launched = Launched{Pid: pid, StartTime: st.StartTime}

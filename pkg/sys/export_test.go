@@ -13,6 +13,9 @@ import (
 // Told reads one record of the kernel's log.
 func (v OOMVictim) Told(record []byte) bool { return v.told(record) }
 
+// LiesIn reads /proc/PID/cgroup.
+func LiesIn(raw []byte, dirs []string) bool { return liesIn(raw, dirs) }
+
 // AwaitEnd waits for the end of the process pid.
 func AwaitEnd(ctx context.Context, pid int) error {
 	p, err := openProcess(pid)
