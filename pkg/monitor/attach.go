@@ -50,7 +50,8 @@ func (c *Client) Attach(ctx context.Context, id string, o AttachOptions) (*Attac
 		return nil, err
 	}
 	if len(fds) != len(r.FDs) {
-		closeFDs(fds)
+		l.undo(context.WithoutCancel(ctx), answer{p: r, fds: fds})
+		l.forgetSession(r.Session)
 		return nil, fmt.Errorf("attach %s: %d descriptors came, %d announced", id, len(fds), len(r.FDs))
 	}
 	a := &Attachment{c: c, link: l, id: id, number: r.Session, cleanup: context.WithoutCancel(ctx), ended: make(chan struct{})}
@@ -107,10 +108,7 @@ func (a *Attachment) Err() error {
 }
 
 func (a *Attachment) tell(o op) {
-	ctx, cancel := context.WithTimeout(a.cleanup, detachTimeout)
-	defer cancel()
-	_, fds, _ := a.link.call(ctx, &packet{Op: o, Session: a.number}, nil) // with the connection gone there is nothing to detach from
-	closeFDs(fds)
+	a.link.tell(a.cleanup, &packet{Op: o, Session: a.number})
 }
 
 // finish notes why the output ends.

@@ -18,7 +18,8 @@ type attachment struct {
 	number uint64
 	conn   *conn
 	c      *container
-	stdin  bool
+	stdin  bool // counted in container.clients
+	unused bool // its client never knew of it
 	sinks  map[*sink]*stream
 }
 
@@ -123,12 +124,13 @@ func (a *attachment) tell(reason string) {
 }
 
 // detach ends one attachment of this client, if it is there.
-func (c *conn) detach(number uint64) {
+func (c *conn) detach(number uint64, unused bool) {
 	c.mu.Lock()
 	a := c.attached[number]
 	delete(c.attached, number)
 	c.mu.Unlock()
 	if a != nil {
+		a.unused = unused
 		a.end()
 	}
 }
@@ -148,7 +150,8 @@ func (a *attachment) endStdin() {
 	if a.stdin {
 		a.stdin = false
 		a.c.clients--
-		last = a.c.clients == 0
+		a.c.hadClient = a.c.hadClient || !a.unused
+		last = a.c.clients == 0 && a.c.hadClient
 	}
 	a.c.mu.Unlock()
 	if last && a.c.rec.StdinOnce {

@@ -44,9 +44,11 @@ type container struct {
 	tty     int       // pty master, -1: none
 	streams []*stream // their set does not change after the launch
 	clients int       // attachments with stdin
-	orphan  bool      // taken over from a dead monitor, exit not known yet
-	ended   bool      // exit is being or was handled
-	watch   *watch    // of the pidfd, when it is not our child
+	// hadClient: an attachment with stdin has ended that its client knew of.
+	hadClient bool
+	orphan    bool   // taken over from a dead monitor, exit not known yet
+	ended     bool   // exit is being or was handled
+	watch     *watch // of the pidfd, when it is not our child
 }
 
 const (

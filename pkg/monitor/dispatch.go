@@ -110,7 +110,7 @@ func (c *conn) answerShort(p *packet) {
 	case opAck:
 		c.m.exits.ack(p.Seq)
 	case opDetach:
-		c.detach(p.Session)
+		c.detach(p.Session, p.Unused)
 	case opDetachStdin:
 		c.detachStdin(p.Session)
 	case opShutdown:

@@ -44,7 +44,7 @@
 //	cancel        seq: the request's number   –         (of a launch or exec under way)
 //	ack           seq                         –         (all exits up to it)
 //	attach        id, attach                  session; fds stdin stdout stderr
-//	detach        session                     –
+//	detach        session, unused             –
 //	detach_stdin  session                     –
 //	resize        id, width, height           –
 //	close_stdin   id                          –

@@ -131,3 +131,13 @@ func (r *Recorder) Successor() (*Recorder, error) {
 	r.journal.close()
 	return next, next.Start()
 }
+
+// Sessions counts what a client's connection remembers of sessions.
+func Sessions(c *Client) int {
+	c.mu.Lock()
+	l := c.link
+	c.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.sessions)
+}

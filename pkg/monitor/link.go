@@ -17,19 +17,26 @@ type link struct {
 	c    *Client
 	sock *socket
 
-	sendMu sync.Mutex // one sender at a time
+	sending chan struct{} // holds a token while somebody sends
 
 	mu       sync.Mutex // guards what follows
 	next     uint64
 	pending  map[uint64]*pending
-	sessions map[uint64]func(*packet) // nil argument: the connection broke
-	early    map[uint64]*packet       // session ends that came before the session was known
+	sessions map[uint64]*ending // from the answer that names the session on
 	broken   bool
+}
+
+// ending is what is to be told of a session.
+type ending struct {
+	end   func(*packet) // nil: nobody has asked yet; nil argument: the connection broke
+	early *packet       // the end, which came before anybody asked
 }
 
 type pending struct {
 	answer chan answer
 	given  bool // up: nobody waits for the answer; guarded by link.mu
+	// cleanup is the caller's without cancellation, for undoing.
+	cleanup context.Context //nolint:containedctx // of the call, which may be over
 }
 
 type answer struct {
@@ -39,7 +46,9 @@ type answer struct {
 }
 
 func newLink(c *Client, s *socket) *link {
-	return &link{c: c, sock: s, pending: map[uint64]*pending{}, sessions: map[uint64]func(*packet){}, early: map[uint64]*packet{}}
+	return &link{
+		c: c, sock: s, sending: make(chan struct{}, 1), pending: map[uint64]*pending{}, sessions: map[uint64]*ending{},
+	}
 }
 
 func (l *link) close() { l.sock.close() }
@@ -53,13 +62,20 @@ func (l *link) read() error {
 	}
 	l.mu.Lock()
 	l.broken = true
-	waiting, sessions := l.pending, l.sessions
-	l.pending, l.sessions = nil, nil
+	waiting := l.pending
+	l.pending = nil
+	var ends []func(*packet)
+	for number, e := range l.sessions {
+		if e.end != nil {
+			ends = append(ends, e.end)
+			delete(l.sessions, number)
+		}
+	}
 	l.mu.Unlock()
 	for _, p := range waiting {
 		p.answer <- answer{err: unavailable{fmt.Errorf("monitor: %w", err)}}
 	}
-	for _, end := range sessions {
+	for _, end := range ends {
 		end(nil)
 	}
 	return err
@@ -90,13 +106,16 @@ func (l *link) readAll() error {
 		w := l.pending[p.Req]
 		delete(l.pending, p.Req)
 		given := w != nil && w.given
+		if w != nil && !given && p.Session != 0 {
+			l.sessions[p.Session] = &ending{} // here, not in the caller: the end may be the next packet
+		}
 		l.mu.Unlock()
 		a := answer{p: p, fds: fds, err: p.Err.err()}
 		switch {
 		case w == nil:
 			closeFDs(fds)
 		case given:
-			l.undo(a)
+			l.undo(w.cleanup, a)
 		default:
 			w.answer <- a
 		}
@@ -106,7 +125,7 @@ func (l *link) readAll() error {
 // call sends a request and waits. When ctx ends first, the monitor is asked to
 // cancel, and a late answer is undone as far as that needs doing.
 func (l *link) call(ctx context.Context, p *packet, fds []int) (*packet, []int, error) {
-	w := &pending{answer: make(chan answer, 1)}
+	w := &pending{answer: make(chan answer, 1), cleanup: context.WithoutCancel(ctx)}
 	l.mu.Lock()
 	if l.broken {
 		l.mu.Unlock()
@@ -136,7 +155,7 @@ func (l *link) call(ctx context.Context, p *packet, fds []int) (*packet, []int, 
 		return a.p, a.fds, a.err
 	}
 	if p.Op == opLaunch || p.Op == opExec {
-		cleanup, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		cleanup, done := context.WithTimeout(w.cleanup, time.Second)
 		defer done()
 		_ = l.post(cleanup, &packet{Op: opCancel, Req: l.number(), Seq: p.Req}, nil)
 	}
@@ -150,8 +169,12 @@ func (l *link) number() uint64 {
 	return l.next
 }
 
-// post sends one packet. A monitor that reads nothing until ctx's deadline is
-// taken for dead: the connection is closed.
+// sendPatience is how long the monitor may take no packet at all before it is
+// taken for dead; an upgrade of it takes less.
+const sendPatience = 30 * time.Second
+
+// post sends one packet, and gives up when ctx ends. A monitor that takes
+// nothing for sendPatience is taken for dead: the connection is closed.
 func (l *link) post(ctx context.Context, p *packet, fds []int) error {
 	b, err := p.encode()
 	if err != nil {
@@ -160,23 +183,47 @@ func (l *link) post(ctx context.Context, p *packet, fds []int) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	l.sendMu.Lock()
-	defer l.sendMu.Unlock()
-	deadline, _ := ctx.Deadline() // zero: none
-	_ = l.sock.file.SetWriteDeadline(deadline)
-	err = l.sock.send(b, fds)
-	if err == nil {
+	select {
+	case l.sending <- struct{}{}:
+		defer func() { <-l.sending }()
+	case <-ctx.Done():
+		return notSent(ctx, p)
+	}
+	err = l.send(ctx, b, fds)
+	switch {
+	case err == nil:
 		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
+		return notSent(ctx, p)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		err = fmt.Errorf("it has read nothing for %s", sendPatience)
 	}
 	l.close()
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return unavailable{fmt.Errorf("monitor: %s: does not read its socket", p.Op)}
-	}
 	return unavailable{fmt.Errorf("monitor: send %s: %w", p.Op, err)}
 }
 
+// send sends a packet whole or, when ctx or the patience ends first, not at all:
+// the error is os.ErrDeadlineExceeded then.
+func (l *link) send(ctx context.Context, b []byte, fds []int) error {
+	_ = l.sock.file.SetWriteDeadline(time.Now().Add(sendPatience))
+	fired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(fired)
+		_ = l.sock.file.SetWriteDeadline(time.Unix(1, 0))
+	})
+	err := l.sock.send(b, fds)
+	if !stop() {
+		<-fired // the next sender's deadline comes after it
+	}
+	return err
+}
+
+func notSent(ctx context.Context, p *packet) error {
+	return unavailable{fmt.Errorf("monitor: send %s: it does not read its socket: %w", p.Op, context.Cause(ctx))}
+}
+
 // undo ends what a late answer brought: nobody knows of it.
-func (l *link) undo(a answer) {
+func (l *link) undo(ctx context.Context, a answer) {
 	if a.err == nil && a.p.Session != 0 {
 		for i, kind := range a.p.FDs {
 			if kind == fdPidfd && i < len(a.fds) {
@@ -185,43 +232,58 @@ func (l *link) undo(a answer) {
 		}
 	}
 	closeFDs(a.fds)
+	if a.err == nil && a.p.Op == opAttach {
+		go l.tell(ctx, &packet{Op: opDetach, Session: a.p.Session, Unused: true}) // the reader must not wait
+	}
+}
+
+// tell sends a request about which nothing can be done when it fails: the
+// monitor ends by itself what a broken connection leaves.
+func (l *link) tell(ctx context.Context, p *packet) {
+	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
+	defer cancel()
+	_, fds, _ := l.call(ctx, p, nil)
+	closeFDs(fds)
 }
 
 // onSession has end called once: with the event that ends the session, or with
 // nil when the connection breaks.
 func (l *link) onSession(number uint64, end func(*packet)) {
 	l.mu.Lock()
-	p, early := l.early[number]
-	delete(l.early, number)
-	broken := l.broken
-	if !early && !broken {
-		l.sessions[number] = end
+	e := l.sessions[number]
+	if e != nil && e.early == nil && !l.broken {
+		e.end = end
+		l.mu.Unlock()
+		return
 	}
+	delete(l.sessions, number)
 	l.mu.Unlock()
-	if early || broken {
-		end(p)
+	if e == nil {
+		e = &ending{}
 	}
+	end(e.early)
 }
 
+// endSession passes the end of a session on. One that nobody knows any more was
+// given up, or has ended already.
 func (l *link) endSession(p *packet) {
 	l.mu.Lock()
-	end := l.sessions[p.Session]
-	delete(l.sessions, p.Session)
-	if end == nil {
-		if len(l.early) > 1024 { // of calls given up
-			clear(l.early)
-		}
-		l.early[p.Session] = p
+	e := l.sessions[p.Session]
+	switch {
+	case e == nil:
+	case e.end == nil && e.early == nil:
+		e.early = p
+	case e.end != nil:
+		delete(l.sessions, p.Session)
 	}
 	l.mu.Unlock()
-	if end != nil {
-		end(p)
+	if e != nil && e.end != nil {
+		e.end(p)
 	}
 }
 
 func (l *link) forgetSession(number uint64) {
 	l.mu.Lock()
 	delete(l.sessions, number)
-	delete(l.early, number)
 	l.mu.Unlock()
 }

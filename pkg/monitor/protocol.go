@@ -66,6 +66,7 @@ type packet struct {
 	Height  uint16         `json:"height,omitempty"`
 	Signal  int            `json:"signal,omitempty"`
 	Reason  string         `json:"reason,omitempty"`
+	Unused  bool           `json:"unused,omitempty"` // detach: the client had given up before it was attached
 	Status  *int           `json:"status,omitempty"` // adopt: wait status the client learned
 }
 

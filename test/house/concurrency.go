@@ -19,6 +19,7 @@ var goroutines = map[string]string{
 	"pkg/monitor/client.go":      "the connection's reader and the exit feed, ended by Run's context",
 	"pkg/monitor/conn.go":        "one reader, one writer and the requests at work per client, ended with its connection",
 	"pkg/monitor/exit.go":        "the last drain of a container that ended, bounded by what its pipes hold",
+	"pkg/monitor/link.go":        "the undoing of a late answer, ended by detachTimeout or the connection's end",
 	"pkg/monitor/monitor.go":     "reaper, poller and listener, ended by the monitor's context or its end",
 	"pkg/monitor/start.go":       "reaps a monitor that dies before its daemon",
 	"pkg/monitor/stream.go":      "one drain of a readable stream at a time, bounded by its buffer",
