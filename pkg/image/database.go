@@ -22,6 +22,8 @@ import (
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 const (
@@ -37,7 +39,7 @@ var errDamaged = errors.New("damaged")
 type database struct {
 	root  string
 	meta  *metadata.DB
-	layer snapshots.Snapshotter // the overlay snapshotter below the metadata store
+	layer *layerStore // the overlay snapshotter below the metadata store
 }
 
 func metadataFile(root string) string { return filepath.Join(root, "metadata.db") }
@@ -102,11 +104,12 @@ func (d *database) open(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}
-	d.layer, err = overlay.NewSnapshotter(layerDir(d.root),
+	layers, err := overlay.NewSnapshotter(layerDir(d.root),
 		overlay.WithMetaStore(ms), overlay.AsynchronousRemove, overlay.WithUpperdirLabel)
 	if err != nil {
 		return errors.Join(fmt.Errorf("open overlay snapshotter: %w", err), db.Close())
 	}
+	d.layer = &layerStore{Snapshotter: layers, records: ms, dir: filepath.Join(layerDir(d.root), "snapshots")}
 	d.meta = metadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{snapshotterName: d.layer})
 	if err := d.meta.Init(ctx); err != nil {
 		return fmt.Errorf("open metadata store: %w", err)
@@ -134,12 +137,10 @@ func (d *database) close() error {
 // the last boot: containers that run on their layers can't have survived it.
 func (d *database) cleanup(ctx context.Context) error {
 	var errs []error
-	if c, ok := d.layer.(snapshots.Cleaner); ok {
-		if err := c.Cleanup(ctx); !errdefs.IsNotFound(err) { // not found: there never was a layer
-			errs = append(errs, err)
-		}
+	if err := d.layer.Cleanup(ctx); !errdefs.IsNotFound(err) { // not found: there never was a layer
+		errs = append(errs, err)
 	}
-	errs = append(errs, removeNameless(filepath.Join(contentDir(d.root), "ingest")))
+	errs = append(errs, removeNameless(ctx, filepath.Join(contentDir(d.root), "ingest")))
 	aside, err := filepath.Glob(filepath.Join(d.root, asidePrefix+"*"))
 	errs = append(errs, err)
 	boot, err := bootID()
@@ -148,7 +149,7 @@ func (d *database) cleanup(ctx context.Context) error {
 	}
 	for _, dir := range aside {
 		if !strings.HasPrefix(filepath.Base(dir), asidePrefix+boot) {
-			errs = append(errs, os.RemoveAll(dir))
+			errs = append(errs, sys.RemoveTree(ctx, dir))
 		}
 	}
 	return errors.Join(errs...)
@@ -156,11 +157,11 @@ func (d *database) cleanup(ctx context.Context) error {
 
 // removeNameless removes downloads whose removal a kill cut off: without the file that names them the content store
 // neither lists nor removes them.
-func removeNameless(ingests string) error {
+func removeNameless(ctx context.Context, ingests string) error {
 	dirs, err := filepath.Glob(filepath.Join(ingests, "*"))
 	for _, dir := range dirs {
 		if _, missing := os.Stat(filepath.Join(dir, "ref")); errors.Is(missing, fs.ErrNotExist) {
-			err = errors.Join(err, os.RemoveAll(dir))
+			err = errors.Join(err, sys.RemoveTree(ctx, dir))
 		}
 	}
 	return err

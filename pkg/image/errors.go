@@ -17,6 +17,8 @@ import (
 	remoteerrors "github.com/containerd/containerd/v2/core/remotes/errors"
 	"github.com/containerd/errdefs"
 	crierrors "k8s.io/cri-api/pkg/errors"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // errCorrupt: a blob or layer is not what its digest says.
@@ -107,5 +109,6 @@ func unavailable(err error) bool {
 		request *url.Error
 		network net.Error
 	)
-	return errors.As(err, &request) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF)
+	// A bare error number is our own disk's; the network's is inside of an error that tells of a connection.
+	return errors.As(err, &request) || errors.As(err, &network) && !sys.IsErrno(network) || errors.Is(err, io.ErrUnexpectedEOF)
 }

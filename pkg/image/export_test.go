@@ -3,6 +3,7 @@
 package image
 
 import (
+	"archive/tar"
 	"context"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
@@ -40,4 +41,15 @@ func Hosts(ctx context.Context, configDir, name string) ([]string, error) {
 		out = append(out, host.Host)
 	}
 	return out, err
+}
+
+// Implied are the directories that a layer of these entries has without saying so.
+func Implied(entries []*tar.Header) ([]string, error) {
+	t := newLayerTree()
+	for _, h := range entries {
+		if _, err := t.see(h); err != nil {
+			return nil, err
+		}
+	}
+	return t.implied(), nil
 }

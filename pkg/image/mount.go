@@ -74,7 +74,7 @@ func (s *Service) mountWritable(ctx context.Context, key, target string, rec roo
 	// The kernel leaves this mark while a volatile mount is up, and refuses the next one where it finds it: after a
 	// crash the upper layer may be incomplete. Ours is only ever mounted again before the container's first start, or
 	// for a look at what is left of it.
-	if err := os.RemoveAll(filepath.Join(s.workDir(key), "work", "incompat", "volatile")); err != nil {
+	if err := sys.RemoveTree(ctx, filepath.Join(s.workDir(key), "work", "incompat", "volatile")); err != nil {
 		return err
 	}
 	return s.withMappedLowers(key, lowers, rec, func(lowers []string) error {

@@ -3,16 +3,11 @@
 package image
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
-	"path"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -152,31 +147,4 @@ func inheritOne(layer *os.Root, parents []*os.Root, dir string) error {
 		return errors.Join(layer.Lchown(dir, from.UID, from.GID), layer.Chmod(dir, from.Mode))
 	}
 	return nil
-}
-
-// layerTree sees the entries of a layer go by.
-type layerTree struct {
-	said    map[string]bool // directories with an entry of their own
-	parents map[string]bool
-}
-
-func newLayerTree() *layerTree {
-	return &layerTree{said: map[string]bool{}, parents: map[string]bool{}}
-}
-
-// see is an archive filter that lets everything through.
-func (t *layerTree) see(h *tar.Header) (bool, error) {
-	name := strings.TrimPrefix(path.Clean("/"+h.Name), "/")
-	if h.Typeflag == tar.TypeDir {
-		t.said[name] = true
-	}
-	for dir := path.Dir(name); dir != "." && !t.parents[dir]; dir = path.Dir(dir) {
-		t.parents[dir] = true
-	}
-	return true, nil
-}
-
-func (t *layerTree) implied() []string {
-	maps.DeleteFunc(t.parents, func(dir string, _ bool) bool { return t.said[dir] })
-	return slices.Sorted(maps.Keys(t.parents))
 }

@@ -32,3 +32,9 @@ func CheckWritable(dir string) error {
 
 // IsDiskFull reports whether an error is that of a filesystem, or a quota, without space.
 func IsDiskFull(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
+
+// IsErrno reports whether err itself is a bare error number of a system call, whatever interfaces that implements.
+func IsErrno(err error) bool {
+	_, is := err.(unix.Errno) //nolint:errorlint // not what it wraps
+	return is
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/containerd/v2/core/snapshots/storage"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// layerStore is the overlay snapshotter with three of its methods done anew: what an image's author has put into a
+// layer is measured and removed with bounded memory and descriptors.
+type layerStore struct {
+	snapshots.Snapshotter
+
+	records *storage.MetaStore
+	dir     string // of the snapshots, each in the directory of its number
+}
+
+// Commit seals a layer and records its use. It is measured before the database is locked.
+func (l *layerStore) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	use, err := l.measure(ctx, key)
+	if err != nil {
+		return err
+	}
+	return l.records.WithTransaction(ctx, true, func(ctx context.Context) error {
+		if _, err := storage.CommitActive(ctx, key, name, use, opts...); err != nil {
+			return fmt.Errorf("commit snapshot %s: %w", key, err)
+		}
+		return nil
+	})
+}
+
+// Usage is on record for a layer that is complete.
+func (l *layerStore) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
+	info, err := l.Stat(ctx, key)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	if info.Kind == snapshots.KindActive {
+		return l.measure(ctx, key)
+	}
+	return l.Snapshotter.Usage(ctx, key)
+}
+
+func (l *layerStore) measure(ctx context.Context, key string) (snapshots.Usage, error) {
+	info, err := l.Stat(ctx, key)
+	if err != nil {
+		return snapshots.Usage{}, err
+	}
+	u, err := sys.DiskUsage(ctx, info.Labels[labelUpperDir], nil)
+	return snapshots.Usage{Size: int64(u.Bytes), Inodes: int64(u.Inodes)}, err //nolint:gosec // fits a filesystem
+}
+
+// Cleanup removes the directories of layers without a record. Once begun it doesn't stop for the caller's deadline.
+func (l *layerStore) Cleanup(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	unused, err := l.unused(ctx)
+	for _, dir := range unused {
+		err = errors.Join(err, sys.RemoveTree(ctx, dir))
+	}
+	return err
+}
+
+// unused lists directories without a record, while nobody can make one.
+func (l *layerStore) unused(ctx context.Context) (dirs []string, err error) {
+	err = l.records.WithTransaction(ctx, true, func(ctx context.Context) error {
+		used, err := storage.IDMap(ctx)
+		if err != nil {
+			return err
+		}
+		entries, err := os.ReadDir(l.dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		for _, e := range entries {
+			if _, is := used[e.Name()]; !is {
+				dirs = append(dirs, filepath.Join(l.dir, e.Name()))
+			}
+		}
+		return nil
+	})
+	return dirs, err
+}

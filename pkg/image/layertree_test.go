@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image_test
+
+import (
+	"archive/tar"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/test/linear"
+	"github.com/cri-shim/cri-shim/test/ocilayout"
+)
+
+// TestLayerNamesAreLinear: what a layer's names cost grows with their bytes, however deep they go.
+func TestLayerNamesAreLinear(t *testing.T) {
+	linear.Check(t, 20_000, func(n int) func() {
+		var all []*tar.Header
+		for i := range n {
+			all = append(all, &tar.Header{Name: strings.Repeat("d/", 100) + strconv.Itoa(i) + "/f", Typeflag: tar.TypeReg},
+				&tar.Header{Name: strconv.Itoa(i) + strings.Repeat("/d", 10), Typeflag: tar.TypeDir})
+		}
+		return func() {
+			if _, err := image.Implied(all); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// TestLayerNameLimits: a name that no path can be is refused at once; so are more names than fit in memory.
+func TestLayerNameLimits(t *testing.T) {
+	long := strings.Repeat("d/", 400_000)
+	large := &tar.Header{Name: "a", PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 1<<20)}}
+	for name, entries := range map[string][]*tar.Header{
+		"name":       {{Name: long}},
+		"link":       {{Name: "l", Linkname: long, Typeflag: tar.TypeSymlink}},
+		"attributes": slices.Repeat([]*tar.Header{large}, 512),
+	} {
+		if _, err := image.Implied(entries); !errdefs.IsInvalidArgument(err) || len(err.Error()) > 200 {
+			t.Errorf("%s: %.300v", name, err)
+		}
+	}
+	got, err := image.Implied([]*tar.Header{{Name: "a/b/c"}, {Name: "a/b", Typeflag: tar.TypeDir}, {Name: "x/../y/z"}, {Name: "/abs/f"}, {Name: "top"}})
+	if err != nil || strings.Join(got, " ") != "a abs y" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// TestDeepLayers: an image's directories, as deep as paths can be, are unpacked, measured and removed with few
+// descriptors; deeper ones are refused.
+func TestDeepLayers(t *testing.T) {
+	r, s := newRegistry(t), open(t)
+	r.push(t, "test/deep:v1", ocilayout.Image{Layers: []ocilayout.Layer{{file(strings.Repeat("d/", 1900)+"f", "x")}}})
+	fewDescriptors(t, 100)
+	id := s.pull(t, r.host()+"/test/deep:v1")
+	if info, err := s.FsInfo(t.Context()); err != nil || info.Image.Inodes < 1900 {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if err := s.Remove(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := os.ReadDir(filepath.Join(s.root, "layers", "snapshots")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	r.push(t, "test/deeper:v1", ocilayout.Image{Layers: []ocilayout.Layer{{file(strings.Repeat("d/", 400_000)+"f", "x")}}})
+	_, err := s.Pull(t.Context(), image.Pull{Ref: r.host() + "/test/deeper:v1"})
+	if !errdefs.IsInvalidArgument(err) || len(err.Error()) > 4096 {
+		t.Errorf("error of %d bytes: %.300s", len(err.Error()), err)
+	}
+	if left, err := os.ReadDir(filepath.Join(s.root, "layers", "snapshots")); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// fewDescriptors lowers the limit to a few above what the test has open.
+func fewDescriptors(t *testing.T, few int) {
+	t.Helper()
+	open, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open) + few), Max: old.Max}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+			t.Error(err)
+		}
+	})
+}
