@@ -5,8 +5,11 @@ package image
 import (
 	"archive/tar"
 	"context"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // Guarded runs a pull so that a panic in it is an error.
@@ -41,6 +44,32 @@ func Hosts(ctx context.Context, configDir, name string) ([]string, error) {
 		out = append(out, host.Host)
 	}
 	return out, err
+}
+
+// OccupyWalkers keeps every walker of directories busy until the returned func is called.
+func OccupyWalkers(s *Service) (release func()) {
+	for range walksAtWork {
+		s.samples.walkers.working <- struct{}{}
+	}
+	return func() {
+		for range walksAtWork {
+			<-s.samples.walkers.working
+		}
+	}
+}
+
+// Walk replaces the measuring of directories.
+func Walk(s *Service, walk func(ctx context.Context, path string, sofar func(sys.Usage)) (sys.Usage, error)) {
+	s.samples.walk = walk
+}
+
+// AgeSamples makes all that is known of directories old.
+func AgeSamples(s *Service) {
+	s.samples.mu.Lock()
+	defer s.samples.mu.Unlock()
+	for _, one := range s.samples.known {
+		one.until = time.Time{}
+	}
 }
 
 // Implied are the directories that a layer of these entries has without saying so.

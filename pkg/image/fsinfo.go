@@ -7,24 +7,17 @@ import (
 	"errors"
 	"fmt"
 	iofs "io/fs"
-	"sync"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/continuity/fs"
 	"github.com/containerd/errdefs"
 )
 
-const (
-	usageAge   = 10 * time.Second // how old the usage of a writable layer may be
-	usageShare = 20               // walking a large layer may take 1/20 of the time
-)
-
-// Usage is disk space.
-type Usage struct {
-	Bytes, Inodes uint64
-}
+// fsInfoPatience is how long FsInfo waits, in all, for directories that are being walked.
+const fsInfoPatience = 500 * time.Millisecond
 
 // FsUsage is the use that the store makes of one filesystem.
 type FsUsage struct {
@@ -39,120 +32,111 @@ type FsInfo struct {
 	Image, Container FsUsage
 }
 
-// FsInfo sums up blobs, partial downloads and unpacked layers, and the writable layers of containers.
+// FsInfo sums up blobs, partial downloads and unpacked layers, and of containers the writable layers and the volumes
+// that their images declare: both fill the same disk. (A container's own figure has the layer only, as with other
+// runtimes: the kubelet evicts pods for it, and volumes never were part of that limit.) What containers wrote is
+// measured in the background: the answer has the last figures, and of a directory that is being walked for the first
+// time what was counted so far. A directory that can't be measured is logged and takes no other along. The error is
+// that of the database.
 func (s *Service) FsInfo(ctx context.Context) (FsInfo, error) {
 	ctx = s.context(ctx)
 	now := time.Now()
 	info := FsInfo{Image: FsUsage{Mountpoint: s.root, Time: now}, Container: FsUsage{Mountpoint: s.root, Time: now}}
-	img := &info.Image.Usage
-	err := s.content.Walk(ctx, func(i content.Info) error {
-		img.Bytes += uint64(i.Size)
-		img.Inodes++
-		return nil
-	})
-	if err != nil {
-		return info, fmt.Errorf("measure blobs: %w", err)
-	}
-	parts, err := s.content.ListStatuses(ctx)
-	if err != nil {
-		return info, fmt.Errorf("measure partial blobs: %w", err)
-	}
-	for _, p := range parts {
-		img.Bytes += uint64(p.Offset)
-		img.Inodes++
-	}
-	if err := s.addLayers(ctx, img); err != nil {
+	if err := s.addBlobs(ctx, &info.Image.Usage); err != nil {
 		return info, err
 	}
-	keys, err := s.Keys(ctx)
+	growing, err := s.addLayers(ctx, &info.Image.Usage)
 	if err != nil {
 		return info, err
 	}
-	for _, key := range keys {
-		u, err := s.RootFSUsage(ctx, key)
-		if err != nil && !errdefs.IsNotFound(err) {
-			return info, err
-		}
-		info.Container.Bytes += u.Bytes
-		info.Container.Inodes += u.Inodes
+	written, err := s.writtenDirs(ctx)
+	if err != nil {
+		return info, err
+	}
+	s.samples.only(slices.Concat(written, growing))
+	ctx, cancel := context.WithTimeout(ctx, fsInfoPatience)
+	defer cancel()
+	layers, lack := s.samples.useOf(ctx, growing)
+	info.Image.add(layers)
+	var lacking int
+	info.Container.Usage, lacking = s.samples.useOf(ctx, written)
+	if lack += lacking; lack > 0 {
+		s.log.DebugContext(ctx, "disk use without some directories that nothing is known of yet", "directories", lack)
 	}
 	return info, nil
 }
 
-func (s *Service) addLayers(ctx context.Context, sum *Usage) error {
-	var names []string
-	err := s.eachLayer(ctx, func(i snapshots.Info) {
-		if i.Kind != snapshots.KindView {
-			names = append(names, i.Name)
-		}
-	})
-	for _, name := range names {
-		u, uerr := s.layers.Usage(ctx, name)
-		if errdefs.IsNotFound(uerr) || errors.Is(uerr, iofs.ErrNotExist) {
-			continue // gone since
-		}
-		err = errors.Join(err, uerr)
-		sum.Bytes += uint64(u.Size)
-		sum.Inodes += uint64(u.Inodes)
-	}
+// writtenDirs are the directories that containers write to.
+func (s *Service) writtenDirs(ctx context.Context) ([]string, error) {
+	keys, err := s.Keys(ctx)
 	if err != nil {
-		return fmt.Errorf("measure layers: %w", err)
+		return nil, err
+	}
+	dirs := make([]string, 0, len(keys))
+	for _, key := range keys {
+		dirs = append(dirs, s.upperDir(key))
+		if _, err := os.Lstat(s.volumesDir(key)); err == nil {
+			dirs = append(dirs, s.volumesDir(key))
+		}
+	}
+	return dirs, nil
+}
+
+func (u *Usage) add(more Usage) {
+	u.Bytes += more.Bytes
+	u.Inodes += more.Inodes
+}
+
+func (s *Service) addBlobs(ctx context.Context, sum *Usage) error {
+	err := s.content.Walk(ctx, func(i content.Info) error {
+		sum.add(Usage{uint64(i.Size), 1})
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("measure blobs: %w", err)
+	}
+	parts, err := s.content.ListStatuses(ctx)
+	if err != nil {
+		s.log.WarnContext(ctx, "disk use without partial downloads", "err", err)
+	}
+	for _, p := range parts {
+		sum.add(Usage{uint64(p.Offset), 1})
 	}
 	return nil
 }
 
-// RootFSUsage is what a container wrote. The answer may be 10 s old, more for a layer that takes long to walk: several
-// readers ask for it at the same pace. ErrNotFound when there is no such writable layer.
+// addLayers adds the layers that are complete, whose use is on record, and returns the directories of those that are
+// being unpacked.
+func (s *Service) addLayers(ctx context.Context, sum *Usage) (growing []string, err error) {
+	var names []string
+	err = s.eachLayer(ctx, func(i snapshots.Info) {
+		switch i.Kind {
+		case snapshots.KindCommitted:
+			names = append(names, i.Name)
+		case snapshots.KindActive:
+			growing = append(growing, i.Labels[labelUpperDir])
+		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("measure layers: %w", err)
+	}
+	for _, name := range names {
+		u, err := s.layers.Usage(ctx, name)
+		if err == nil {
+			sum.add(Usage{uint64(u.Size), uint64(u.Inodes)})
+		} else if !errdefs.IsNotFound(err) && !errors.Is(err, iofs.ErrNotExist) { // else it is gone since
+			s.log.WarnContext(ctx, "disk use without a layer", "layer", name, "err", err)
+		}
+	}
+	return growing, nil
+}
+
+// RootFSUsage is what a container wrote, measured in the last 10 s, or longer ago for a layer that takes long to walk:
+// several readers ask for it at the same pace. When ctx ends before a walk does, it is the last known figure. Errors:
+// ErrNotFound when there is no such writable layer, ErrUnavailable when nothing is known yet.
 func (s *Service) RootFSUsage(ctx context.Context, key string) (Usage, error) {
 	if err := checkKey(key); err != nil {
 		return Usage{}, err
 	}
-	if u, ok := s.usages.fresh(key); ok {
-		return u, nil
-	}
-	start := time.Now()
-	du, err := fs.DiskUsage(ctx, s.upperDir(key))
-	if errors.Is(err, iofs.ErrNotExist) {
-		return Usage{}, fmt.Errorf("writable layer %s: %w", key, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return Usage{}, fmt.Errorf("measure writable layer %s: %w", key, err)
-	}
-	u := Usage{Bytes: uint64(du.Size), Inodes: uint64(du.Inodes)}
-	s.usages.keep(key, u, start)
-	return u, nil
-}
-
-// usageCache holds the last measured use of writable layers. The zero value is ready.
-type usageCache struct {
-	mu    sync.Mutex // guards known
-	known map[string]knownUsage
-}
-
-type knownUsage struct {
-	Usage
-	until time.Time
-}
-
-func (c *usageCache) fresh(key string) (Usage, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	k, ok := c.known[key]
-	return k.Usage, ok && time.Now().Before(k.until)
-}
-
-func (c *usageCache) keep(key string, u Usage, start time.Time) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.known == nil {
-		c.known = map[string]knownUsage{}
-	}
-	now := time.Now()
-	c.known[key] = knownUsage{u, now.Add(max(usageAge, usageShare*now.Sub(start)))}
-}
-
-func (c *usageCache) forget(key string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.known, key)
+	return s.samples.use(s.context(ctx), s.upperDir(key))
 }

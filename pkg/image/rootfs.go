@@ -71,11 +71,12 @@ func (s *Service) RemoveRootFS(ctx context.Context, key, target string) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
-	ctx, cancel := s.cleanupContext(ctx)
+	brief, cancel := s.cleanupContext(ctx)
 	defer cancel()
-	if err := s.keys.Lock(ctx, key); err != nil {
+	if err := s.keys.Lock(brief, key); err != nil {
 		return err
 	}
+	ctx = context.WithoutCancel(s.context(ctx)) // what a container wrote may take long to remove
 	defer s.keys.Unlock(key)
 	if target != "" {
 		if err := sys.Unmount(target); err != nil {
@@ -90,10 +91,11 @@ func (s *Service) RemoveRootFS(ctx context.Context, key, target string) error {
 	if err := sys.Unmount(s.idMapDir(key)); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(s.keyDir(key)); err != nil {
+	s.samples.forget(s.upperDir(key))
+	s.samples.forget(s.volumesDir(key))
+	if err := sys.RemoveTree(ctx, s.keyDir(key)); err != nil {
 		return fmt.Errorf("remove root filesystem %s: %w", key, err)
 	}
-	s.usages.forget(key)
 	if recErr != nil {
 		return nil // nothing to release
 	}

@@ -72,7 +72,7 @@ type Service struct {
 	blobs   keyLock // what the unpacker fetches or unpacks
 	keys    keyLock // rootfs and volume keys
 	flights flights
-	usages  usageCache
+	samples *samples
 	known   catalogCache
 	working sync.Map // ids of leases that pulls in this process hold
 	// pins is held shared while a view is made or a container takes one, and alone while unused views are swept.
@@ -102,6 +102,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if s.progressTimeout == 0 {
 		s.progressTimeout = defaultProgressTimeout
 	}
+	s.samples = newSamples(s.log)
 	quietLibraries(s.log)
 	ctx = s.context(ctx)
 	for _, dir := range []string{s.root, s.rootfsDir()} {
@@ -128,6 +129,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 // Close cuts running pulls off, waits for them and closes the store. Mounted root filesystems stay mounted.
 func (s *Service) Close() error {
 	s.flights.close()
+	s.samples.close()
 	return s.db.close()
 }
 

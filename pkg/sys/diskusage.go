@@ -17,7 +17,7 @@ const (
 	// 1.2 KB each, on our account.
 	maxUsageDepth = 1 << 17
 	// maxKnownLinks is how many files with several links are remembered, at about 40 bytes each.
-	maxKnownLinks = 1 << 19
+	maxKnownLinks = 1 << 17
 
 	ctxEvery = 1 << 8 // entries between looks at the context
 
@@ -33,7 +33,7 @@ type Usage struct {
 // may be anybody's, of any depth and width, and may change meanwhile: what vanishes is left out, descriptors and memory
 // are bounded. With an error it still returns what it counted, which is then too little: fs.ErrNotExist when there is
 // no such directory, the context's error, or the first thing below it that could not be read. It tells sofar, which may
-// be nil, now and then what it has counted.
+// be nil, every few hundred entries what it has counted.
 func DiskUsage(ctx context.Context, path string, sofar func(Usage)) (Usage, error) {
 	return diskUsage(ctx, path, &measure{sofar: sofar, knownLinks: maxKnownLinks})
 }

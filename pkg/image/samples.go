@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+const (
+	usageAge   = 10 * time.Second // how old the usage of a directory may be
+	usageShare = 20               // walking a large one may take 1/20 of the time
+	walkLimit  = 30 * time.Minute // for one walk
+	closeLimit = 2 * time.Second  // for walks to end
+)
+
+// Usage is disk space.
+type Usage struct {
+	Bytes, Inodes uint64
+}
+
+// samples are the last measured uses of directories that others write to. A directory is walked in the background, on
+// nobody's request, by one of few walkers; whoever asks waits as long as it likes and else gets what is known.
+type samples struct {
+	log     *slog.Logger
+	walkers *walkers
+	walk    func(ctx context.Context, path string, sofar func(sys.Usage)) (sys.Usage, error)
+
+	mu     sync.Mutex // guards the rest
+	closed bool
+	known  map[string]*sample // by path
+}
+
+type sample struct {
+	last   Usage // of the last walk, or of the one under way if that has counted more
+	whole  bool  // last is of a walk that came to its end
+	until  time.Time
+	err    error
+	walk   chan struct{} // closed at its end; nil when none is under way or waits
+	cancel context.CancelFunc
+}
+
+func newSamples(log *slog.Logger) *samples {
+	return &samples{log: log, walkers: newWalkers(), walk: sys.DiskUsage, known: map[string]*sample{}}
+}
+
+// use is what a directory takes: measured in the last seconds if that can be had before ctx ends, else the last known,
+// which at first is what the walk has counted so far. Errors: ErrNotFound without the directory, ErrUnavailable when
+// nothing is known yet.
+func (m *samples) use(ctx context.Context, path string) (Usage, error) {
+	walk, ok := m.begin(ctx, path)
+	if ok && walk != nil {
+		select {
+		case <-walk:
+		case <-ctx.Done():
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.known[path]
+	switch {
+	case s != nil && errors.Is(s.err, fs.ErrNotExist):
+		return Usage{}, fmt.Errorf("measure %s: %w", path, errdefs.ErrNotFound)
+	case s == nil, s.last == Usage{}:
+		return Usage{}, fmt.Errorf("measure %s: nothing is known yet: %w", path, errdefs.ErrUnavailable)
+	}
+	return s.last, nil
+}
+
+// begin starts a walk if what is known is old, and returns the one under way; nil if none is needed.
+func (m *samples) begin(ctx context.Context, path string) (walk <-chan struct{}, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.known[path]
+	if m.closed {
+		return nil, false
+	}
+	if s == nil {
+		s = &sample{}
+		m.known[path] = s
+	}
+	if s.walk != nil || time.Now().Before(s.until) {
+		return s.walk, true
+	}
+	ctx, s.cancel = context.WithTimeout(context.WithoutCancel(ctx), walkLimit)
+	s.walk = make(chan struct{})
+	go m.measure(ctx, path, s)
+	return s.walk, true
+}
+
+func (m *samples) measure(ctx context.Context, path string, s *sample) {
+	var u sys.Usage
+	t, err := m.walkers.begin(ctx)
+	start := time.Now()
+	if err == nil {
+		u, err = m.walk(ctx, path, func(u sys.Usage) {
+			m.counted(s, u)
+			t.goOn(ctx)
+		})
+		t.end()
+	}
+	took := time.Since(start)
+	m.counted(s, u)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	missing, cut := errors.Is(err, fs.ErrNotExist), ctx.Err() != nil
+	if !cut && u != (sys.Usage{}) { // it came to its end, whatever it could not read
+		s.last, s.whole = Usage(u), true
+	}
+	if err != nil && !cut && !missing && (s.err == nil || s.err.Error() != err.Error()) {
+		m.log.WarnContext(ctx, "disk use of a directory is incomplete: counted what could be read", "err", err)
+	}
+	s.err, s.until = err, time.Now().Add(max(usageAge, usageShare*took))
+	s.cancel()
+	close(s.walk)
+	s.walk = nil
+}
+
+// counted raises what is known to what a walk has seen so far: a lower bound is better than nothing, or than the last
+// figure of a directory that has grown.
+func (m *samples) counted(s *sample, u sys.Usage) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !s.whole || u.Bytes > s.last.Bytes {
+		s.last = Usage{max(s.last.Bytes, u.Bytes), max(s.last.Inodes, u.Inodes)}
+	}
+}
+
+// useOf sums up several directories, asked for at once. A directory that is not there counts nothing. lacking are
+// those of which nothing is known yet.
+func (m *samples) useOf(ctx context.Context, paths []string) (sum Usage, lacking int) {
+	for _, path := range paths {
+		m.begin(ctx, path)
+	}
+	for _, path := range paths {
+		u, err := m.use(ctx, path)
+		if err != nil && !errdefs.IsNotFound(err) {
+			lacking++
+		}
+		sum.Bytes += u.Bytes
+		sum.Inodes += u.Inodes
+	}
+	return sum, lacking
+}
+
+// only forgets all directories but these.
+func (m *samples) only(paths []string) {
+	kept := make(map[string]bool, len(paths))
+	for _, path := range paths {
+		kept[path] = true
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for path := range m.known {
+		if !kept[path] {
+			m.drop(path)
+		}
+	}
+}
+
+// forget ends the walk of a directory that is about to go, and what is known of it.
+func (m *samples) forget(path string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.drop(path)
+}
+
+func (m *samples) drop(path string) {
+	if s := m.known[path]; s != nil && s.walk != nil {
+		s.cancel()
+	}
+	delete(m.known, path)
+}
+
+// close ends all walks and waits for them, but not for one that hangs.
+func (m *samples) close() {
+	m.mu.Lock()
+	m.closed = true
+	var ending []chan struct{}
+	for path, s := range m.known {
+		if s.walk != nil {
+			ending = append(ending, s.walk)
+		}
+		m.drop(path)
+	}
+	m.mu.Unlock()
+	patience := time.NewTimer(closeLimit)
+	defer patience.Stop()
+	for _, walk := range ending {
+		select {
+		case <-walk:
+		case <-patience.C:
+			return
+		}
+	}
+}
