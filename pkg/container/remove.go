@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -59,7 +58,7 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 			return s.Images.RemoveRootFS(ctx, key, s.Layout.RootFS(id))
 		}},
 		state.Step{Name: "drop bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(key) }},
-		state.Step{Name: "remove files", Do: func(context.Context) error { return os.RemoveAll(s.Layout.ContainerFiles(id)) }},
+		state.Step{Name: "remove files", Do: func(ctx context.Context) error { return sys.RemoveTree(ctx, s.Layout.ContainerFiles(id)) }},
 		state.Step{Name: "tell plugins", Do: func(ctx context.Context) error {
 			s.settleLater(id, s.Plugins.RemoveContainer(ctx, s.podOf(c), s.plugin(c)))
 			return nil

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/container"
@@ -65,7 +64,7 @@ func (s *Service) teardown(ctx context.Context, id state.PodID) error {
 		state.Step{Name: "forget pause", Do: func(ctx context.Context) error { return s.Monitor.Forget(ctx, string(id)) }},
 		state.Step{Name: "drop bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(string(id)) }},
 		state.Step{Name: "unmount shared memory", Do: func(context.Context) error { return sys.Unmount(s.Layout.PodShm(id)) }},
-		state.Step{Name: "remove pod files", Do: func(context.Context) error { return os.RemoveAll(s.Layout.PodFiles(id)) }},
+		state.Step{Name: "remove pod files", Do: func(ctx context.Context) error { return sys.RemoveTree(ctx, s.Layout.PodFiles(id)) }},
 		state.Step{Name: "remove pod cgroup", Do: func(ctx context.Context) error { return s.removePodCgroup(ctx, id) }},
 		state.Step{Name: "tell plugins", Do: func(ctx context.Context) error { s.tellRemoved(ctx, id); return nil }},
 		state.Step{Name: "drop record", Do: func(context.Context) error { return s.Store.DropPod(id) }},
