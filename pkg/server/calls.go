@@ -32,6 +32,8 @@ const (
 	// maxErrorText keeps what a runtime or registry had to say within the header
 	// frames an error travels in.
 	maxErrorText = 8 << 10
+	// maxLoggedName is as long as names that are valid.
+	maxLoggedName = 512
 )
 
 func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
@@ -61,7 +63,7 @@ func (s *Server) call(ctx context.Context, fullMethod string, req any, handle fu
 		attrs := append(namesIn(req), namesIn(resp)...)
 		attrs = append(attrs, slog.Duration("dur", time.Since(began)))
 		if err != nil {
-			attrs = append(attrs, slog.String("code", st.Code().String()), slog.Any("err", err))
+			attrs = append(attrs, slog.String("code", st.Code().String()), slog.String("err", st.Message()))
 		}
 		log.LogAttrs(ctx, level, "call", attrs...)
 	}
@@ -119,11 +121,16 @@ func statusOf(ctx context.Context, err error) *status.Status {
 	if code == codes.Unknown && sys.IsDiskFull(err) {
 		code = codes.ResourceExhausted
 	}
-	text := strings.ToValidUTF8(err.Error(), "?")
-	if len(text) > maxErrorText {
-		text = strings.ToValidUTF8(text[:maxErrorText], "") + "…"
+	return status.New(code, clip(err.Error(), maxErrorText))
+}
+
+// clip makes a text valid UTF-8 of limit bytes at most.
+func clip(text string, limit int) string {
+	text = strings.ToValidUTF8(text, "?")
+	if len(text) <= limit {
+		return text
 	}
-	return status.New(code, text)
+	return strings.ToValidUTF8(text[:limit], "") + "…"
 }
 
 // levelOf: what clients ask all the time is for debugging, and so are the
@@ -154,7 +161,7 @@ func namesIn(message any) []slog.Attr {
 	var attrs []slog.Attr
 	add := func(key, value string) {
 		if value != "" {
-			attrs = append(attrs, slog.String(key, value))
+			attrs = append(attrs, slog.String(key, clip(value, maxLoggedName)))
 		}
 	}
 	switch m := message.(type) {

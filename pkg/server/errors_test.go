@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/cri-shim/cri-shim/pkg/server"
@@ -63,5 +65,25 @@ func TestStatusOfKeepsTextsWithinBounds(t *testing.T) {
 	s := server.StatusOf(t.Context(), errors.New("start: \xff"+strings.Repeat("ä", server.MaxErrorText)))
 	if len(s.Message()) > server.MaxErrorText+10 || !utf8.ValidString(s.Message()) || !strings.HasPrefix(s.Message(), "start: ?ä") {
 		t.Errorf("%d bytes: %.20q", len(s.Message()), s.Message())
+	}
+}
+
+// TestLogLinesAreBounded: neither an error nor a name that a client sends makes a log line of its length.
+func TestLogLinesAreBounded(t *testing.T) {
+	n := newNode(t)
+	n.server.Open()
+	before := len(n.log.String())
+	long := strings.Repeat("x", 1<<20)
+	if _, err := n.ContainerStatus(t.Context(), &cri.ContainerStatusRequest{ContainerId: long}); status.Code(err) != codes.NotFound {
+		t.Errorf("container: %s", status.Code(err))
+	}
+	if _, err := n.StopPodSandbox(t.Context(), &cri.StopPodSandboxRequest{PodSandboxId: long}); err != nil {
+		t.Errorf("pod: %s", status.Code(err))
+	}
+	if _, err := n.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: long + "://"}}); err == nil {
+		t.Error("an image was pulled")
+	}
+	if grew := len(n.log.String()) - before; grew == 0 || grew > 4*server.MaxErrorText {
+		t.Errorf("logged %d bytes", grew)
 	}
 }
