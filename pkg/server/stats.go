@@ -44,7 +44,11 @@ func (a *api) ContainerStats(ctx context.Context, r *cri.ContainerStatsRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return &cri.ContainerStatsResponse{Stats: a.Stats.Container(ctx, a.measured(c))}, nil
+	items, err := a.Stats.Containers(ctx, []stats.Container{a.measured(c)})
+	if err != nil {
+		return nil, err
+	}
+	return &cri.ContainerStatsResponse{Stats: items[0]}, nil
 }
 
 func (a *api) ListContainerStats(ctx context.Context, r *cri.ListContainerStatsRequest) (*cri.ListContainerStatsResponse, error) {
@@ -66,7 +70,7 @@ func (a *api) StreamContainerStats(r *cri.StreamContainerStatsRequest, s grpc.Se
 func (a *api) containerStats(ctx context.Context, f *cri.ContainerStatsFilter) ([]*cri.ContainerStats, error) {
 	running := &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING}
 	selected := a.containers(filter{id: f.GetId(), pod: f.GetPodSandboxId(), labels: f.GetLabelSelector()}, running)
-	return measure(ctx, selected, func(c state.Container) *cri.ContainerStats { return a.Stats.Container(ctx, a.measured(c)) })
+	return a.Stats.Containers(ctx, convert(selected, a.measured))
 }
 
 func (a *api) PodSandboxStats(ctx context.Context, r *cri.PodSandboxStatsRequest) (*cri.PodSandboxStatsResponse, error) {
@@ -74,7 +78,11 @@ func (a *api) PodSandboxStats(ctx context.Context, r *cri.PodSandboxStatsRequest
 	if err != nil {
 		return nil, err
 	}
-	return &cri.PodSandboxStatsResponse{Stats: a.Stats.Pod(ctx, a.measuredPod(p))}, nil
+	items, err := a.Stats.Pods(ctx, []stats.Pod{a.measuredPod(p)})
+	if err != nil {
+		return nil, err
+	}
+	return &cri.PodSandboxStatsResponse{Stats: items[0]}, nil
 }
 
 func (a *api) ListPodSandboxStats(ctx context.Context, r *cri.ListPodSandboxStatsRequest) (*cri.ListPodSandboxStatsResponse, error) {
@@ -94,7 +102,7 @@ func (a *api) StreamPodSandboxStats(r *cri.StreamPodSandboxStatsRequest, s grpc.
 
 func (a *api) podStats(ctx context.Context, f *cri.PodSandboxStatsFilter) ([]*cri.PodSandboxStats, error) {
 	selected := a.readyPods(filter{id: f.GetId(), labels: f.GetLabelSelector()})
-	return measure(ctx, selected, func(p state.Pod) *cri.PodSandboxStats { return a.Stats.Pod(ctx, a.measuredPod(p)) })
+	return a.Stats.Pods(ctx, convert(selected, a.measuredPod))
 }
 
 func (a *api) ListMetricDescriptors(context.Context, *cri.ListMetricDescriptorsRequest) (*cri.ListMetricDescriptorsResponse, error) {
@@ -117,9 +125,7 @@ func (a *api) StreamPodSandboxMetrics(_ *cri.StreamPodSandboxMetricsRequest, s g
 }
 
 func (a *api) podMetrics(ctx context.Context) ([]*cri.PodSandboxMetrics, error) {
-	return measure(ctx, a.readyPods(filter{}), func(p state.Pod) *cri.PodSandboxMetrics {
-		return a.Stats.PodMetrics(ctx, a.measuredPod(p))
-	})
+	return a.Stats.Metrics(ctx, convert(a.readyPods(filter{}), a.measuredPod))
 }
 
 // readyPods are those that have something to measure.
@@ -127,14 +133,10 @@ func (a *api) readyPods(f filter) iter.Seq[state.Pod] {
 	return a.pods(f, &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY})
 }
 
-// measure reads one object after the other, for as long as somebody waits.
-func measure[R, S any](ctx context.Context, all iter.Seq[R], one func(R) S) ([]S, error) {
+func convert[R, S any](all iter.Seq[R], one func(R) S) []S {
 	var out []S
 	for r := range all {
-		if ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
 		out = append(out, one(r))
 	}
-	return out, nil
+	return out
 }

@@ -10,67 +10,52 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
-const (
-	diskPatience = 250 * time.Millisecond // how long one answer waits for a writable layer to be walked
-	diskTimeout  = 2 * time.Minute        // for the walk itself
-)
+// diskPatience is how long one answer, of however many containers, waits for the use of writable layers.
+const diskPatience = 250 * time.Millisecond
 
-// disks lets a walk through a large writable layer go on without holding up the answer that started it: later ones get
-// what the function has remembered meanwhile. The zero value is ready.
-type disks struct {
-	mu      sync.Mutex // guards walking
-	walking map[string]*walk
+// diskQuestions ask for the disk use of all containers of one answer at once, so that they wait together.
+type diskQuestions struct {
+	asked  map[string]*diskQuestion // by container id
+	cancel context.CancelFunc
 }
 
-type walk struct {
+type diskQuestion struct {
 	done chan struct{}
-	disk Disk
+	disk Disk // with err: written before done is closed
 	err  error
 }
 
-// disk is the container's disk use, if it can be had soon.
-func (s *Service) disk(ctx context.Context, c Container) (Disk, bool) {
-	if c.Disk == nil {
-		return Disk{}, false
+func askDisks(ctx context.Context, all []Container) *diskQuestions {
+	ctx, cancel := context.WithTimeout(ctx, diskPatience)
+	q := &diskQuestions{asked: make(map[string]*diskQuestion, len(all)), cancel: cancel}
+	for _, c := range all {
+		if c.Disk == nil || q.asked[c.ID] != nil {
+			continue
+		}
+		one := &diskQuestion{done: make(chan struct{})}
+		q.asked[c.ID] = one
+		go func() {
+			defer close(one.done)
+			one.disk, one.err = c.Disk(ctx)
+		}()
 	}
-	w := s.disks.start(ctx, c)
-	patience := time.NewTimer(diskPatience)
-	defer patience.Stop()
-	select {
-	case <-w.done:
-	case <-patience.C:
-		return Disk{}, false
-	case <-ctx.Done():
-		return Disk{}, false
-	}
-	if w.err != nil {
-		s.log.Debug("no disk statistics", "container", c.ID, "err", w.err)
-	}
-	return w.disk, w.err == nil
+	return q
 }
 
-// start joins the walk under way for this container or begins one.
-func (d *disks) start(ctx context.Context, c Container) *walk {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if w := d.walking[c.ID]; w != nil {
-		return w
+// close ends the questions that have no answer yet.
+func (q *diskQuestions) close() { q.cancel() }
+
+// disk is the container's disk use, if it was to be had in time.
+func (s *Service) disk(q *diskQuestions, c Container) (Disk, bool) {
+	one := q.asked[c.ID]
+	if one == nil {
+		return Disk{}, false
 	}
-	if d.walking == nil {
-		d.walking = map[string]*walk{}
+	<-one.done // at the latest when the patience is over
+	if one.err != nil {
+		s.log.Debug("no disk statistics", "container", c.ID, "err", one.err)
 	}
-	w := &walk{done: make(chan struct{})}
-	d.walking[c.ID] = w
-	go func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), diskTimeout)
-		defer cancel()
-		w.disk, w.err = c.Disk(ctx)
-		d.mu.Lock()
-		delete(d.walking, c.ID)
-		d.mu.Unlock()
-		close(w.done)
-	}()
-	return w
+	return one.disk, one.err == nil
 }
 
 // deviceNames remembers the names of block devices, which don't change under their number while in use.

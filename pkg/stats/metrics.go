@@ -39,7 +39,7 @@ type sample struct {
 	now       time.Time
 }
 
-// Descriptors says what PodMetrics gives.
+// Descriptors says what Metrics gives.
 func (s *Service) Descriptors() []*cri.MetricDescriptor {
 	var out []*cri.MetricDescriptor
 	for _, m := range s.table {
@@ -48,11 +48,18 @@ func (s *Service) Descriptors() []*cri.MetricDescriptor {
 	return out
 }
 
-// PodMetrics measures everything in the metric table for a pod and the containers handed in with it. It costs several
-// times what Pod costs, as it looks at each process. Values are whole numbers, seconds too: the CRI has no others.
-func (s *Service) PodMetrics(ctx context.Context, p Pod) *cri.PodSandboxMetrics {
+// Metrics measures everything in the metric table for pods and the containers handed in with them. It costs several
+// times what Pods costs, as it looks at each process. Values are whole numbers, seconds too: the CRI has no others. The
+// error is that of ctx.
+func (s *Service) Metrics(ctx context.Context, all []Pod) ([]*cri.PodSandboxMetrics, error) {
+	q := askDisks(ctx, containersOf(all))
+	defer q.close()
 	r := s.reader()
 	defer r.done()
+	return each(ctx, all, func(p Pod) *cri.PodSandboxMetrics { return s.podMetrics(r, q, p) })
+}
+
+func (s *Service) podMetrics(r *reader, q *diskQuestions, p Pod) *cri.PodSandboxMetrics {
 	d := s.podDirs(p)
 	own := sample{usage: s.cgroupUsage(r, d, everything), nics: s.interfaces(r, p), names: &s.names, now: time.Now()}
 	name, namespace := p.Metadata.GetName(), p.Metadata.GetNamespace()
@@ -65,16 +72,16 @@ func (s *Service) PodMetrics(ctx context.Context, p Pod) *cri.PodSandboxMetrics 
 		labels := []string{d.path, c.ID, c.Image, c.Metadata.GetName(), name, namespace}
 		out.ContainerMetrics = append(out.ContainerMetrics, &cri.ContainerMetrics{
 			ContainerId: c.ID,
-			Metrics:     s.rows(s.sample(ctx, r, c), labels),
+			Metrics:     s.rows(s.sample(r, q, c), labels),
 		})
 	}
 	return out
 }
 
-func (s *Service) sample(ctx context.Context, r *reader, c Container) *sample {
+func (s *Service) sample(r *reader, q *diskQuestions, c Container) *sample {
 	d := s.containerDirs(c)
 	out := &sample{usage: s.cgroupUsage(r, d, everything), container: &c, procs: s.processes(r, d, c.PID), names: &s.names, now: time.Now()}
-	if disk, ok := s.disk(ctx, c); ok {
+	if disk, ok := s.disk(q, c); ok {
 		out.disk = &disk
 		if fs, err := sys.FilesystemOf(disk.Mountpoint); err == nil {
 			out.fs = &fs

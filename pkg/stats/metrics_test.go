@@ -76,7 +76,7 @@ func series(t *testing.T, s *stats.Service, metrics []*cri.Metric) map[string]ui
 func TestMetrics(t *testing.T) {
 	for _, v2 := range []bool{true, false} {
 		s := fixture(v2)
-		all := s.PodMetrics(t.Context(), pod())
+		all := single(t, s.Metrics, pod())
 		if all.GetPodSandboxId() != "p1" || len(all.GetContainerMetrics()) != 1 || all.GetContainerMetrics()[0].GetContainerId() != "c1" {
 			t.Fatalf("%v", all)
 		}
@@ -148,7 +148,7 @@ func layerDevice(got map[string]uint64) string {
 }
 
 func TestPodsOwnMetricsAreNoContainers(t *testing.T) {
-	for _, m := range fixture(true).PodMetrics(t.Context(), pod()).GetMetrics() {
+	for _, m := range single(t, fixture(true).Metrics, pod()).GetMetrics() {
 		if l := m.GetLabelValues(); l[2] != "" || l[3] != "" || l[4] != "web-0" || l[5] != "shop" {
 			t.Errorf("%s %v", m.GetName(), l)
 		}

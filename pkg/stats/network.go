@@ -70,6 +70,8 @@ func parseCounters(f [][]byte) counters {
 	return counters{bytes: v[0], packets: v[1], errors: v[2], dropped: v[3]}
 }
 
+// networkUsage lists all interfaces, the default one too. The CRI's comment would have it left out, but the kubelet copies
+// the list into its summary as "all interfaces found", which is what cAdvisor gave and clients read.
 func networkUsage(nics []nic, now time.Time) *cri.NetworkUsage {
 	if len(nics) == 0 {
 		return nil
@@ -83,9 +85,11 @@ func networkUsage(nics []nic, now time.Time) *cri.NetworkUsage {
 		}
 		if n.name == defaultInterface {
 			out.DefaultInterface = u
-		} else {
-			out.Interfaces = append(out.Interfaces, u)
 		}
+		out.Interfaces = append(out.Interfaces, u)
+	}
+	if out.DefaultInterface == nil {
+		out.DefaultInterface = out.Interfaces[0] // of plugins that name it otherwise
 	}
 	return out
 }

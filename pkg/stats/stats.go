@@ -37,7 +37,6 @@ type Service struct {
 	log   *slog.Logger
 	table []metric
 	rates rates
-	disks disks
 	names deviceNames
 	bufs  sync.Pool // of *[]byte, for reading files into
 }
@@ -65,7 +64,8 @@ type Container struct {
 	PID                 int    // of its first process; 0 when it does not run
 	StartedAt           time.Time
 	Resources           *cri.LinuxContainerResources
-	Disk                func(context.Context) (Disk, error) // use of the writable layer; may be nil
+	// Disk is the use of the writable layer; may be nil. It returns when its context ends, with what it knows by then.
+	Disk func(context.Context) (Disk, error)
 }
 
 // Disk is the use of a writable layer.
@@ -86,14 +86,46 @@ type Pod struct {
 	Containers          []Container // those whose statistics are wanted
 }
 
-// Container measures one container. An ended one has its identity and its writable layer only.
-func (s *Service) Container(ctx context.Context, c Container) *cri.ContainerStats {
+// Containers measures containers, in the order given. An ended one has its identity and its writable layer only. The
+// error is that of ctx.
+func (s *Service) Containers(ctx context.Context, all []Container) ([]*cri.ContainerStats, error) {
+	q := askDisks(ctx, all)
+	defer q.close()
 	r := s.reader()
 	defer r.done()
-	return s.container(ctx, r, c)
+	return each(ctx, all, func(c Container) *cri.ContainerStats { return s.container(r, q, c) })
 }
 
-func (s *Service) container(ctx context.Context, r *reader, c Container) *cri.ContainerStats {
+// Pods measures pods and the containers handed in with them, in the order given. The error is that of ctx.
+func (s *Service) Pods(ctx context.Context, all []Pod) ([]*cri.PodSandboxStats, error) {
+	q := askDisks(ctx, containersOf(all))
+	defer q.close()
+	r := s.reader()
+	defer r.done()
+	return each(ctx, all, func(p Pod) *cri.PodSandboxStats { return s.pod(r, q, p) })
+}
+
+func containersOf(pods []Pod) []Container {
+	var all []Container
+	for _, p := range pods {
+		all = append(all, p.Containers...)
+	}
+	return all
+}
+
+// each measures one object after the other, for as long as somebody waits.
+func each[O, S any](ctx context.Context, all []O, measure func(O) S) ([]S, error) {
+	out := make([]S, 0, len(all))
+	for _, o := range all {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		out = append(out, measure(o))
+	}
+	return out, nil
+}
+
+func (s *Service) container(r *reader, q *diskQuestions, c Container) *cri.ContainerStats {
 	u := s.cgroupUsage(r, s.containerDirs(c), ofContainer)
 	now := time.Now()
 	out := &cri.ContainerStats{
@@ -103,7 +135,7 @@ func (s *Service) container(ctx context.Context, r *reader, c Container) *cri.Co
 		Swap:       u.memory.swapUsage(now),
 		Io:         u.io.cri(now),
 	}
-	if d, ok := s.disk(ctx, c); ok {
+	if d, ok := s.disk(q, c); ok {
 		out.WritableLayer = &cri.FilesystemUsage{
 			Timestamp:  now.UnixNano(),
 			FsId:       &cri.FilesystemIdentifier{Mountpoint: d.Mountpoint},
@@ -114,10 +146,7 @@ func (s *Service) container(ctx context.Context, r *reader, c Container) *cri.Co
 	return out
 }
 
-// Pod measures a pod and the containers handed in with it.
-func (s *Service) Pod(ctx context.Context, p Pod) *cri.PodSandboxStats {
-	r := s.reader()
-	defer r.done()
+func (s *Service) pod(r *reader, q *diskQuestions, p Pod) *cri.PodSandboxStats {
 	u := s.cgroupUsage(r, s.podDirs(p), ofPod)
 	nics := s.interfaces(r, p)
 	now := time.Now()
@@ -131,7 +160,7 @@ func (s *Service) Pod(ctx context.Context, p Pod) *cri.PodSandboxStats {
 		linux.Process = &cri.ProcessUsage{Timestamp: now.UnixNano(), ProcessCount: number(*u.tasks)}
 	}
 	for _, c := range p.Containers {
-		linux.Containers = append(linux.Containers, s.container(ctx, r, c))
+		linux.Containers = append(linux.Containers, s.container(r, q, c))
 	}
 	return &cri.PodSandboxStats{
 		Attributes: &cri.PodSandboxAttributes{Id: p.ID, Metadata: p.Metadata, Labels: p.Labels, Annotations: p.Annotations},

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -49,7 +51,7 @@ func pod() stats.Pod {
 // TestContainer reads the same figures from a tree of each cgroup version.
 func TestContainer(t *testing.T) {
 	for _, v2 := range []bool{true, false} {
-		got := fixture(v2).Container(t.Context(), container())
+		got := single(t, fixture(v2).Containers, container())
 		cpu, mem, swap := got.GetCpu(), got.GetMemory(), got.GetSwap()
 		usage := uint64(7305182000)
 		if !v2 {
@@ -94,7 +96,7 @@ func TestContainer(t *testing.T) {
 }
 
 func TestPodWithoutLimits(t *testing.T) {
-	got := fixture(true).Pod(t.Context(), pod())
+	got := single(t, fixture(true).Pods, pod())
 	linux := got.GetLinux()
 	if linux.GetMemory().GetAvailableBytes() != nil {
 		t.Errorf("no limit, yet %v", linux.GetMemory())
@@ -115,7 +117,7 @@ func TestEndedContainerHasIdentityAndDisk(t *testing.T) {
 	for _, v2 := range []bool{true, false} {
 		c := container()
 		c.Cgroup, c.PID = "/kubepods/pod1/gone", 0
-		got := fixture(v2).Container(t.Context(), c)
+		got := single(t, fixture(v2).Containers, c)
 		if got.GetCpu() != nil || got.GetMemory() != nil || got.GetSwap() != nil || got.GetIo() != nil {
 			t.Errorf("figures of a dead container: %s", protojson.Format(got))
 		}
@@ -134,7 +136,7 @@ func TestSystemdPaths(t *testing.T) {
 	p := pod()
 	p.CgroupParent = "kubepods-besteffort-pod1.slice"
 	p.Containers[0].Cgroup = "kubepods-besteffort-pod1.slice:cri-shim:c1"
-	got := stats.New(stats.Options{CgroupV2: true, CgroupRoot: root}).Pod(t.Context(), p)
+	got := single(t, stats.New(stats.Options{CgroupV2: true, CgroupRoot: root}).Pods, p)
 	if c := got.GetLinux().GetCpu().GetUsageCoreNanoSeconds().GetValue(); c != 3e9 {
 		t.Errorf("pod %d", c)
 	}
@@ -143,34 +145,87 @@ func TestSystemdPaths(t *testing.T) {
 	}
 }
 
-func TestSlowDiskHoldsNothingUp(t *testing.T) {
+// TestSlowDisksWaitTogether: one answer waits once, however many layers take long, and has the figures that came in time.
+func TestSlowDisksWaitTogether(t *testing.T) {
 	s := fixture(true)
-	release := make(chan struct{})
-	c := container()
-	var walks atomic.Int32
-	c.Disk = func(ctx context.Context) (stats.Disk, error) {
-		walks.Add(1)
-		<-release
-		return stats.Disk{Bytes: 1}, ctx.Err()
+	var all []stats.Container
+	var asked atomic.Int32
+	for i := range 40 {
+		c := container()
+		c.ID = strconv.Itoa(i)
+		c.Disk = func(ctx context.Context) (stats.Disk, error) {
+			asked.Add(1)
+			if i%2 == 0 {
+				<-ctx.Done() // it says what it knew before, or nothing
+			}
+			if i%4 == 0 {
+				return stats.Disk{}, ctx.Err()
+			}
+			return stats.Disk{Bytes: uint64(i)}, nil
+		}
+		all = append(all, c)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
 	start := time.Now()
-	for range 3 {
-		if got := s.Container(ctx, c); got.GetWritableLayer() != nil || got.GetCpu() == nil {
-			t.Errorf("%s", protojson.Format(got))
+	got, err := s.Containers(t.Context(), all[:4])
+	few := time.Since(start)
+	must(t, err)
+	start = time.Now()
+	got, err = s.Containers(t.Context(), all)
+	took := time.Since(start)
+	must(t, err)
+	if took > 3*few {
+		t.Errorf("40 containers take %s, 4 take %s", took, few)
+	}
+	if asked.Load() != 44 {
+		t.Errorf("asked %d times", asked.Load())
+	}
+	for i, one := range got {
+		layer := one.GetWritableLayer()
+		if (layer == nil) != (i%4 == 0) || layer != nil && layer.GetUsedBytes().GetValue() != uint64(i) || one.GetCpu() == nil {
+			t.Errorf("%d: %s", i, protojson.Format(one))
 		}
 	}
-	cancel() // the request that began the walk is over; the walk is not
-	if took := time.Since(start); took > 3*time.Second || walks.Load() != 1 {
-		t.Errorf("%d walks, %s", walks.Load(), took)
+	pods := []stats.Pod{pod(), pod()}
+	pods[0].Containers, pods[1].Containers = all[:20], all[20:]
+	start = time.Now()
+	_, err = s.Pods(t.Context(), pods)
+	must(t, err)
+	_, err = s.Metrics(t.Context(), pods)
+	must(t, err)
+	if took := time.Since(start); took > 6*few {
+		t.Errorf("pods and metrics take %s", took)
 	}
-	close(release)
-	if got := s.Container(t.Context(), c); got.GetWritableLayer().GetUsedBytes().GetValue() != 1 {
-		t.Errorf("after the walk: %v", got.GetWritableLayer())
+}
+
+// TestNobodyWaits: an answer ends when its caller is gone.
+func TestNobodyWaits(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := fixture(true).Containers(ctx, []stats.Container{container()}); !errors.Is(err, context.Canceled) {
+		t.Errorf("error %v", err)
 	}
-	c.Disk = func(context.Context) (stats.Disk, error) { return stats.Disk{}, errors.New("gone") }
-	if got := s.Container(t.Context(), c); got.GetWritableLayer() != nil {
-		t.Errorf("failed walk: %v", got.GetWritableLayer())
+}
+
+// TestAllInterfaces: the default interface has a place of its own and is in the list as well.
+func TestAllInterfaces(t *testing.T) {
+	raw := "Inter-|   Receive\n face |bytes\n" +
+		"    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n" +
+		"  net1: 5 6 7 8 0 0 0 0 9 10 11 12 0 0 0 0\n" +
+		"  eth0: 100 1 2 3 0 0 0 0 200 4 5 6 0 0 0 0\n"
+	got := stats.NetworkOf([]byte(raw), time.Now())
+	if d := got.GetDefaultInterface(); d.GetName() != "eth0" || d.GetRxBytes().GetValue() != 100 || d.GetTxErrors().GetValue() != 5 {
+		t.Errorf("default %v", d)
+	}
+	var names []string
+	for _, i := range got.GetInterfaces() {
+		names = append(names, i.GetName())
+	}
+	other := stats.NetworkOf([]byte("lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\nens1: 5 6 7 8 0 0 0 0 9 10 11 12 0 0 0 0\n"), time.Now())
+	if other.GetDefaultInterface().GetName() != "ens1" {
+		t.Errorf("default without eth0: %v", other)
+	}
+	if !slices.Equal(names, []string{"net1", "eth0"}) || got.GetInterfaces()[1].GetTxBytes().GetValue() != 200 {
+		t.Errorf("interfaces %v", got.GetInterfaces())
 	}
 }
 
@@ -225,8 +280,8 @@ func TestRatesForgetObjectsGone(t *testing.T) {
 func TestNothingIsLeftRunning(t *testing.T) {
 	s, before := fixture(true), runtime.NumGoroutine()
 	for range 50 {
-		s.Pod(t.Context(), pod())
-		s.PodMetrics(t.Context(), pod())
+		single(t, s.Pods, pod())
+		single(t, s.Metrics, pod())
 	}
 	for range 100 {
 		if runtime.NumGoroutine() <= before {
@@ -242,4 +297,14 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+// single measures one object.
+func single[O, S any](t testing.TB, measure func(context.Context, []O) ([]S, error), what O) S {
+	t.Helper()
+	all, err := measure(t.Context(), []O{what})
+	if err != nil || len(all) != 1 {
+		t.Fatalf("%d answers, %v", len(all), err)
+	}
+	return all[0]
 }
