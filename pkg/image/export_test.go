@@ -36,7 +36,7 @@ func Normalize(ref string) (string, error) {
 
 // Hosts are those that a pull from the named registry would ask.
 func Hosts(ctx context.Context, configDir, name string) ([]string, error) {
-	h := &registryHosts{trusted: map[string]bool{}}
+	h := &registryHosts{trusted: map[string]bool{}, failed: map[string]int{}}
 	h.configured = config.ConfigureHosts(ctx, config.HostOptions{HostDir: config.HostDirFromRoot(configDir), Credentials: h.credentials})
 	hosts, err := h.hosts(name)
 	var out []string

@@ -118,8 +118,9 @@ func (b *syncBuffer) String() string {
 
 type store struct {
 	*image.Service
-	root string
-	log  *syncBuffer
+	root       string
+	log        *syncBuffer
+	registries string // directory of hosts.toml, "" = none
 }
 
 func openAt(t testing.TB, root string, change ...func(*image.Options)) store {
@@ -138,7 +139,7 @@ func openAt(t testing.TB, root string, change ...func(*image.Options)) store {
 			t.Error(err)
 		}
 	})
-	return store{s, root, log}
+	return store{s, root, log, o.RegistryConfig}
 }
 
 func open(t testing.TB, change ...func(*image.Options)) store {

@@ -4,12 +4,9 @@ package image
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -27,7 +24,8 @@ type watch struct {
 	timer      *time.Timer
 	last       time.Time // of the last byte, or of the first request after a pause
 	open       int
-	stalled    bool // the last request broke off: what follows is the same silence
+	putOff     time.Time // when a registry first said to come back later; zero: it answers
+	stalled    bool      // the last request broke off: what follows is the same silence
 	transports []*http.Transport
 }
 
@@ -57,19 +55,22 @@ func (w *watch) close() {
 	}
 }
 
-// wrap puts the watch into an HTTP client.
-func (w *watch) wrap(c *http.Client) error {
-	next := c.Transport
-	if next == nil {
-		next = http.DefaultTransport
+// adopt takes a transport whose idle connections end with the pull.
+func (w *watch) adopt(t *http.Transport) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.transports = append(w.transports, t)
+}
+
+// patient says whether the pull waits that long for a registry that puts it off: all in all, since the last answer that
+// wasn't that, no longer than it waits for a silent one.
+func (w *watch) patient(wait time.Duration) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.putOff.IsZero() {
+		w.putOff = time.Now()
 	}
-	if t, ok := next.(*http.Transport); ok && next != http.DefaultTransport {
-		w.mu.Lock()
-		w.transports = append(w.transports, t)
-		w.mu.Unlock()
-	}
-	c.Transport = &watchedTransport{watch: w, next: next}
-	return nil
+	return w.limit <= 0 || time.Since(w.putOff)+wait <= w.limit
 }
 
 func (w *watch) begin() {
@@ -88,7 +89,7 @@ func (w *watch) begin() {
 func (w *watch) progress() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.last, w.stalled = time.Now(), false
+	w.last, w.stalled, w.putOff = time.Now(), false, time.Time{}
 	if w.timer != nil && w.open > 0 {
 		w.timer.Reset(w.limit)
 	}
@@ -102,81 +103,4 @@ func (w *watch) end(stalled bool) {
 	if w.open == 0 && w.timer != nil {
 		w.timer.Stop()
 	}
-}
-
-type watchedTransport struct {
-	watch *watch
-	next  http.RoundTripper
-}
-
-// errStalled is a timeout to the registry client: it tries again, or the next mirror.
-type errStalled struct{ after time.Duration }
-
-func (e errStalled) Error() string { return fmt.Sprintf("no data for %s", e.after) }
-func (errStalled) Timeout() bool   { return true }
-func (errStalled) Temporary() bool { return true }
-
-func (t *watchedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	t.watch.begin()
-	ctx, cancel := context.WithCancel(r.Context())
-	q := &watchedRequest{watch: t.watch, cut: r.Context().Err, cancel: cancel}
-	q.timer = time.AfterFunc(t.watch.stall, func() {
-		q.stalled.Store(true)
-		cancel()
-	})
-	resp, err := t.next.RoundTrip(r.WithContext(ctx))
-	if err != nil {
-		q.finish()
-		if q.stalled.Load() {
-			return nil, errStalled{t.watch.stall}
-		}
-		return nil, err
-	}
-	q.alive()
-	q.body = resp.Body
-	resp.Body = q
-	return resp, nil
-}
-
-// watchedRequest is the response body of a watched request.
-type watchedRequest struct {
-	watch   *watch
-	cut     func() error // the caller's context: tells its end from ours
-	cancel  context.CancelFunc
-	timer   *time.Timer
-	stalled atomic.Bool
-	done    sync.Once
-	body    io.ReadCloser
-}
-
-func (q *watchedRequest) alive() {
-	q.timer.Reset(q.watch.stall)
-	q.watch.progress()
-}
-
-// Read passes a broken or stalled connection on as an unexpected end: the registry client then opens the blob again
-// where it stopped.
-func (q *watchedRequest) Read(p []byte) (int, error) {
-	n, err := q.body.Read(p)
-	if n > 0 {
-		q.alive()
-	}
-	if err != nil && !errors.Is(err, io.EOF) && q.cut() == nil {
-		err = io.ErrUnexpectedEOF
-	}
-	return n, err
-}
-
-func (q *watchedRequest) Close() error {
-	err := q.body.Close()
-	q.finish()
-	return err
-}
-
-func (q *watchedRequest) finish() {
-	q.done.Do(func() {
-		q.timer.Stop()
-		q.cancel()
-		q.watch.end(q.stalled.Load())
-	})
 }

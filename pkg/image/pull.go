@@ -59,7 +59,7 @@ func (s *Service) pull(ctx context.Context, named reference.Named, creds credent
 	if err != nil {
 		return "", err
 	}
-	id, err := s.pullFrom(ctx, s.resolver(ctx, creds, w), named)
+	id, err := s.pullFrom(ctx, s.newHosts(ctx, creds, w), named)
 	if err != nil && ctx.Err() != nil {
 		err = &endedError{context.Cause(ctx)}
 	}
@@ -71,16 +71,12 @@ func (s *Service) pull(ctx context.Context, named reference.Named, creds credent
 	return id, err
 }
 
-func (s *Service) pullFrom(ctx context.Context, r remotes.Resolver, named reference.Named) (string, error) {
-	name, desc, err := r.Resolve(ctx, named.String())
+func (s *Service) pullFrom(ctx context.Context, h *registryHosts, named reference.Named) (string, error) {
+	src, desc, err := h.resolve(ctx, named)
 	if err != nil {
-		return "", fmt.Errorf("resolve: %w", err)
+		return "", err
 	}
-	f, err := r.Fetcher(ctx, name)
-	if err != nil {
-		return "", fmt.Errorf("reach registry: %w", err)
-	}
-	return s.install(ctx, f, desc, named, nil)
+	return s.install(ctx, src, desc, named, nil)
 }
 
 // install fetches and unpacks one image and records it under its names. The context must carry a lease.

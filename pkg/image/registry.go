@@ -4,7 +4,9 @@ package image
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes"
@@ -12,47 +14,84 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 )
 
-// resolver makes the registry client of one pull. hosts.toml is read here, so each pull sees the files of its day.
-func (s *Service) resolver(ctx context.Context, c credentials, w *watch) remotes.Resolver {
-	h := &registryHosts{creds: c, trusted: map[string]bool{}}
-	o := config.HostOptions{UpdateClient: w.wrap, Credentials: h.credentials}
+// registryHosts are the hosts of one pull: the registry and its mirrors, with one set of clients and tokens for
+// resolving and fetching, and the list of those that credentials may go to. A host that a registry redirects to, a blob
+// store, is none of them. A host that fails is asked after the others from then on: a mirror that says nothing costs a
+// pull one timeout, not one for each blob.
+type registryHosts struct {
+	creds      credentials
+	watch      *watch
+	log        *slog.Logger
+	configured docker.RegistryHosts
+
+	mu       sync.Mutex // guards the rest
+	name     string
+	known    []docker.RegistryHost // in the order of the configuration
+	trusted  map[string]bool
+	failures int
+	failed   map[string]int // number of each host's last failure; none: 0
+}
+
+// newHosts prepares the registry client of one pull. hosts.toml is read at its first use, so each pull sees the files of
+// its day.
+func (s *Service) newHosts(ctx context.Context, c credentials, w *watch) *registryHosts {
+	h := &registryHosts{creds: c, watch: w, log: s.log, trusted: map[string]bool{}, failed: map[string]int{}}
+	o := config.HostOptions{UpdateClient: h.wrap, Credentials: h.credentials}
 	if s.registryConfig != "" {
 		o.HostDir = config.HostDirFromRoot(s.registryConfig)
 	}
 	h.configured = config.ConfigureHosts(ctx, o)
+	return h
+}
+
+func (h *registryHosts) resolver() remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{Hosts: h.hosts, Headers: http.Header{"User-Agent": {"cri-shim"}}})
 }
 
-// registryHosts keeps the hosts of one pull: one set of clients and tokens for resolving and fetching, and the list of
-// hosts that credentials may go to. A host that a registry redirects to, a blob store, is none of them.
-type registryHosts struct {
-	creds      credentials
-	configured docker.RegistryHosts
-
-	mu      sync.Mutex // guards the rest
-	name    string
-	known   []docker.RegistryHost
-	trusted map[string]bool
-}
-
+// hosts returns those of a registry, the ones that failed last.
 func (h *registryHosts) hosts(name string) ([]docker.RegistryHost, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.known != nil && h.name == name {
-		return h.known, nil
-	}
-	hosts, err := h.configured(name)
-	if err != nil {
-		return nil, err
-	}
-	for i, host := range hosts {
-		h.trusted[host.Host] = true
-		if h.creds.bearer != "" && h.creds.validFor(host.Host) {
-			hosts[i].Authorizer = bearerAuthorizer{host: host.Host, token: h.creds.bearer}
+	if h.known == nil || h.name != name {
+		known, err := h.configured(name)
+		if err != nil {
+			return nil, err
 		}
+		for i, host := range known {
+			h.trusted[host.Host] = true
+			if h.creds.bearer != "" && h.creds.validFor(host.Host) {
+				host.Authorizer = bearerAuthorizer{host: host.Host, token: h.creds.bearer}
+			}
+			known[i].Authorizer = namingAuthorizer{host.Authorizer, host.Host}
+		}
+		h.name, h.known = name, known
 	}
-	h.name, h.known = name, hosts
-	return hosts, nil
+	ordered := slices.Clone(h.known)
+	slices.SortStableFunc(ordered, func(a, b docker.RegistryHost) int { return h.failed[a.Host] - h.failed[b.Host] })
+	return ordered, nil
+}
+
+// fail puts a host behind the others.
+func (h *registryHosts) fail(host string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.failures++
+	h.failed[host] = h.failures
+}
+
+// another says whether there is a host, besides this one, that can do what is wanted and hasn't failed.
+func (h *registryHosts) another(host string, want docker.HostCapabilities) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(h.known, func(k docker.RegistryHost) bool {
+		return k.Host != host && h.failed[k.Host] == 0 && k.Capabilities.Has(want)
+	})
+}
+
+func (h *registryHosts) several() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.known) > 1
 }
 
 func (h *registryHosts) credentials(host string) (string, string, error) {
@@ -62,4 +101,38 @@ func (h *registryHosts) credentials(host string) (string, string, error) {
 		return "", "", nil
 	}
 	return h.creds.username, h.creds.secret, nil
+}
+
+type (
+	tokenFor struct{} // context key: the host for which a token server is asked
+	wanted   struct{} // context key: the docker.HostCapabilities that a request is for; none: pulling
+)
+
+// namingAuthorizer notes in the requests that it makes to a token server for which host they are.
+type namingAuthorizer struct {
+	docker.Authorizer
+	host string
+}
+
+func (a namingAuthorizer) Authorize(ctx context.Context, r *http.Request) error {
+	return a.Authorizer.Authorize(context.WithValue(ctx, tokenFor{}, a.host), r)
+}
+
+// hostOfRequest is the host of the pull that a request is sent for: that of the first of a chain of redirects, or the
+// one whose token server is asked.
+func hostOfRequest(r *http.Request) string {
+	if host, ok := r.Context().Value(tokenFor{}).(string); ok {
+		return host
+	}
+	for r.Response != nil && r.Response.Request != nil {
+		r = r.Response.Request
+	}
+	return r.URL.Host
+}
+
+func wantedOf(r *http.Request) docker.HostCapabilities {
+	if want, ok := r.Context().Value(wanted{}).(docker.HostCapabilities); ok {
+		return want
+	}
+	return docker.HostCapabilityPull
 }
