@@ -23,6 +23,63 @@ import (
 )
 
 // self is this test program.
+// TestTerminalIsOpenedAgain has a container that closes its terminal and opens it
+// again: what it writes then is logged and shown, and never makes it wait.
+func TestTerminalIsOpenedAgain(t *testing.T) {
+	n := startNode(t)
+	gate := filepath.Join(n.dir, "gate")
+	await := func(step int) string { return fmt.Sprintf("until [ -e %s%d ]; do sleep 0.01; done; ", gate, step) }
+	n.launch(n.terminal("c", "sh", "-c", "T=$(tty); echo one; exec <&- >&- 2>&-; "+await(1)+
+		"exec >$T; echo two; exec >&-; "+await(2)+
+		"for i in 1 2 3; do echo again $i >$T; done; exec >$T; head -c 300000 /dev/zero | tr '\\0' x; echo; exit 4"))
+	a, err := n.client.Attach(n.ctx(), "c", monitor.AttachOptions{Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	shown := make(chan string, 1)
+	go func() { b, _ := io.ReadAll(a.Stdout); shown <- string(b) }()
+	open := func(step int) {
+		t.Helper()
+		if err := os.WriteFile(gate+strconv.Itoa(step), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.waitLog("c", "one")
+	time.Sleep(50 * time.Millisecond) // until it is closed; earlier tests less
+	before := n.busy()
+	time.Sleep(500 * time.Millisecond)
+	if ticks := n.busy() - before; ticks > 20 {
+		t.Errorf("half a second without an opener took %d ticks of processor time", ticks)
+	}
+	open(1)
+	n.waitLog("c", "two")
+	open(2)
+	if e := n.exit(); e.Code != 4 {
+		t.Errorf("exit %+v", e)
+	}
+	logged := strings.ReplaceAll(text(readLog(t, n.logPath("c")), "stdout"), "\r", "")
+	if want := "one\ntwo\nagain 1\nagain 2\nagain 3\n" + strings.Repeat("x", 300000) + "\n"; logged != want {
+		t.Errorf("logged %d bytes, want %d: %.60q", len(logged), len(want), logged)
+	}
+	if got := <-shown; !strings.Contains(got, "two\r\nagain 1\r\nagain 2\r\nagain 3\r\nxxx") {
+		t.Errorf("shown: %.60q", got)
+	}
+}
+
+// busy is the processor time of the monitor, in ticks of 10 ms.
+func (n *node) busy() int {
+	n.t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", n.pid))
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	f := strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return user + system
+}
+
 func self(t testing.TB) string {
 	t.Helper()
 	path, err := os.Executable()

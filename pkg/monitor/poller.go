@@ -42,14 +42,15 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
-// watch is one registration: at most one call per arm.
+// watch is one registration: at most one call per arm, any number per armEdge.
 type watch struct {
 	p     *poller
 	fd    int
 	token uint32
 
-	mu      sync.Mutex // guards stopped, and that fd is still ours
+	mu      sync.Mutex // guards what follows, and that fd is still ours
 	stopped bool
+	edge    bool // armEdge came last
 }
 
 // add registers fd, not armed yet. call runs on the poller's goroutine and must
@@ -76,8 +77,23 @@ func (w *watch) arm(events uint32) {
 	if w.stopped {
 		return
 	}
+	w.edge = false
 	ev := unix.EpollEvent{Events: events | unix.EPOLLONESHOT, Fd: int32(w.token)}
 	_ = unix.EpollCtl(w.p.epfd, unix.EPOLL_CTL_MOD, w.fd, &ev) // of a registered descriptor: can't fail
+}
+
+// armEdge asks for a call with every change of events until the next arm, and
+// for one at once if there is something to say now; repeated, it does nothing. It
+// is for a hang-up that may pass, of which arm would tell without end.
+func (w *watch) armEdge(events uint32) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.stopped || w.edge {
+		return
+	}
+	w.edge = true
+	ev := unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(w.token)}
+	_ = unix.EpollCtl(w.p.epfd, unix.EPOLL_CTL_MOD, w.fd, &ev)
 }
 
 // stop ends the registration. It comes before the descriptor is closed: other

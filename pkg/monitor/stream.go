@@ -76,13 +76,15 @@ func (st *stream) ready(events uint32) {
 		return
 	}
 	n, more := st.drain(drainRounds)
-	if !more && events&(unix.EPOLLHUP|unix.EPOLLERR) != 0 {
-		// No writer is left and none can come: the pipes are known to the container only by descriptor. What a
-		// terminal's next opener writes is found when the container ends.
+	over := !more && events&(unix.EPOLLHUP|unix.EPOLLERR) != 0
+	if over && !st.tty {
+		// No writer is left and none can come: the pipes are known to the container only by descriptor.
 		st.watch.stop()
 		return
 	}
 	switch {
+	case over: // until the terminal's next opener writes
+		st.watch.armEdge(unix.EPOLLIN)
 	case n >= restBelow:
 		st.watch.arm(unix.EPOLLIN)
 	case st.rest == nil:
