@@ -62,7 +62,7 @@ func (m *Monitor) newContainer(l *Launch) *container {
 	rec.Argv, rec.Env = nil, nil
 	return &container{
 		m: m, dir: dir, rec: rec, pidfd: -1, stdin: -1, tty: -1, told: make(chan struct{}), launched: make(chan struct{}),
-		out: newOutput(l.ID, dir, l.LogPath, m.journal, m.log),
+		out: m.newOutput(l.ID, dir, l.LogPath),
 	}
 }
 
@@ -229,7 +229,7 @@ func (c *container) shutStdin() bool {
 	return true
 }
 
-// release closes everything but the streams, which finish has closed.
+// release closes everything but output, which drain and discard close.
 func (c *container) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -243,7 +243,6 @@ func (c *container) release() {
 			*fd = -1
 		}
 	}
-	c.out.close()
 }
 
 // discard is the teardown of a launch that failed and of a forgotten container.
@@ -251,6 +250,7 @@ func (c *container) discard() {
 	for _, st := range c.streams {
 		st.abandon()
 	}
+	c.out.close()
 	c.release()
 	c.m.store.forget(c.rec.ID)
 	if err := os.RemoveAll(c.dir); err != nil {

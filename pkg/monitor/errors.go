@@ -91,12 +91,8 @@ func toWire(err error) *wireError {
 }
 
 func has[T any](err error) bool {
-	for ; err != nil; err = errors.Unwrap(err) {
-		if _, ok := err.(T); ok {
-			return true
-		}
-	}
-	return false
+	var class T
+	return errors.As(err, &class)
 }
 
 func (w *wireError) err() error {

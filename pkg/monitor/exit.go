@@ -59,10 +59,7 @@ func (c *container) finish(e Exit) {
 		}
 		cancel()
 	}
-	for _, st := range c.streams {
-		st.finish()
-		st.endSinks()
-	}
+	c.drain()
 	if c.told != nil {
 		<-c.told
 	}
@@ -76,6 +73,43 @@ func (c *container) finish(e Exit) {
 		c.m.leave(c)
 		c.m.publish(e)
 	})
+}
+
+// drain waits until all output is in the log, for a bounded time: neither a
+// client that reads slowly nor a log whose file system hangs keeps the exit back.
+// What could not be written then is, should the file system answer.
+func (c *container) drain() {
+	drained := make(chan struct{})
+	go func() {
+		defer close(drained)
+		for _, st := range c.streams {
+			st.finish()
+			st.endSinks()
+		}
+		c.out.close()
+	}()
+	if within(drained, logPatience) {
+		return
+	}
+	for _, st := range c.streams {
+		st.endSinks()
+	}
+	if !within(drained, sinkPatience*time.Millisecond) {
+		c.m.log.Error("container log not complete when its exit is told: does its file system hang?",
+			"container", c.rec.ID, "path", c.rec.LogPath)
+	}
+}
+
+// within waits for done, but no longer than d.
+func within(done <-chan struct{}, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
 }
 
 // oomLogged asks the kernel's log where systemd was faster than us with the

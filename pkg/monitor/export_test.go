@@ -79,6 +79,7 @@ const (
 // killed process forgets. cut is how much of the log write happens.
 func (r *Recorder) Crash(step Step, want, cut int, flush bool) {
 	o, st := r.st.out, r.st
+	st.findTail()
 	s := r.journal.get()
 	b := batch{
 		id: "c", tail: st.tail, want: want, at: time.Now(), flush: flush,
@@ -126,7 +127,6 @@ func (r *Recorder) Successor() (*Recorder, error) {
 			}
 		}
 	}
-	next.st.tail = next.st.out.tails.length(false)
 	r.st.out.close()
 	r.journal.close()
 	return next, next.Start()

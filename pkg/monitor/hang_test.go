@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,6 +66,118 @@ func freeze(t *testing.T, dir string) (freeze, thaw func()) {
 				t.Fatal(err)
 			}
 		}
+}
+
+// TestExitWithHungLog: a container whose log does not answer ends in bounded time,
+// keeps no other one, and its log is complete once the file system answers.
+func TestExitWithHungLog(t *testing.T) {
+	hung := frozenDir(t)
+	n := startNode(t)
+	gate := filepath.Join(n.dir, "gate")
+	l := n.spec("hung", "sh", "-c", "echo one; until [ -e "+gate+" ]; do sleep 0.01; done; echo two; sleep 0.2; echo three; exit 3")
+	l.LogPath = filepath.Join(hung.dir, "log")
+	n.launch(l)
+	n.launch(n.spec("other", "sh", "-c", "until [ -e "+gate+" ]; do sleep 0.01; done; echo done; exit 4"))
+	eventually(t, "the first line", func() bool { b, _ := os.ReadFile(l.LogPath); return len(b) > 0 })
+	hung.freeze()
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.wantExits(t, map[string]int{"other": 4, "hung": 3})
+	if err := n.client.Upgrade(n.ctx()); !errdefs.IsUnavailable(err) {
+		t.Errorf("upgrade beside a log that hangs: %v", err)
+	}
+	hung.thaw()
+	eventually(t, "the rest of the log", func() bool {
+		return text(readLog(t, l.LogPath), "stdout") == "one\ntwo\nthree\n"
+	})
+	if err := n.client.Upgrade(n.ctx()); err != nil {
+		t.Error("upgrade with the log there again:", err)
+	}
+}
+
+// TestRecoveryWithHungLog: a monitor that starts while one container's log does
+// not answer takes over the others, and that one too.
+func TestRecoveryWithHungLog(t *testing.T) {
+	hung := frozenDir(t)
+	n := startNode(t)
+	gate := filepath.Join(n.dir, "gate")
+	script := func(code string) []string {
+		return []string{"sh", "-c", "echo one; until [ -e " + gate + " ]; do sleep 0.01; done; echo two; exit " + code}
+	}
+	for _, id := range []string{"hung", "later"} {
+		l := n.spec(id, script("3")...)
+		l.LogPath = filepath.Join(hung.dir, id)
+		n.launch(l)
+		eventually(t, "the first line", func() bool { b, _ := os.ReadFile(l.LogPath); return len(b) > 0 })
+	}
+	n.launch(n.spec("other", script("4")...))
+	n.waitLog("other", "one")
+	n.stop()
+	n.killMonitor()
+	hung.freeze()
+	n.connect()
+	if err := os.WriteFile(gate, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.wantExits(t, map[string]int{"other": 4, "hung": 3, "later": 3})
+	hung.thaw()
+	for _, id := range []string{"hung", "later"} {
+		eventually(t, "the rest of the log", func() bool {
+			return text(readLog(t, filepath.Join(hung.dir, id)), "stdout") == "one\ntwo\n"
+		})
+	}
+}
+
+// TestLaunchWithHungLog: a launch whose log can't be opened fails in bounded time.
+func TestLaunchWithHungLog(t *testing.T) {
+	hung := frozenDir(t)
+	n := startNode(t)
+	l := n.spec("hung", "sleep", "1000")
+	l.LogPath = filepath.Join(hung.dir, "log")
+	hung.freeze()
+	if _, err := n.client.Launch(n.ctx(), l); !errdefs.IsUnavailable(err) {
+		t.Errorf("launch: %v", err)
+	}
+	if got, err := n.client.ListSettled(n.ctx()); err != nil || len(got) != 0 {
+		t.Errorf("list %v, %v", got, err)
+	}
+	hung.thaw()
+	before := n.descriptors()
+	n.launch(l)
+	if err := n.client.Signal(n.ctx(), "hung", 9); err != nil {
+		t.Error(err)
+	}
+	n.exit()
+	eventually(t, "descriptors to be closed", func() bool { return n.descriptors() <= before })
+}
+
+// wantExits waits for exits in any order. A lost one may stand for a code: a
+// recovered container is no child.
+func (n *node) wantExits(t *testing.T, want map[string]int) {
+	t.Helper()
+	for range len(want) {
+		e := n.exit()
+		if code, ok := want[e.ID]; !ok || e.Code != code && !e.Unknown {
+			t.Errorf("exit %+v", e)
+		}
+		delete(want, e.ID)
+	}
+}
+
+type frozen struct {
+	dir          string
+	freeze, thaw func()
+}
+
+func frozenDir(t *testing.T) frozen {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to mount a file system")
+	}
+	f := frozen{dir: t.TempDir()}
+	f.freeze, f.thaw = freeze(t, f.dir)
+	return f
 }
 
 // TestHungLogHoldsUpNobody: while one container's log does not answer, requests

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -35,6 +36,8 @@ const (
 	readMax  = 64 << 10
 	slotData = 4096 // the tail of earlier batches, then what is read
 	slotSize = slotData + maxLine + readMax
+
+	outSize = readMax + maxLine + lineExtra
 
 	sentinelLen = 8
 	maxID       = 128
@@ -126,15 +129,19 @@ func (j *journal) pending() []*slot {
 	return left
 }
 
-// start drops what was pending and makes slots available.
-func (j *journal) start() error {
-	j.cold = append(j.cold, j.slots...)
+// start makes slots available, and drops what was pending in them. Those that are
+// held are available later, by giveBack.
+func (j *journal) start(held ...*slot) error {
 	for _, s := range j.slots {
+		if slices.Contains(held, s) {
+			continue
+		}
+		j.cold = append(j.cold, s)
 		if err := j.release(s); err != nil {
 			return err
 		}
 	}
-	for range warmSlots {
+	for range min(warmSlots, len(j.cold)) {
 		s, err := j.warm()
 		if err != nil {
 			return err
@@ -157,7 +164,7 @@ func (j *journal) warm() (*slot, error) {
 		return nil, fmt.Errorf("allocate journal slot: %w", err)
 	}
 	j.cold = j.cold[1:]
-	s.out = make([]byte, 0, readMax+maxLine+lineExtra)
+	s.out = make([]byte, 0, outSize)
 	return s, nil
 }
 
@@ -168,6 +175,13 @@ func (j *journal) release(s *slot) error {
 		return fmt.Errorf("release journal slot: %w", err)
 	}
 	return nil
+}
+
+// giveBack makes a slot available whose batch is finished.
+func (j *journal) giveBack(s *slot) {
+	s.done()
+	s.out = make([]byte, 0, outSize)
+	j.put(s)
 }
 
 // get waits for a slot.

@@ -9,11 +9,16 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
+
+// logPatience is how long the opening of a log, and the last output of a
+// container, may take.
+const logPatience = 5 * time.Second
 
 const stderrTail = 4 << 10 // bytes of a failed program's stderr that are given back
 
@@ -27,6 +32,7 @@ func (m *Monitor) launch(ctx context.Context, l *Launch) (*container, error) {
 	ctx, c.cut = context.WithCancel(ctx)
 	defer c.cut()
 	if err := m.enter(c); err != nil {
+		c.out.close()
 		return nil, err
 	}
 	defer close(c.launched)
@@ -106,7 +112,7 @@ func (c *container) launch(ctx context.Context, l *Launch) error {
 	if err := os.Remove(l.PidFile); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("remove pid file of an earlier launch: %w", err)
 	}
-	if err := errors.Join(c.makePipes(), c.save(), c.out.log.open()); err != nil {
+	if err := errors.Join(c.makePipes(), c.save(), c.openLog(ctx)); err != nil {
 		return err
 	}
 	stdio, err := c.openStdio()
@@ -141,6 +147,19 @@ func (c *container) launch(ctx context.Context, l *Launch) error {
 		}
 	}
 	return c.takeOver(started)
+}
+
+// openLog waits for the log's file system no longer than logPatience.
+func (c *container) openLog(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, logPatience, fmt.Errorf("no answer for %s, does its file system hang?", logPatience))
+	defer cancel()
+	var err error
+	select {
+	case <-c.out.begin(func() { err = c.out.log.open() }):
+		return err
+	case <-ctx.Done():
+		return unavailable{fmt.Errorf("open log %s: %w", c.rec.LogPath, context.Cause(ctx))}
+	}
 }
 
 // takeOver begins to parent the started process: from here on its exit is on

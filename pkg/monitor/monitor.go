@@ -59,6 +59,7 @@ type Monitor struct {
 	containers map[string]*container
 	conns      map[*conn]struct{}
 	sessions   map[uint64]*session
+	outputs    map[*output]struct{} // whose files are open, of containers that have ended too
 }
 
 // Run is the monitor process: it takes the directory over from a monitor that
@@ -67,6 +68,7 @@ func Run(ctx context.Context, o Options) error {
 	m := &Monitor{
 		o: o, log: o.Log, ctx: ctx, oomAdj: o.OOMScoreAdj, reap: newReaper(), quit: make(chan struct{}),
 		containers: map[string]*container{}, conns: map[*conn]struct{}{}, sessions: map[uint64]*session{},
+		outputs: map[*output]struct{}{},
 	}
 	m.instance = newName()
 	if err := m.open(); err != nil {
@@ -223,6 +225,20 @@ func (m *Monitor) startConns() {
 	for c := range m.conns {
 		c.start()
 	}
+}
+
+// newOutput makes the output of a container, and remembers it until it is closed.
+func (m *Monitor) newOutput(id, dir, logPath string) *output {
+	o := newOutput(id, dir, logPath, m.journal, m.log)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.outputs[o] = struct{}{}
+	o.closed = func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		delete(m.outputs, o)
+	}
+	return o
 }
 
 // enter reserves c's id.

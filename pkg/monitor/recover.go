@@ -5,6 +5,7 @@ package monitor
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,11 +39,12 @@ func (m *Monitor) recover(left map[string]map[fdKind]int) error {
 			found = append(found, c)
 		}
 	}
-	m.finishBatches(found)
-	if err := m.journal.start(); err != nil {
+	pending := m.pending(found)
+	if err := m.journal.start(slices.Concat(slices.Collect(maps.Values(pending))...)...); err != nil {
 		return err
 	}
 	for _, c := range found {
+		c.out.begin(func() { c.recoverLog(pending[c.rec.ID]) })
 		inherited := left[c.rec.ID]
 		delete(left, c.rec.ID)
 		if err := c.resume(inherited); err != nil {
@@ -70,28 +72,36 @@ func (m *Monitor) load(id string) (*container, error) {
 		return nil, os.RemoveAll(dir)
 	}
 	c := &container{m: m, dir: dir, rec: rec, pidfd: -1, stdin: -1, tty: -1, orphan: true}
-	c.out = newOutput(id, dir, rec.LogPath, m.journal, m.log)
-	if err := c.out.log.open(); err != nil {
-		m.log.Error("container log not opened, output is lost until it is reopened", "container", id, "err", err)
-	}
+	c.out = m.newOutput(id, dir, rec.LogPath)
 	return c, nil
 }
 
-// finishBatches brings the logs to where they would be had the dead monitor
-// finished its batches, and the unfinished lines with them.
-func (m *Monitor) finishBatches(found []*container) {
+// pending finds the batches that the dead monitor was in the middle of, by
+// container.
+func (m *Monitor) pending(found []*container) map[string][]*slot {
+	pending := map[string][]*slot{}
 	for _, s := range m.journal.pending() {
-		b, content, ok := s.recovered()
-		if !ok {
-			continue
+		b, _, ok := s.recovered()
+		if ok && slices.ContainsFunc(found, func(c *container) bool { return c.rec.ID == b.id }) {
+			pending[b.id] = append(pending[b.id], s)
 		}
-		i := slices.IndexFunc(found, func(c *container) bool { return c.rec.ID == b.id })
-		if i < 0 {
-			continue
+	}
+	return pending
+}
+
+// recoverLog opens the log and brings it to where it would be had the dead
+// monitor finished its batches, and the unfinished lines with it. The caller
+// holds out.mu.
+func (c *container) recoverLog(pending []*slot) {
+	if err := c.out.log.open(); err != nil {
+		c.m.log.Error("container log not opened, output is lost until it is reopened", "container", c.rec.ID, "err", err)
+	}
+	for _, s := range pending {
+		b, content, _ := s.recovered()
+		if err := c.out.finishBatch(b, content); err != nil {
+			c.m.log.Error("container log may have lost a batch", "container", c.rec.ID, "err", err)
 		}
-		if err := found[i].out.finishBatch(b, content); err != nil {
-			m.log.Error("container log may have lost a batch", "container", b.id, "err", err)
-		}
+		c.m.journal.giveBack(s)
 	}
 }
 
@@ -156,9 +166,6 @@ func (c *container) resume(inherited map[fdKind]int) error {
 	}
 	if err := c.adoptInherited(inherited); err != nil {
 		return err
-	}
-	for _, st := range c.streams {
-		st.tail = c.out.tails.length(st.stderr)
 	}
 	if err := c.m.enter(c); err != nil {
 		return err
@@ -271,7 +278,6 @@ func (c *container) adoptDescriptors(p *packet, fds []int) (err error) {
 			unix.Close(fds[i])
 			continue
 		}
-		c.streams[0].tail = c.out.tails.length(false)
 		err = c.streams[0].start(c.m.poll)
 	}
 	return err

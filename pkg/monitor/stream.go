@@ -4,8 +4,10 @@ package monitor
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +33,9 @@ const (
 type output struct {
 	id      string
 	journal *journal
-	mu      sync.Mutex // guards what follows; held across writes to the log
+	over    atomic.Bool // nothing is written any more
+	closed  func()      // called when the files are closed
+	mu      sync.Mutex  // guards what follows; held across writes to the log
 	log     logFile
 	tails   tailFile
 }
@@ -49,7 +53,9 @@ type stream struct {
 	fd     int
 	closed bool
 	rest   *time.Timer // before the watch is armed again
-	tail   int         // bytes of an unfinished line, in out.tails
+	tail   int         // bytes of an unfinished line, in out.tails; valid once tailKnown
+	// tailKnown: a monitor before this one may have left a tail.
+	tailKnown bool
 
 	sinkMu sync.Mutex // guards sinks
 	sinks  []*sink
@@ -104,7 +110,7 @@ func (st *stream) finish() {
 	for more := true; more; {
 		_, more = st.drain(drainRounds)
 	}
-	if st.tail > 0 {
+	if st.unfinished() {
 		s := st.out.journal.get()
 		st.flush(s)
 		st.out.journal.put(s)
@@ -123,6 +129,7 @@ func (st *stream) drain(rounds int) (total int, more bool) {
 	if n == 0 {
 		return 0, false
 	}
+	st.out.await() // a log that hangs takes one slot, or none
 	s := st.out.journal.get()
 	defer st.out.journal.put(s)
 	for range rounds {
@@ -164,6 +171,10 @@ func (st *stream) record(s *slot, want int) []byte {
 	o := st.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.over.Load() {
+		return nil
+	}
+	st.findTail()
 	b := st.batch(want)
 	if st.tail > 0 {
 		if err := o.tails.load(st.stderr, s.mem[:st.tail]); err != nil {
@@ -193,6 +204,7 @@ func (st *stream) flush(s *slot) {
 	o := st.out
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	st.findTail()
 	b := st.batch(0)
 	b.flush = true
 	if err := o.tails.load(st.stderr, s.mem[:st.tail]); err != nil {
@@ -205,6 +217,22 @@ func (st *stream) flush(s *slot) {
 	o.log.write(appendLine(s.out, linePrefix(nil, b.at, st.name), 'P', s.mem[:st.tail]))
 	st.keepTail(nil)
 	s.done()
+}
+
+// findTail looks once for what a monitor before this one left. The caller holds
+// both locks.
+func (st *stream) findTail() {
+	if !st.tailKnown {
+		st.tail, st.tailKnown = st.out.tails.length(st.stderr), true
+	}
+}
+
+// unfinished reports whether there is a tail. The caller holds mu.
+func (st *stream) unfinished() bool {
+	st.out.mu.Lock()
+	defer st.out.mu.Unlock()
+	st.findTail()
+	return st.tail > 0 && !st.out.over.Load()
 }
 
 func (st *stream) batch(want int) batch {
@@ -251,6 +279,9 @@ func (o *output) writeLog(content []byte, name string, at time.Time, buf []byte)
 func (o *output) reopen() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.over.Load() {
+		return notFound{fmt.Errorf("reopen log of %s: it has ended", o.id)}
+	}
 	if o.log.path == "" {
 		return nil
 	}
@@ -260,11 +291,54 @@ func (o *output) reopen() error {
 	return o.log.reopen()
 }
 
-func (o *output) close() {
+// begin does the first work on the log. Its file system may hang: the work is not
+// waited for, but whoever writes waits until it is done, which is what the result
+// tells.
+func (o *output) begin(work func()) (done <-chan struct{}) {
+	ended := make(chan struct{})
 	o.mu.Lock()
+	go func() {
+		defer close(ended)
+		defer o.mu.Unlock()
+		work()
+	}()
+	return ended
+}
+
+// await returns when nobody is at work on the log.
+func (o *output) await() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+}
+
+// idle is closed once nobody is at work on the log.
+func (o *output) idle() <-chan struct{} {
+	idle := make(chan struct{})
+	go func() {
+		defer close(idle)
+		o.await()
+	}()
+	return idle
+}
+
+// close ends the output, now or once the log's file system answers.
+func (o *output) close() {
+	o.over.Store(true)
+	if o.mu.TryLock() {
+		o.closeFiles()
+		return
+	}
+	go func() {
+		o.mu.Lock()
+		o.closeFiles()
+	}()
+}
+
+func (o *output) closeFiles() {
 	defer o.mu.Unlock()
 	o.log.close()
 	o.tails.close()
+	o.closed()
 }
 
 func newStream(out *output, fd int, name string) *stream {
@@ -272,5 +346,5 @@ func newStream(out *output, fd int, name string) *stream {
 }
 
 func newOutput(id, dir, logPath string, j *journal, log *slog.Logger) *output {
-	return &output{id: id, journal: j, log: logFile{path: logPath, fd: -1, log: log}, tails: tailFile{path: dir + "/tail", fd: -1}}
+	return &output{id: id, journal: j, closed: func() {}, log: logFile{path: logPath, fd: -1, log: log}, tails: tailFile{path: dir + "/tail", fd: -1}}
 }

@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -85,12 +87,29 @@ func (m *Monitor) upgrade(asker *conn, req uint64) error {
 		return unavailable{fmt.Errorf("requests under way: %w", err)}
 	}
 	defer m.gate.open()
+	if err := m.awaitLogs(); err != nil {
+		return err
+	}
 	m.reap.hold.Lock() // who dies from here on is the next image's to reap
 	defer m.reap.hold.Unlock()
 	m.flush()
 	m.log.Info("monitor executes its binary anew", "path", m.o.Executable)
 	err := m.execute(asker, req)
 	return fmt.Errorf("execute %s: %w", m.o.Executable, err)
+}
+
+// awaitLogs fails when a log does not answer: the kernel would wait with the
+// execution until the thread that writes it is back.
+func (m *Monitor) awaitLogs() error {
+	m.mu.Lock()
+	all := slices.Collect(maps.Keys(m.outputs))
+	m.mu.Unlock()
+	for _, o := range all {
+		if !within(o.idle(), flushPatience) {
+			return unavailable{fmt.Errorf("log of %s does not answer, does its file system hang?", o.id)}
+		}
+	}
+	return nil
 }
 
 // flush waits until clients have what was sent to them; one that does not read

@@ -23,7 +23,7 @@ var goroutines = map[string]string{
 	"pkg/monitor/link.go":        "the undoing of a late answer, ended by detachTimeout or the connection's end",
 	"pkg/monitor/monitor.go":     "reaper, poller and listener, ended by the monitor's context or its end",
 	"pkg/monitor/start.go":       "reaps a monitor that dies before its daemon",
-	"pkg/monitor/stream.go":      "one drain of a readable stream at a time, bounded by its buffer",
+	"pkg/monitor/stream.go":      "one drain of a readable stream at a time, bounded by its buffer, and what waits for the file system of its log",
 	"pkg/monitor/upgrade.go":     "the switch to the next program, which waits until the connections are quiet",
 	"pkg/network/status.go":      "one bounded question to the plugins at a time; who asks waits no longer than it likes",
 	"pkg/server/events.go":       "one event at a time on its way to a client, ended with the client's stream",
