@@ -149,6 +149,9 @@ func TestPodStats(t *testing.T) {
 	if n.GetName() != "eth0" {
 		t.Fatalf("network %v", after.Network)
 	}
+	if all := after.Network.GetInterfaces(); len(all) != 1 || all[0].GetName() != "eth0" {
+		t.Errorf("interfaces %v", all)
+	}
 	grew(t, "bytes received", before.Network.GetDefaultInterface().RxBytes, n.RxBytes, 1<<20)
 	grew(t, "bytes sent", before.Network.GetDefaultInterface().TxBytes, n.TxBytes, 1<<20)
 	if len(after.Containers) != 1 || after.Containers[0].Attributes.Id != web || after.Containers[0].Cpu.UsageCoreNanoSeconds.GetValue() == 0 {

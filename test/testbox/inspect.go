@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -20,6 +21,31 @@ func mkdir(args []string) int {
 	if err := os.Mkdir(args[0], 0o755); err != nil {
 		return fail(err)
 	}
+	return 0
+}
+
+// deepen PATH DEPTH LENGTH: directories inside each other, with names of LENGTH bytes and a file in every hundredth.
+func deepen(args []string) int {
+	name := strings.Repeat("d", number(args, 2))
+	err := os.Mkdir(args[0], 0o755)
+	if err == nil {
+		err = os.Chdir(args[0])
+	}
+	for i := 0; err == nil && i < number(args, 1); i++ {
+		if i%100 == 0 {
+			err = os.WriteFile("file", []byte("x"), 0o600)
+		}
+		if err == nil {
+			err = unix.Mkdir(name, 0o755)
+		}
+		if err == nil {
+			err = unix.Chdir(name) // os.Chdir asks where it is, which no path says
+		}
+	}
+	if err != nil {
+		return fail(err)
+	}
+	fmt.Println("deep")
 	return 0
 }
 

@@ -61,6 +61,7 @@ var behaviours = map[string]func([]string) int{
 	"pid1":       func([]string) int { return read([]string{"/proc/1/comm"}) },
 	"tree":       tree,
 	"mkdir":      mkdir,
+	"deepen":     deepen,
 	"stat":       stat,
 	"ns":         namespaces,
 	"trap":       trap,

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build integration
+
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/cri-shim/cri-shim/test/harness"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// deepLevels is more than the daemon has descriptors in TestHostileTrees, and a path of 16 times PATH_MAX.
+const deepLevels = 30_000
+
+// What a container makes of directories neither blinds the node nor outlives the container: deeper than descriptors,
+// longer than paths, in its layer and in a volume that its image declares.
+func TestHostileTrees(t *testing.T) {
+	t.Parallel()
+	preload := t.TempDir()
+	writeLayout(t, preload, testImage, testboxImage())
+	img := harness.TestboxImage()
+	img.Config.Volumes = map[string]struct{}{"/volume": {}}
+	writeLayout(t, preload, volumesImage, img)
+	d := startPreloaded(t, preload, volumesImage)
+	few := &unix.Rlimit{Cur: 512, Max: 512}
+	if err := unix.Prlimit(d.PID(), unix.RLIMIT_NOFILE, few, nil); err != nil {
+		t.Fatal(err)
+	}
+	pod, config := quickPod(t, d, "trees")
+	c := inHostNet("deep", "sleep")
+	c.Image.Image = volumesImage
+	deep, good := d.Run(t, pod, c, config), d.Run(t, pod, inHostNet("good", "sleep"), config)
+	for _, at := range []string{"/deep", "/volume/deep"} {
+		contains(t, "deepen "+at, exec(t, d, deep, "deepen", at, fmt.Sprint(deepLevels), "1"), "deep")
+	}
+	contains(t, "deepen /long", exec(t, d, deep, "deepen", "/long", "30", "200"), "deep")
+	exec(t, d, good, "write", "/file", "x")
+
+	harness.Eventually(t, 2*harnessPatience, "the deep trees are counted", func() bool {
+		return writtenInodes(t, d) > 2*deepLevels
+	})
+	layer := layerInodes(t, d)
+	if layer[deep] < deepLevels || layer[deep] > deepLevels+deepLevels/2 || layer[good] < 2 || layer[good] > 10 {
+		t.Errorf("inodes of writable layers %v, deep is %s", layer, deep)
+	}
+	removeContainer(t, d, deep)
+	removePod(t, d, pod)
+	nothingLeft(t, d)
+	for line := range strings.Lines(d.Log()) {
+		if len(line) > 32<<10 {
+			t.Errorf("a log line of %d bytes: %.500s", len(line), line)
+		}
+	}
+}
+
+// A directory whose filesystem never answers, in a container's layer, holds up neither other figures nor the removal of
+// the container for ever: it is refused with the cause, and works once nothing is mounted there.
+func TestHangingMountInALayer(t *testing.T) {
+	d := node(t)
+	pod, config := quickPod(t, d, "hangs")
+	dead, good := d.Run(t, pod, inHostNet("dead", "sleep"), config), d.Run(t, pod, inHostNet("good", "sleep"), config)
+	exec(t, d, dead, "mkdir", "/remote")
+	exec(t, d, dead, "write", "/file", "x")
+	exec(t, d, good, "write", "/file", "x")
+	unmount := mountDead(t, filepath.Join(d.Layout().Images(), "rootfs", dead, "upper/remote"))
+	harness.Eventually(t, 3*harnessPatience, "both are counted", func() bool {
+		layer := layerInodes(t, d)
+		return layer[dead] >= 2 && layer[good] >= 2
+	})
+	_, err := d.Runtime.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: dead})
+	if err == nil || !strings.Contains(err.Error(), "mount point") || status.Code(err) == codes.DeadlineExceeded {
+		t.Errorf("removed with something mounted in it: %v", err)
+	}
+	unmount()
+	removeContainer(t, d, dead)
+	removePod(t, d, pod)
+	nothingLeft(t, d)
+}
+
+// mountDead mounts a filesystem that answers nothing, as that of a server that is gone.
+func mountDead(t *testing.T, dir string) (unmount func()) {
+	t.Helper()
+	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no FUSE: %v", err)
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())
+	if err := unix.Mount("cri-dead", dir, "fuse.cri-dead", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		t.Fatal(err)
+	}
+	mounted := true
+	unmount = func() {
+		if mounted {
+			mounted = false
+			server.Close() // ends whoever waits
+			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(unmount)
+	return unmount
+}
+
+func removeContainer(t *testing.T, d *harness.Daemon, id string) {
+	t.Helper()
+	if _, err := d.Runtime.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
+		t.Fatalf("RemoveContainer: %v", err)
+	}
+}
+
+// writtenInodes is what ImageFsInfo says that containers have written.
+func writtenInodes(t *testing.T, d *harness.Daemon) uint64 {
+	t.Helper()
+	r, err := d.Images.ImageFsInfo(t.Context(), &cri.ImageFsInfoRequest{})
+	if err != nil || len(r.ContainerFilesystems) != 1 {
+		t.Fatalf("ImageFsInfo: %v, %v", r, err)
+	}
+	return r.ContainerFilesystems[0].InodesUsed.GetValue()
+}
+
+// layerInodes is what ListContainerStats says of each container's writable layer.
+func layerInodes(t *testing.T, d *harness.Daemon) map[string]uint64 {
+	t.Helper()
+	r, err := d.Runtime.ListContainerStats(t.Context(), &cri.ListContainerStatsRequest{})
+	if err != nil {
+		t.Fatalf("ListContainerStats: %v", err)
+	}
+	out := map[string]uint64{}
+	for _, s := range r.Stats {
+		out[s.Attributes.Id] = s.WritableLayer.GetInodesUsed().GetValue()
+	}
+	return out
+}
