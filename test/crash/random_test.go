@@ -40,7 +40,7 @@ func number(name string, otherwise uint64) uint64 {
 // churn is a node under load whose processes are killed.
 type churn struct {
 	*harness.Daemon
-	t    *testing.T
+	t    testing.TB
 	over context.Context // ends when the load is to stop
 	seen counts
 	port atomic.Int32 // the last host port given to a pod; 0 gives none
