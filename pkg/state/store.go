@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -35,10 +36,10 @@ func Open(l Layout, bootID string, log *slog.Logger) (*Store, error) {
 		feeds:      map[*Feed]struct{}{},
 		boot:       bootFile(l, bootID),
 	}
-	if err := s.pods.load(log); err != nil {
-		return nil, fmt.Errorf("open records: %w", err)
-	}
-	if err := s.containers.load(log); err != nil {
+	var both errgroup.Group
+	both.Go(func() error { return s.pods.load(log) })
+	both.Go(func() error { return s.containers.load(log) })
+	if err := both.Wait(); err != nil {
 		return nil, fmt.Errorf("open records: %w", err)
 	}
 	var err error

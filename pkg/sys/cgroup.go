@@ -244,12 +244,13 @@ func MakeSubCgroup(cgroupsPath, name string) (SubCgroup, error) {
 // subCgroupRoot is the hierarchy for sub-cgroups, and how the runtime's flag
 // names it.
 func subCgroupRoot() (root, flag string, ok bool) {
-	for _, root := range cgroupRoots() {
-		controller := filepath.Base(root)
-		switch {
-		case root == cgroupRoot:
-			return root, "", true
-		case controller == "freezer", controller == "pids":
+	var st unix.Statfs_t
+	if unix.Statfs(cgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+		return cgroupRoot, "", true
+	}
+	for _, controller := range []string{"freezer", "pids"} {
+		root := filepath.Join(cgroupRoot, controller)
+		if unix.Statfs(root, &st) == nil && st.Type == unix.CGROUP_SUPER_MAGIC {
 			return root, controller + ":", true
 		}
 	}
