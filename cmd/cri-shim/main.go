@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -112,12 +113,7 @@ func serve(ctx context.Context, c Config) error {
 	klog.LogToStderr(false)
 	klog.SetOutput(io.Discard)
 	outlive(ctx, log)
-	g, ctx := errgroup.WithContext(ctx)
-	d, err := wire(ctx, c, log)
-	if err != nil {
-		return err
-	}
-	err = d.run(ctx, g)
+	err = with(ctx, c, log, func(ctx context.Context, d *daemon) error { return d.run(ctx) })
 	if err != nil && !errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -131,11 +127,20 @@ func wipe(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	d, err := wire(ctx, c, log)
-	if err != nil {
-		return err
+	return with(ctx, c, log, func(ctx context.Context, d *daemon) error { return d.wipe(ctx) })
+}
+
+// with builds a daemon for do, and ends what it runs when do has returned.
+func with(ctx context.Context, c Config, log *slog.Logger, do func(context.Context, *daemon) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	d, err := wire(ctx, g, c, log)
+	if err == nil {
+		defer d.close()
+		err = do(ctx, d)
 	}
-	return d.wipe(ctx)
+	cancel()
+	return cmp.Or(err, g.Wait())
 }
 
 func newLogger(level string) (*slog.Logger, error) {

@@ -11,18 +11,17 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/errdefs"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
-	"golang.org/x/sync/errgroup"
 )
 
 // connectLimit is how long a start waits for the monitor.
 const connectLimit = 20 * time.Second
 
 // run serves until ctx ends or a service fails, then stops in order: no new
-// calls, calls in flight, operations, stores. Pods run on. ctx is the group's,
+// calls, calls in flight, operations, stores. Pods run on. ctx is the services',
 // and the one that operations run on: what ends the services ends them too.
-func (d *daemon) run(ctx context.Context, g *errgroup.Group) error {
-	defer d.close()
+func (d *daemon) run(ctx context.Context) error {
 	listener, err := listen(socketPath(d.config.Listen))
 	if err != nil {
 		return err
@@ -33,8 +32,8 @@ func (d *daemon) run(ctx context.Context, g *errgroup.Group) error {
 		return err
 	}
 	defer context.AfterFunc(ctx, func() { d.tell(systemd.SdNotifyStopping) })()
-	return d.together(ctx, g,
-		d.monitor.Run, d.network.Run, d.stream.Run, d.recoverAndOpen, d.plugins.Run,
+	return d.together(ctx,
+		d.network.Run, d.stream.Run, d.recoverAndOpen, d.plugins.Run,
 		func(ctx context.Context) error { return d.server.Serve(ctx, listener) },
 		func(ctx context.Context) error { return d.serveMetrics(ctx, metrics) },
 	)
@@ -42,11 +41,11 @@ func (d *daemon) run(ctx context.Context, g *errgroup.Group) error {
 
 // together runs the services until all have returned, which they do when one of
 // them fails, and waits for the operations.
-func (d *daemon) together(ctx context.Context, g *errgroup.Group, services ...func(context.Context) error) error {
+func (d *daemon) together(ctx context.Context, services ...func(context.Context) error) error {
 	for _, service := range services {
-		g.Go(func() error { return service(ctx) })
+		d.services.Go(func() error { return service(ctx) })
 	}
-	err := g.Wait()
+	err := d.services.Wait()
 	d.ops.Wait()
 	return err
 }
@@ -83,6 +82,9 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 		d.renewAppArmor(ctx)
 	}
 	d.preload(ctx)
+	if err := d.awaitRecovered(ctx); err != nil && ctx.Err() == nil {
+		d.log.Warn("recovery takes long", "err", err)
+	}
 	if err := d.sandboxes.CollectNetwork(ctx); err != nil && ctx.Err() == nil {
 		d.log.Warn("addresses of pods that are no more are not collected", "err", err)
 	}
@@ -111,16 +113,6 @@ func (d *daemon) preload(ctx context.Context) {
 
 // wipe removes every pod, the default network and the monitor. Images stay.
 func (d *daemon) wipe(ctx context.Context) error {
-	defer d.close()
-	ctx, cancel := context.WithCancel(ctx)
-	var g errgroup.Group
-	g.Go(func() error { return d.monitor.Run(ctx) })
-	err := d.wipePods(ctx)
-	cancel()
-	return errors.Join(err, g.Wait())
-}
-
-func (d *daemon) wipePods(ctx context.Context) error {
 	if err := d.awaitMonitor(ctx); err != nil {
 		return err
 	}
@@ -130,17 +122,34 @@ func (d *daemon) wipePods(ctx context.Context) error {
 	exits, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.sandboxes.RunExits(exits)
-	var errs []error
+	errs := []error{d.awaitRecovered(ctx)}
 	for p := range d.store.Pods() {
-		errs = append(errs, d.sandboxes.Remove(ctx, p.ID))
+		errs = append(errs, found(d.sandboxes.Remove(ctx, p.ID)))
 	}
 	for c := range d.store.Containers() { // those whose pod's record is lost
-		errs = append(errs, d.containers.Remove(ctx, c.ID))
+		errs = append(errs, found(d.containers.Remove(ctx, c.ID)))
 	}
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	return errors.Join(d.sandboxes.CollectNetwork(ctx), d.network.RemoveDefaultNetwork(ctx), d.monitor.Shutdown(ctx))
+}
+
+// recoveredLimit is how long is waited for what recovery does in the background.
+const recoveredLimit = 10 * time.Second
+
+func (d *daemon) awaitRecovered(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, recoveredLimit)
+	defer cancel()
+	return d.sandboxes.AwaitRecovered(ctx)
+}
+
+// found is err, but for an object that was gone already.
+func found(err error) error {
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // close frees what wire took, in reverse; it may be repeated.

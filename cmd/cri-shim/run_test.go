@@ -18,7 +18,7 @@ import (
 // context only, such as the undoing of a start that waits for the monitor.
 func TestFailedServiceEndsOperations(t *testing.T) {
 	g, ctx := errgroup.WithContext(t.Context())
-	d := &daemon{ops: state.NewOps(ctx)}
+	d := &daemon{services: g, ops: state.NewOps(ctx)}
 	under, ended := make(chan struct{}), make(chan error, 1)
 	state.Go(d.ops, "undo", func(ctx context.Context) error {
 		close(under)
@@ -29,7 +29,7 @@ func TestFailedServiceEndsOperations(t *testing.T) {
 	broken := errors.New("accept: broken")
 	done := make(chan error, 1)
 	go func() {
-		done <- d.together(ctx, g,
+		done <- d.together(ctx,
 			func(context.Context) error { return broken },
 			func(ctx context.Context) error { <-ctx.Done(); return nil })
 	}()

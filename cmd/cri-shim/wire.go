@@ -28,6 +28,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/stream"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 )
 
 // daemon is every service, built in layer order by wire.
@@ -36,13 +37,16 @@ type daemon struct {
 	layout     state.Layout
 	lock       *os.File
 	log        *slog.Logger
+	services   *errgroup.Group // run until the daemon's life ends
 	ops        *state.Ops
 	store      *state.Store
 	monitor    *monitor.Client
 	network    *network.Service
 	images     *image.Service
+	host       oci.Host
 	runtime    *runc.Service
-	plugins    *nri.Service // nil with [nri] enable = false
+	features   <-chan []server.Handler // what the runtimes can do, once they have said
+	plugins    *nri.Service            // nil with [nri] enable = false
 	containers *container.Service
 	sandboxes  *sandbox.Service
 	stream     *stream.Service
@@ -50,11 +54,13 @@ type daemon struct {
 	registry   *prometheus.Registry // nil without [metrics] address
 }
 
-// wire builds the daemon, bottom up. ctx is the daemon's life.
-func wire(ctx context.Context, c Config, log *slog.Logger) (*daemon, error) {
-	d := &daemon{config: c, log: log, layout: state.Layout{Root: filepath.Clean(c.Root), State: filepath.Clean(c.State)}}
+// wire builds the daemon, bottom up. ctx is the daemon's life, and the one of
+// services. What other processes have to get ready is begun early: they work
+// while records are read.
+func wire(ctx context.Context, services *errgroup.Group, c Config, log *slog.Logger) (*daemon, error) {
+	d := &daemon{config: c, log: log, services: services, layout: state.Layout{Root: filepath.Clean(c.Root), State: filepath.Clean(c.State)}}
 	for _, step := range []func(context.Context) error{
-		d.wireDirectories, d.wireState, d.wireMonitor, d.wireNetwork, d.wireImages, d.wireDomain, d.wireServer,
+		d.wireDirectories, d.wireMonitor, d.wireRuntime, d.begin, d.wireState, d.wireNetwork, d.wireImages, d.wireDomain, d.wireServer,
 	} {
 		if err := step(ctx); err != nil {
 			d.close()
@@ -139,33 +145,47 @@ func (d *daemon) wireImages(ctx context.Context) (err error) {
 	return err
 }
 
-// wireDomain builds what pods and containers are made with.
-func (d *daemon) wireDomain(ctx context.Context) error {
-	host, err := d.host()
-	if err != nil {
+// wireRuntime resolves the OCI runtimes.
+func (d *daemon) wireRuntime(context.Context) (err error) {
+	if d.host, err = d.readHost(); err != nil {
 		return err
 	}
-	handlers, err := d.handlers(host.Systemd)
+	handlers, err := d.handlers(d.host.Systemd)
 	if err != nil {
 		return err
 	}
 	d.runtime, err = runc.New(runc.Options{
 		Handlers: handlers, Default: d.config.Runtime.Default, Bundles: d.layout.Bundles(), Locks: d.layout.RuntimeLocks(), Monitor: d.monitor, Log: d.log,
 	})
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// begin connects to the monitor, which starts it where none runs, and asks the
+// runtimes what they can do.
+func (d *daemon) begin(ctx context.Context) error {
+	d.services.Go(func() error { return d.monitor.Run(ctx) })
+	features := make(chan []server.Handler, 1)
+	d.features = features
+	d.services.Go(func() error {
+		features <- d.handlerFeatures(ctx)
+		return nil
+	})
+	return nil
+}
+
+// wireDomain builds what pods and containers are made with.
+func (d *daemon) wireDomain(ctx context.Context) error {
 	lookup := oci.Live(ctx, d.config.CDI.SpecDirs...)
-	if err := d.wirePlugins(host, lookup); err != nil {
+	if err := d.wirePlugins(d.host, lookup); err != nil {
 		return err
 	}
 	d.containers = container.New(container.Options{
 		Store: d.store, Ops: d.ops, Layout: d.layout, Images: d.images, Runtime: d.runtime,
-		Monitor: d.monitor, Plugins: d.plugins, Host: host, Lookup: lookup, Log: d.log,
+		Monitor: d.monitor, Plugins: d.plugins, Host: d.host, Lookup: lookup, Log: d.log,
 	})
 	d.sandboxes = sandbox.New(sandbox.Options{
 		Store: d.store, Ops: d.ops, Layout: d.layout, Containers: d.containers, Images: d.images, Network: d.network,
-		Runtime: d.runtime, Monitor: d.monitor, Plugins: d.plugins, Host: host, Lookup: lookup, Pause: pause.Binary(), Log: d.log,
+		Runtime: d.runtime, Monitor: d.monitor, Plugins: d.plugins, Host: d.host, Lookup: lookup, Pause: pause.Binary(), Log: d.log,
 	})
 	return nil
 }
@@ -189,9 +209,9 @@ func (d *daemon) wirePlugins(host oci.Host, lookup oci.Lookup) (err error) {
 	return err
 }
 
-// host is the machine as the OCI specs see it, with the cgroup driver the
+// readHost is the machine as the OCI specs see it, with the cgroup driver the
 // configuration may have chosen.
-func (d *daemon) host() (oci.Host, error) {
+func (d *daemon) readHost() (oci.Host, error) {
 	facts, err := sys.ReadFacts()
 	if err != nil {
 		return oci.Host{}, err
@@ -246,7 +266,7 @@ func (d *daemon) wireServer(ctx context.Context) (err error) {
 	d.server, err = server.New(server.Options{
 		Store: d.store, Sandboxes: d.sandboxes, Containers: d.containers, Images: d.images, Network: d.network,
 		Stream: d.stream, Stats: stats.New(stats.Options{CgroupV2: host.CgroupV2, Log: d.log}),
-		Version: semver(version), SystemdCgroup: host.Systemd, Host: host, Handlers: d.handlerFeatures(ctx),
+		Version: semver(version), SystemdCgroup: host.Systemd, Host: host, Handlers: <-d.features,
 		Features:  server.Features{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
 		ImageRoot: d.layout.Images(), Checks: d.checks(), Config: d.config, Metrics: metrics, Log: d.log,
 	})

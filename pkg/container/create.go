@@ -99,12 +99,23 @@ func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img
 	case existing.Phase == state.Created && state.SameConfig(existing.Config, in.Config):
 		return existing, false, nil
 	case existing.Phase == state.Creating:
-		if err := s.teardown(ctx, existing.ID); err != nil {
+		if err := s.clear(ctx, existing.ID); err != nil {
 			return existing, false, fmt.Errorf("clean up an earlier attempt at this container: %w", err)
 		}
 		return s.begin(ctx, pod, in, img)
 	}
 	return existing, false, fmt.Errorf("container %s is this attempt of it already, and %s: %w", existing.ID, existing.Phase, errdefs.ErrAlreadyExists)
+}
+
+// clear tears down what an earlier attempt left half done. The recovery after
+// the daemon's death may be at it as well.
+func (s *Service) clear(ctx context.Context, id state.ContainerID) error {
+	release, err := s.lock(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer release()
+	return s.teardown(ctx, id)
 }
 
 // prepare is everything between the record and the Created container.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
@@ -51,56 +52,69 @@ func decide(p state.Phase, f Fate) action {
 	}
 }
 
-// Recover brings one container's record and the kernel back together after the
-// daemon was away. pid is what the monitor watches when fate is Runs.
-func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid int) error {
+// Recover brings one container's record in line with the kernel after the
+// daemon was away. pid is what the monitor watches when fate is Runs. rest, where
+// there is any, undoes or finishes what was cut off: calls need not wait for it.
+func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid int) (rest func(context.Context) error, err error) {
 	act := decide(c.Phase, fate)
 	if act != keep && act != leave {
 		s.Log.Info("container recovered", "container", c.ID, "phase", c.Phase, "fate", fate, "action", act)
 	}
-	var err error
-	if c.Phase == state.Running && fate == Runs {
-		err = s.forgetExecs(c)
-	}
 	switch act {
-	case undo, finish:
-		err = s.bounded(ctx, c.ID, func(ctx context.Context) error { return s.teardown(ctx, c.ID) })
+	case undo, finish, withdraw:
+		return func(ctx context.Context) error { return s.finishRecovery(ctx, c.ID) }, nil
 	case adopt:
 		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = pid })
-	case withdraw:
-		err = s.bounded(ctx, c.ID, func(ctx context.Context) error { return s.withdraw(ctx, c) })
-	case keep, leave:
 	case exitBlind:
-		s.freeQuietly(ctx, c)
-		_, err = s.Store.MoveContainer(c.ID, state.Exit, s.blindExit)
-		if err == nil {
-			s.reap(c)
+		err = s.exitBlind(ctx, c)
+	case keep:
+		if c.Phase == state.Running {
+			err = s.forgetExecs(c)
 		}
+	case leave:
 	}
 	if err != nil {
-		return fmt.Errorf("recover container %s (%s, %s): %w", c.ID, c.Phase, fate, err)
+		return nil, fmt.Errorf("recover container %s (%s, %s): %w", c.ID, c.Phase, fate, err)
 	}
+	return nil, nil
+}
+
+// exitBlind records the end of a container that nobody saw end.
+func (s *Service) exitBlind(ctx context.Context, c state.Container) error {
+	s.freeQuietly(ctx, c)
+	if _, err := s.Store.MoveContainer(c.ID, state.Exit, s.blindExit); err != nil {
+		return err
+	}
+	s.reap(c)
 	return nil
 }
 
-// RecoverLimit is how long a start waits for each part of its recovery. They
-// take milliseconds, unless a plugin or a process hangs: that goes on in the
-// background, for the other objects of the node must not wait for it.
-const RecoverLimit = 5 * time.Second
-
-// bounded runs do under the container's lock, and waits for it that long.
-func (s *Service) bounded(ctx context.Context, id state.ContainerID, do func(context.Context) error) error {
-	limited, cancel := context.WithTimeout(ctx, RecoverLimit)
-	defer cancel()
-	_, err := state.Do(limited, s.Ops, "recover container "+string(id), func(ctx context.Context) (struct{}, error) {
+// finishRecovery ends what the last daemon was doing with the container. A
+// call may have been faster, and then there is nothing to do.
+func (s *Service) finishRecovery(ctx context.Context, id state.ContainerID) error {
+	_, err := state.Do(ctx, s.Ops, "recover container "+string(id), func(ctx context.Context) (struct{}, error) {
 		release, err := s.lock(ctx, id)
 		if err != nil {
 			return struct{}{}, err
 		}
 		defer release()
-		return struct{}{}, do(ctx)
+		c, err := s.Store.Container(string(id))
+		switch {
+		case errdefs.IsNotFound(err):
+			return struct{}{}, nil
+		case err != nil:
+			return struct{}{}, err
+		case c.Phase == state.Starting:
+			return struct{}{}, s.withdraw(ctx, c)
+		case c.Phase == state.Creating || c.Phase == state.Removing:
+			return struct{}{}, s.teardown(ctx, id)
+		}
+		return struct{}{}, nil
 	})
-	return err
+	if err != nil {
+		return fmt.Errorf("recover container %s: %w", id, err)
+	}
+	return nil
 }
 
 // forgetExecs removes what the last daemon's commands in the container left. The

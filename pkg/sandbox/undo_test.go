@@ -30,7 +30,7 @@ func TestRetriesEndWithTheDaemon(t *testing.T) {
 	}
 	for name, do := range map[string]func(*Service, context.Context) error{
 		"undo":  func(s *Service, ctx context.Context) error { return s.undo(ctx, p.ID) },
-		"sweep": func(s *Service, ctx context.Context) error { return s.sweepAgain(ctx, nil, errors.New("first")) },
+		"sweep": func(s *Service, ctx context.Context) error { return s.sweepAgain(ctx, view{}, errors.New("first")) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			daemon, end := context.WithCancel(t.Context())

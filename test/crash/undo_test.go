@@ -72,6 +72,7 @@ func (n *node) placesOfUndoing(t *testing.T, s subject, late plannedFault, recov
 	}
 	if late.Action == "kill" {
 		w.revive()
+		n.AwaitRecovered(t)
 	}
 	var out []plannedFault
 	undoing := false

@@ -203,6 +203,16 @@ func (d *Daemon) awaitReady(ctx context.Context) error {
 	}
 }
 
+// AwaitRecovered returns when the daemon that was started last has undone what
+// the one before it left half done.
+func (d *Daemon) AwaitRecovered(t testing.TB) {
+	t.Helper()
+	Eventually(t, 20*time.Second, "recovery is complete", func() bool {
+		log := d.Log()
+		return strings.LastIndex(log, "recovery is complete") > strings.LastIndex(log, "records are recovered")
+	})
+}
+
 // PID is the daemon's process id.
 func (d *Daemon) PID() int { return d.cmd.Process.Pid }
 
