@@ -23,6 +23,7 @@ const (
 	withdraw  action = "withdraw"   // a start that left nothing: it never happened
 	exitBlind action = "exit blind" // ended, and nobody saw how
 	leave     action = "leave"      // ended, and the exit feed will say how
+	await     action = "await"      // a start that is not over: see what comes of it
 )
 
 // Fate is what the monitor knows of a container.
@@ -30,9 +31,10 @@ type Fate string
 
 // The monitor's view.
 const (
-	Runs  Fate = "runs"
-	Ended Fate = "ended" // its exit is in the feed
-	Gone  Fate = "gone"  // the monitor never heard of it
+	Runs      Fate = "runs"
+	Launching Fate = "launching" // its launch is under way
+	Ended     Fate = "ended"     // its exit is in the feed
+	Gone      Fate = "gone"      // the monitor never heard of it
 )
 
 // decide is recovery as a table: what the record says and what the monitor
@@ -44,9 +46,9 @@ func decide(p state.Phase, f Fate) action {
 	case state.Removing:
 		return finish
 	case state.Starting:
-		return map[Fate]action{Runs: adopt, Ended: leave, Gone: withdraw}[f]
+		return map[Fate]action{Runs: adopt, Launching: await, Ended: leave, Gone: withdraw}[f]
 	case state.Running:
-		return map[Fate]action{Runs: keep, Ended: leave, Gone: exitBlind}[f]
+		return map[Fate]action{Runs: keep, Launching: leave, Ended: leave, Gone: exitBlind}[f]
 	default: // Created, Exited
 		return keep
 	}
@@ -61,7 +63,7 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 		s.Log.Info("container recovered", "container", c.ID, "phase", c.Phase, "fate", fate, "action", act)
 	}
 	switch act {
-	case undo, finish, withdraw:
+	case undo, finish, withdraw, await:
 		return func(ctx context.Context) error { return s.finishRecovery(ctx, c.ID) }, nil
 	case adopt:
 		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = pid })
@@ -105,7 +107,7 @@ func (s *Service) finishRecovery(ctx context.Context, id state.ContainerID) erro
 		case err != nil:
 			return struct{}{}, err
 		case c.Phase == state.Starting:
-			return struct{}{}, s.withdraw(ctx, c)
+			return struct{}{}, s.resumeLaunch(ctx, c)
 		case c.Phase == state.Creating || c.Phase == state.Removing:
 			return struct{}{}, s.teardown(ctx, id)
 		}
@@ -115,6 +117,22 @@ func (s *Service) finishRecovery(ctx context.Context, id state.ContainerID) erro
 		return fmt.Errorf("recover container %s: %w", id, err)
 	}
 	return nil
+}
+
+// launchLimit is how long a launch that the last daemon left may go on: one takes
+// milliseconds, unless its runtime hangs.
+const launchLimit = 5 * time.Second
+
+// resumeLaunch adopts what comes of a launch that the last daemon left under way.
+// Where nothing does in time, the start never happened.
+func (s *Service) resumeLaunch(ctx context.Context, c state.Container) error {
+	limited, cancel := context.WithTimeout(ctx, launchLimit)
+	defer cancel()
+	if err := s.Monitor.AwaitLaunch(limited, string(c.ID)); err != nil {
+		s.Log.Warn("a start of the last run is not over", "container", c.ID, "err", err)
+	}
+	_, err := s.resume(ctx, c)
+	return err
 }
 
 // forgetExecs removes what the last daemon's commands in the container left. The

@@ -10,16 +10,16 @@ import (
 
 // Every cell: what a record says and what the monitor knows make one action.
 func TestDecide(t *testing.T) {
-	want := map[state.Phase][3]action{ // columns: runs, ended, gone
-		state.Creating: {undo, undo, undo},
-		state.Created:  {keep, keep, keep},
-		state.Starting: {adopt, leave, withdraw},
-		state.Running:  {keep, leave, exitBlind},
-		state.Exited:   {keep, keep, keep},
-		state.Removing: {finish, finish, finish},
+	want := map[state.Phase][4]action{ // columns: runs, launching, ended, gone
+		state.Creating: {undo, undo, undo, undo},
+		state.Created:  {keep, keep, keep, keep},
+		state.Starting: {adopt, await, leave, withdraw},
+		state.Running:  {keep, leave, leave, exitBlind},
+		state.Exited:   {keep, keep, keep, keep},
+		state.Removing: {finish, finish, finish, finish},
 	}
 	for phase, row := range want {
-		for i, fate := range []Fate{Runs, Ended, Gone} {
+		for i, fate := range []Fate{Runs, Launching, Ended, Gone} {
 			if got := decide(phase, fate); got != row[i] {
 				t.Errorf("%s, %s: %s, want %s", phase, fate, got, row[i])
 			}

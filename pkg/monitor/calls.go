@@ -26,16 +26,10 @@ func (c *Client) Launch(ctx context.Context, l Launch) (Launched, error) {
 
 // List returns what the monitor watches, by id. A container whose launch is
 // under way has pid 0; one that has ended is listed until its exit is sent.
-func (c *Client) List(ctx context.Context) ([]Running, error) { return c.list(ctx, false) }
-
-// ListSettled is List once no launch is under way any more: a daemon that died
-// may have left some.
-func (c *Client) ListSettled(ctx context.Context) ([]Running, error) { return c.list(ctx, true) }
-
-func (c *Client) list(ctx context.Context, settled bool) ([]Running, error) {
+func (c *Client) List(ctx context.Context) ([]Running, error) {
 	var all []Running
 	for next := ""; ; {
-		r, fds, err := c.call(ctx, &packet{Op: opList, Next: next, Settled: settled}, nil)
+		r, fds, err := c.call(ctx, &packet{Op: opList, Next: next}, nil)
 		closeFDs(fds)
 		if err != nil {
 			return nil, err
@@ -47,6 +41,12 @@ func (c *Client) list(ctx context.Context, settled bool) ([]Running, error) {
 			return slices.Clip(all), nil
 		}
 	}
+}
+
+// AwaitLaunch returns when no launch of the container is under way any more: a
+// daemon that died may have left one. A container that nobody launches is no error.
+func (c *Client) AwaitLaunch(ctx context.Context, id string) error {
+	return c.do(ctx, &packet{Op: opList, ID: id, Settled: true})
 }
 
 // Ack says that every exit up to seq was dealt with: they are not replayed any

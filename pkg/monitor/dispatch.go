@@ -90,7 +90,7 @@ func (c *conn) answerShort(p *packet) {
 		return
 	case opList:
 		if p.Settled {
-			c.later(p, func(ctx context.Context) { c.m.awaitLaunches(ctx); c.list(p) })
+			c.later(p, func(ctx context.Context) { c.m.awaitLaunches(ctx, p.ID); c.list(p) })
 			return
 		}
 		c.list(p)
@@ -205,7 +205,7 @@ func (c *conn) list(p *packet) {
 	c.m.mu.Lock()
 	var page []*container
 	for _, ct := range c.m.containers {
-		if ct.rec.ID > p.Next {
+		if ct.rec.ID > p.Next && (p.ID == "" || ct.rec.ID == p.ID) {
 			page = append(page, ct)
 		}
 	}

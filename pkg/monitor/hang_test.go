@@ -139,7 +139,10 @@ func TestLaunchWithHungLog(t *testing.T) {
 	if _, err := n.client.Launch(n.ctx(), l); !errdefs.IsUnavailable(err) {
 		t.Errorf("launch: %v", err)
 	}
-	if got, err := n.client.ListSettled(n.ctx()); err != nil || len(got) != 0 {
+	if err := n.client.AwaitLaunch(n.ctx(), "hung"); err != nil {
+		t.Errorf("await launch: %v", err)
+	}
+	if got, err := n.client.List(n.ctx()); err != nil || len(got) != 0 {
 		t.Errorf("list %v, %v", got, err)
 	}
 	hung.thaw()

@@ -45,12 +45,13 @@ func (m *Monitor) launch(ctx context.Context, l *Launch) (*container, error) {
 	return c, nil
 }
 
-// awaitLaunches returns when the launches that are under way are over, or ctx is.
-func (m *Monitor) awaitLaunches(ctx context.Context) {
+// awaitLaunches returns when the launches that are under way, of one container
+// or with id "" of all, are over, or ctx is.
+func (m *Monitor) awaitLaunches(ctx context.Context, id string) {
 	m.mu.Lock()
 	var launches []chan struct{}
 	for _, c := range m.containers {
-		if c.launched != nil {
+		if c.launched != nil && (id == "" || c.rec.ID == id) {
 			launches = append(launches, c.launched)
 		}
 	}

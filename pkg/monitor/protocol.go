@@ -58,7 +58,7 @@ type packet struct {
 	Running []listed       `json:"running,omitempty"`
 	Next    string         `json:"next,omitempty"`     // list: go on after this id
 	WantFDs bool           `json:"want_fds,omitempty"` // list: with descriptors
-	Settled bool           `json:"settled,omitempty"`  // list: answer when no launch is under way
+	Settled bool           `json:"settled,omitempty"`  // list: answer when no launch, of ID if there is one, is under way
 	Exit    *Exit          `json:"exit,omitempty"`
 	Seq     uint64         `json:"seq,omitempty"`
 	Attach  *AttachOptions `json:"attach,omitempty"`

@@ -46,7 +46,7 @@ func decide(p state.PodPhase, f container.Fate) action {
 	case state.PodRemoving:
 		return finish
 	case state.PodReady:
-		return map[container.Fate]action{container.Runs: keep, container.Ended: leave, container.Gone: down}[f]
+		return map[container.Fate]action{container.Runs: keep, container.Launching: leave, container.Ended: leave, container.Gone: down}[f]
 	default: // NotReady
 		return quell
 	}
@@ -58,7 +58,7 @@ func decide(p state.PodPhase, f container.Fate) action {
 // undone or finished in the background, and so is what nobody has a record of:
 // calls for the same objects wait for their locks, others do not.
 func (s *Service) Recover(ctx context.Context) error {
-	watched, err := s.watched(ctx)
+	watched, err := s.Monitor.List(ctx)
 	if err != nil {
 		return fmt.Errorf("recover: ask the monitor what runs: %w", err)
 	}
@@ -102,8 +102,8 @@ func newView(watched []monitor.Running, ended []string) view {
 	v := view{fates: map[string]container.Fate{}, pids: map[string]int{}}
 	for _, w := range watched {
 		v.fates[w.ID], v.pids[w.ID] = container.Runs, w.Pid
-		if w.Pid == 0 { // its runtime hangs: a kill ends that, and then nothing ran
-			v.fates[w.ID] = container.Gone
+		if w.Pid == 0 {
+			v.fates[w.ID] = container.Launching
 		}
 	}
 	for _, id := range ended {
@@ -194,22 +194,6 @@ func (s *Service) sweepAgain(ctx context.Context, seen view, err error) error {
 		}
 	}
 	return err
-}
-
-// launchLimit is how long recovery waits for launches that the last daemon
-// left under way: they take milliseconds, unless a runtime hangs.
-const launchLimit = 5 * time.Second
-
-// watched asks the monitor what runs.
-func (s *Service) watched(ctx context.Context) ([]monitor.Running, error) {
-	limited, cancel := context.WithTimeout(ctx, launchLimit)
-	defer cancel()
-	all, err := s.Monitor.ListSettled(limited)
-	if err == nil || limited.Err() == nil || ctx.Err() != nil {
-		return all, err
-	}
-	s.Log.Warn("a launch is still under way, recovery goes on without it")
-	return s.Monitor.List(ctx)
 }
 
 func (s *Service) recoverPod(ctx context.Context, p state.Pod, seen view) rest {
