@@ -42,8 +42,7 @@ func (s *Service) makeLogDir(ctx context.Context, c state.Container) error {
 	if c.LogPath == "" {
 		return nil
 	}
-	rel := filepath.Clean(c.Config.GetLogPath())
-	base := "/" + strings.Trim(strings.TrimSuffix(c.LogPath, rel), "/")
+	base, rel := logDir(c)
 	limited, cancel := s.paths.Limited(ctx)
 	defer cancel()
 	err := s.paths.Directory(limited, base)
@@ -51,6 +50,16 @@ func (s *Service) makeLogDir(ctx context.Context, c state.Container) error {
 		err = s.paths.DirectoryBelow(limited, base, filepath.Dir(rel))
 	}
 	return err
+}
+
+// logDir is the pod's log directory, and the way from there to the container's
+// log.
+func logDir(c state.Container) (base, rel string) {
+	if c.LogPath == "" {
+		return "", ""
+	}
+	rel = filepath.Clean(c.Config.GetLogPath())
+	return "/" + strings.Trim(strings.TrimSuffix(c.LogPath, rel), "/"), rel
 }
 
 // logPath is where the CRI log goes. It cannot leave the pod's log directory.

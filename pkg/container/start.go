@@ -80,8 +80,9 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 		state.Step{Name: "run container", Do: func(ctx context.Context) (err error) {
 			uid, gid := s.stdioOwner(pod, c)
 			s.holdProfile()
+			logDir, _ := logDir(c)
 			launched, err = s.Runtime.Launch(ctx, runc.Launch{
-				Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath,
+				Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath, LogDir: logDir,
 				Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.Stdin && c.Config.StdinOnce,
 				UID: uid, GID: gid, Cgroups: sys.CgroupDirs(ownCgroup(c)), KillAll: sharesPIDs(c),
 			})

@@ -62,7 +62,7 @@ func (m *Monitor) newContainer(l *Launch) *container {
 	rec.Argv, rec.Env = nil, nil
 	return &container{
 		m: m, dir: dir, rec: rec, pidfd: -1, stdin: -1, tty: -1, told: make(chan struct{}), launched: make(chan struct{}),
-		out: m.newOutput(l.ID, dir, l.LogPath),
+		out: m.newOutput(dir, l),
 	}
 }
 

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +25,13 @@ func (n *node) stall() (goOn func()) {
 	if err := unix.Kill(n.pid, unix.SIGSTOP); err != nil {
 		n.t.Fatal(err)
 	}
+	eventually(n.t, "every thread to stop", func() bool {
+		stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", n.pid))
+		return err == nil && !slices.ContainsFunc(stats, func(path string) bool {
+			b, err := os.ReadFile(path)
+			return err == nil && !strings.Contains(string(b), ") T ")
+		})
+	})
 	return func() {
 		if err := unix.Kill(n.pid, unix.SIGCONT); err != nil {
 			n.t.Fatal(err)

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // logFile is a container's CRI log. This process is the only one that writes
@@ -19,6 +21,7 @@ import (
 // concurrent use.
 type logFile struct {
 	path     string // "": output is thrown away
+	dir      string // below it no symbolic link is followed; "": not known, a client before this field
 	fd       int    // -1: not open
 	end      int64  // bytes in the file
 	ino, dev uint64
@@ -37,7 +40,7 @@ func (l *logFile) open() error {
 	if l.path == "" {
 		return nil
 	}
-	fd, err := unix.Open(l.path, logFlags, 0o640)
+	fd, err := l.openPath(logFlags)
 	if err != nil {
 		return fmt.Errorf("open log %s: %w", l.path, err)
 	}
@@ -47,6 +50,20 @@ func (l *logFile) open() error {
 		return err
 	}
 	return nil
+}
+
+// openPath follows no symbolic link below the pod's log directory: a container
+// that has the directory as a volume could lead us to any file of the node.
+func (l *logFile) openPath(flags int) (int, error) {
+	const mode = 0o640
+	if l.dir == "" {
+		return unix.Open(l.path, flags, mode)
+	}
+	fd, err := sys.OpenBelow(l.dir, l.path, flags, mode)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) {
+		err = failedCondition{err}
+	}
+	return fd, err
 }
 
 func (l *logFile) measure() error {
@@ -63,7 +80,7 @@ func (l *logFile) measure() error {
 
 // reopen goes on in a new file at path; on error it goes on in the old one.
 func (l *logFile) reopen() error {
-	next := logFile{path: l.path, log: l.log}
+	next := logFile{path: l.path, dir: l.dir, log: l.log}
 	if err := next.open(); err != nil {
 		return err
 	}
@@ -133,7 +150,7 @@ func (l *logFile) openAs(dev, ino uint64) (*logFile, error) {
 		if unix.Lstat(p, &st) != nil || st.Ino != ino || st.Dev != dev {
 			continue
 		}
-		old := &logFile{path: p, log: l.log}
+		old := &logFile{path: p, dir: l.dir, log: l.log}
 		if err := old.open(); err != nil {
 			return nil, err
 		}

@@ -228,8 +228,9 @@ func (m *Monitor) startConns() {
 }
 
 // newOutput makes the output of a container, and remembers it until it is closed.
-func (m *Monitor) newOutput(id, dir, logPath string) *output {
-	o := newOutput(id, dir, logPath, m.journal, m.log)
+func (m *Monitor) newOutput(dir string, l *Launch) *output {
+	o := newOutput(l.ID, dir, l.LogPath, m.journal, m.log)
+	o.log.dir = l.LogDir
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.outputs[o] = struct{}{}

@@ -119,6 +119,9 @@ type Launch struct {
 	// RuntimeLog is where the program reports errors. It is the caller's to read: the monitor does not.
 	RuntimeLog string `json:"runtime_log,omitempty"`
 	LogPath    string `json:"log_path,omitempty"` // CRI log; "" throws output away
+	// LogDir is the pod's log directory, in which LogPath lies: below it no symbolic link is followed. "" follows those
+	// that do not stand at LogPath itself.
+	LogDir string `json:"log_dir,omitempty"`
 
 	Stdio     bool `json:"stdio,omitempty"` // false: /dev/null on all three
 	Terminal  bool `json:"terminal,omitempty"`

@@ -72,7 +72,7 @@ func (m *Monitor) load(id string) (*container, error) {
 		return nil, os.RemoveAll(dir)
 	}
 	c := &container{m: m, dir: dir, rec: rec, pidfd: -1, stdin: -1, tty: -1, orphan: true}
-	c.out = m.newOutput(id, dir, rec.LogPath)
+	c.out = m.newOutput(dir, &rec.Launch)
 	return c, nil
 }
 

@@ -21,6 +21,7 @@ type Launch struct {
 	Handler string
 	ID      string
 	LogPath string // CRI log; "" discards output
+	LogDir  string // the pod's log directory, in which LogPath lies
 
 	Stdio     bool // false: /dev/null on all three
 	Terminal  bool
@@ -62,7 +63,7 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 	s.cgroups.Warm()
 	launched, err := s.monitor.Launch(ctx, monitor.Launch{
 		ID: l.ID, Argv: append(argv, l.ID), Env: runtimeEnv(), Dir: s.bundle(l.ID), PidFile: pidFile,
-		RuntimeLog: s.runtimeLog(l.ID), LogPath: l.LogPath,
+		RuntimeLog: s.runtimeLog(l.ID), LogPath: l.LogPath, LogDir: l.LogDir,
 		Stdio: l.Stdio, Terminal: l.Terminal, Stdin: l.Stdin, StdinOnce: l.StdinOnce,
 		UID: l.UID, GID: l.GID, Cgroups: l.Cgroups, KillAll: l.KillAll,
 	})
