@@ -60,14 +60,9 @@ func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 	defer tar.Close()
 	sum := digest.Canonical.Digester()
 	stream := &countingReader{r: io.TeeReader(tar, sum.Hash())}
-	tree := newLayerTree()
-	_, err = archive.Apply(ctx, dir, stream, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout),
-		archive.WithParents(parents), archive.WithFilter(tree.see))
+	tree, err := extract(ctx, dir, parents, stream)
 	if err != nil {
 		return none, err
-	}
-	if _, err := io.Copy(io.Discard, stream); err != nil { // padding after the end of the tar counts for the digest
-		return none, fmt.Errorf("read layer: %w", err)
 	}
 	if len(parents) == 0 {
 		a.layers.note(dir, tree.implied())
@@ -76,6 +71,20 @@ func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 		return none, err
 	}
 	return ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: sum.Digest(), Size: stream.n}, nil
+}
+
+// extract unpacks a tar into dir, a layer above parents, and reads it to its end: padding counts for the digest.
+func extract(ctx context.Context, dir string, parents []string, tar io.Reader) (*layerTree, error) {
+	tree := newLayerTree()
+	_, err := archive.Apply(ctx, dir, tar, archive.WithConvertWhiteout(archive.OverlayConvertWhiteout),
+		archive.WithParents(parents), archive.WithFilter(tree.see))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := io.Copy(io.Discard, tar); err != nil {
+		return nil, fmt.Errorf("read layer: %w", err)
+	}
+	return tree, nil
 }
 
 // layerDirs takes the directory to unpack into, and its parents if the snapshotter knows them, from a mount that is

@@ -16,11 +16,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/core/remotes"
-	"github.com/containerd/containerd/v2/pkg/labels"
 	"github.com/containerd/errdefs"
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
@@ -191,7 +189,7 @@ func (s *Service) importArchive(ctx context.Context, path string) (preload, erro
 		return preload{}, err
 	}
 	defer tar.Close()
-	desc, err := archive.ImportIndex(ctx, importStore{s.content}, tar)
+	desc, err := archive.ImportIndex(ctx, &importStore{Store: s.content}, tar)
 	if err != nil {
 		return preload{}, fmt.Errorf("read archive: %w", err)
 	}
@@ -240,23 +238,6 @@ func readFile(path string, limit int64) ([]byte, error) {
 		err = fmt.Errorf("read %s: more than %d bytes: %w", path, limit, errdefs.ErrInvalidArgument)
 	}
 	return raw, err
-}
-
-// importStore is what an archive is read into. It bounds what the import reads into memory. Its walk goes by all blobs
-// that were unpacked: the filters that the import gives, one for each layer of the archive, would all be tried on each
-// blob of the store, and what the walk calls looks the layer up by itself.
-type importStore struct{ content.Store }
-
-func (s importStore) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
-	blob, err := s.Store.ReaderAt(ctx, desc)
-	if err == nil && desc.MediaType != "" && !images.IsLayerType(desc.MediaType) && blob.Size() > configLimit {
-		return nil, errors.Join(fmt.Errorf("%s of %d bytes is larger than %d: %w", desc.MediaType, blob.Size(), configLimit, errdefs.ErrInvalidArgument), blob.Close())
-	}
-	return blob, err
-}
-
-func (s importStore) Walk(ctx context.Context, fn content.WalkFunc, _ ...string) error {
-	return s.Store.Walk(ctx, fn, fmt.Sprintf("labels.%q", labels.LabelUncompressed))
 }
 
 func isLayout(dir string) bool {

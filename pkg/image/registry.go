@@ -4,14 +4,18 @@ package image
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
+	"github.com/containerd/errdefs"
 )
 
 // registryHosts are the hosts of one pull: the registry and its mirrors, with one set of clients and tokens for
@@ -38,10 +42,29 @@ func (s *Service) newHosts(ctx context.Context, c credentials, w *watch) *regist
 	h := &registryHosts{creds: c, watch: w, log: s.log, trusted: map[string]bool{}, failed: map[string]int{}}
 	o := config.HostOptions{UpdateClient: h.wrap, Credentials: h.credentials}
 	if s.registryConfig != "" {
-		o.HostDir = config.HostDirFromRoot(s.registryConfig)
+		o.HostDir = hostDir(s.registryConfig)
 	}
 	h.configured = config.ConfigureHosts(ctx, o)
 	return h
+}
+
+// hostsFileLimit is how many bytes a hosts.toml may have: the library that parses it takes quadratic time.
+const hostsFileLimit = 64 << 10
+
+// hostDir finds the directory of a registry in a certs.d tree.
+func hostDir(root string) func(host string) (string, error) {
+	find := config.HostDirFromRoot(root)
+	return func(host string) (string, error) {
+		dir, err := find(host)
+		if err != nil {
+			return "", err
+		}
+		file := filepath.Join(dir, "hosts.toml")
+		if fi, err := os.Stat(file); err == nil && fi.Size() > hostsFileLimit {
+			return "", fmt.Errorf("read %s: %d bytes are more than %d: %w", file, fi.Size(), hostsFileLimit, errdefs.ErrInvalidArgument)
+		}
+		return dir, nil
+	}
 }
 
 func (h *registryHosts) resolver() remotes.Resolver {
