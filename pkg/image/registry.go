@@ -85,7 +85,7 @@ func (h *registryHosts) hosts(name string) ([]docker.RegistryHost, error) {
 			if h.creds.bearer != "" && h.creds.validFor(host.Host) {
 				host.Authorizer = bearerAuthorizer{host: host.Host, token: h.creds.bearer}
 			}
-			known[i].Authorizer = namingAuthorizer{host.Authorizer, host.Host}
+			known[i].Authorizer = namingAuthorizer{host.Authorizer, host.Host, make(chan struct{}, 1)}
 		}
 		h.name, h.known = name, known
 	}
@@ -131,14 +131,22 @@ type (
 	wanted   struct{} // context key: the docker.HostCapabilities that a request is for; none: pulling
 )
 
-// namingAuthorizer notes in the requests that it makes to a token server for which host they are.
+// namingAuthorizer notes in the requests that it makes to a token server for which host they are. It lets one request at
+// a time get a token: the library, which gets one for all, reads it without the lock that it writes it under.
 type namingAuthorizer struct {
 	docker.Authorizer
 	host string
+	turn chan struct{} // holds one element while a request is being authorized
 }
 
 func (a namingAuthorizer) Authorize(ctx context.Context, r *http.Request) error {
-	return a.Authorizer.Authorize(context.WithValue(ctx, tokenFor{}, a.host), r)
+	select {
+	case a.turn <- struct{}{}:
+		defer func() { <-a.turn }()
+		return a.Authorizer.Authorize(context.WithValue(ctx, tokenFor{}, a.host), r)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // hostOfRequest is the host of the pull that a request is sent for: that of the first of a chain of redirects, or the
