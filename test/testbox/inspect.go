@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -46,6 +47,18 @@ func deepen(args []string) int {
 		return fail(err)
 	}
 	fmt.Println("deep")
+	return 0
+}
+
+// files PATH NUMBER: that many empty files in a new directory.
+func files(args []string) int {
+	err := os.Mkdir(args[0], 0o755)
+	for i := 0; err == nil && i < number(args, 1); i++ {
+		err = unix.Mknod(filepath.Join(args[0], strconv.Itoa(i)), unix.S_IFREG|0o600, 0)
+	}
+	if err != nil {
+		return fail(err)
+	}
 	return 0
 }
 

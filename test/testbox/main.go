@@ -62,6 +62,7 @@ var behaviours = map[string]func([]string) int{
 	"tree":       tree,
 	"mkdir":      mkdir,
 	"deepen":     deepen,
+	"files":      files,
 	"stat":       stat,
 	"ns":         namespaces,
 	"trap":       trap,
