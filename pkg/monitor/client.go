@@ -110,6 +110,10 @@ func (c *Client) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := sameNamespaces(sock); err != nil {
+		sock.close()
+		return err
+	}
 	l := newLink(c, sock)
 	defer context.AfterFunc(ctx, l.close)()
 	ended := make(chan error, 1)
