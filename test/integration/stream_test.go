@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -292,5 +293,24 @@ func TestPortForward(t *testing.T) {
 				t.Errorf("%q, %v", line, err)
 			}
 		})
+	}
+}
+
+// A program that closes its terminal and opens it again goes on to be logged and
+// shown, and is not held up.
+func TestTerminalOpenedAgain(t *testing.T) {
+	d := node(t)
+	pod, p := quickPod(t, d, "tty-again")
+	const lines = 20000
+	c := inHostNet("again", "tty-again", strconv.Itoa(lines))
+	c.Tty = true
+	id := d.Run(t, pod, c, p)
+	if st := d.AwaitExit(t, id); st.ExitCode != 5 {
+		t.Errorf("status %v", st)
+	}
+	log := strings.ReplaceAll(d.LogOf(t, "again"), "\r", "")
+	contains(t, "log", log, "before\n", "after 0\n", fmt.Sprintf("after %d\n", lines-1))
+	if n := strings.Count(log, "after "); n != lines {
+		t.Errorf("%d of %d lines are logged", n, lines)
 	}
 }

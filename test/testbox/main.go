@@ -58,6 +58,7 @@ var behaviours = map[string]func([]string) int{
 	"serve":      serve,
 	"hold":       hold,
 	"tty":        tty,
+	"tty-again":  ttyAgain,
 	"pid1":       func([]string) int { return read([]string{"/proc/1/comm"}) },
 	"tree":       tree,
 	"mkdir":      mkdir,

@@ -142,3 +142,23 @@ func count(args []string) int {
 	fmt.Println(n)
 	return 0
 }
+
+// ttyAgain N: says "before", closes its terminal as a daemon does, opens it again
+// a moment later, and writes N lines there; ends with 5.
+func ttyAgain(args []string) int {
+	fmt.Println("before")
+	for fd := range 3 {
+		unix.Close(fd)
+	}
+	time.Sleep(300 * time.Millisecond) // until the other side has seen it
+	terminal, err := os.OpenFile("/dev/console", os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		return 1 // nobody could read why
+	}
+	for i := range number(args, 0) {
+		if _, err := fmt.Fprintln(terminal, "after", i); err != nil {
+			return 2
+		}
+	}
+	return 5
+}
