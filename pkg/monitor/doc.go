@@ -19,9 +19,11 @@
 //     monitor killed anywhere loses no byte and doubles none.
 //   - An exit is published after the container's last output is in its log, is
 //     appended to the exit log before that, and is sent again on every
-//     connection until it is acknowledged.
+//     connection until it is acknowledged. A log whose file system does not answer
+//     is waited for some seconds, and completed later.
 //   - Neither a slow client nor a log that can't be written stops a container:
-//     the first is dropped, the second loses what can't be written.
+//     the first is dropped, the second loses what can't be written. A log that
+//     hangs stops the container's writes and nothing else.
 //   - Processes are signalled by pidfd, never by a bare number.
 //
 // It does not restart anything, keeps nothing over a reboot, and does not
