@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	systemd "github.com/coreos/go-systemd/v22/daemon"
+	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
 // connectLimit is how long a start waits for the monitor.
@@ -76,6 +77,11 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 	d.tell(systemd.SdNotifyReady)
 	pods, containers := d.store.Count()
 	d.log.Info("serving", "listen", d.config.Listen, "pods", pods, "containers", containers, "dur", time.Since(began))
+	state.Go(d.ops, "clean up images", d.images.CleanUp, func(err error) {
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("image store not cleaned up", "err", err)
+		}
+	})
 	exits := make(chan error, 1)
 	go func() { exits <- d.sandboxes.RunExits(ctx) }()
 	if oldProfile {

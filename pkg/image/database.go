@@ -133,14 +133,13 @@ func (d *database) close() error {
 	return errors.Join(errs...)
 }
 
-// cleanup deletes layer directories without a record, downloads without a name, and stores that were set aside before
-// the last boot: containers that run on their layers can't have survived it.
+// cleanup deletes layer directories without a record, and stores that were set aside before the last boot: containers
+// that run on their layers can't have survived it.
 func (d *database) cleanup(ctx context.Context) error {
 	var errs []error
-	if err := d.layer.Cleanup(ctx); !errdefs.IsNotFound(err) { // not found: there never was a layer
+	if err := d.layer.removeUnused(ctx); !errdefs.IsNotFound(err) { // not found: there never was a layer
 		errs = append(errs, err)
 	}
-	errs = append(errs, removeNameless(ctx, filepath.Join(contentDir(d.root), "ingest")))
 	aside, err := filepath.Glob(filepath.Join(d.root, asidePrefix+"*"))
 	errs = append(errs, err)
 	boot, err := bootID()

@@ -62,7 +62,10 @@ func (l *layerStore) measure(ctx context.Context, key string) (snapshots.Usage, 
 
 // Cleanup removes the directories of layers without a record. Once begun it doesn't stop for the caller's deadline.
 func (l *layerStore) Cleanup(ctx context.Context) error {
-	ctx = context.WithoutCancel(ctx)
+	return l.removeUnused(context.WithoutCancel(ctx))
+}
+
+func (l *layerStore) removeUnused(ctx context.Context) error {
 	unused, err := l.unused(ctx)
 	for _, dir := range unused {
 		err = errors.Join(err, sys.RemoveTree(ctx, dir))

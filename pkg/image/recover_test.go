@@ -116,6 +116,45 @@ func TestKillMidPull(t *testing.T) {
 	}
 }
 
+// TestCleanUp: what no record names goes while the store serves, a store set aside before the boot too; what an image
+// has stays.
+func TestCleanUp(t *testing.T) {
+	needRoot(t)
+	root := filepath.Join(t.TempDir(), "images")
+	unused, aside := filepath.Join(root, "layers/snapshots/4711/fs/deep"), filepath.Join(root, "damaged-of-another-boot/blobs")
+	t.Run("first", func(t *testing.T) {
+		openAt(t, root).load(t, "example.org/one:v1", simple("one"))
+	})
+	if err := errors.Join(os.MkdirAll(unused, 0o755), os.MkdirAll(aside, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	s := openAt(t, root)
+	if err := s.CleanUp(t.Context()); err != nil {
+		t.Error(err)
+	}
+	for _, gone := range []string{"layers/snapshots/4711", "damaged-of-another-boot"} {
+		if _, err := os.Lstat(filepath.Join(root, gone)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s: %v", gone, err)
+		}
+	}
+	imgs, err := s.List(t.Context())
+	if err != nil || len(imgs) != 1 {
+		t.Fatalf("images %v, %v", imgs, err)
+	}
+	if dir := s.mount(t, "key", image.RootFS{ImageID: imgs[0].ID}); len(names(t, dir)) == 0 {
+		t.Error("the image's layer is empty")
+	}
+}
+
+func names(t *testing.T, dir string) []os.DirEntry {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return entries
+}
+
 func TestSecondDaemon(t *testing.T) {
 	s := open(t)
 	_, err := image.Open(t.Context(), image.Options{Root: s.root})

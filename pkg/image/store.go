@@ -143,8 +143,8 @@ func (s *Service) cleanupContext(ctx context.Context) (context.Context, context.
 	return context.WithTimeout(context.WithoutCancel(s.context(ctx)), cleanupTimeout)
 }
 
-// recover removes what pulls that died with the last daemon left behind. Their partial blobs stay for a day: that is
-// what lets the next pull go on where the dead one stopped.
+// recover forgets what pulls that died with the last daemon left behind, before a new one begins: CleanUp frees its
+// space. Their partial blobs stay for a day: that is what lets the next pull go on where the dead one stopped.
 func (s *Service) recover(ctx context.Context) error {
 	var dead []string
 	err := s.eachLayer(ctx, func(i snapshots.Info) {
@@ -155,7 +155,14 @@ func (s *Service) recover(ctx context.Context) error {
 	for _, name := range dead {
 		err = errors.Join(err, s.layers.Remove(ctx, name))
 	}
-	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), s.GC(ctx), s.db.cleanup(ctx))
+	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), removeNameless(ctx, filepath.Join(contentDir(s.root), "ingest")))
+}
+
+// CleanUp frees what nothing names any more, such as layers that a pull was unpacking when the last daemon died. It is
+// called once, beside calls: an image's author decides how long it takes.
+func (s *Service) CleanUp(ctx context.Context) error {
+	ctx = s.context(ctx)
+	return errors.Join(s.GC(ctx), s.db.cleanup(ctx))
 }
 
 // eachLayer calls f for all snapshots. A store that never had one has no place for them yet: that is none.
