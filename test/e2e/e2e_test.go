@@ -9,6 +9,7 @@ package e2e
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"strings"
 	"testing"
@@ -105,6 +106,48 @@ func TestKubelet(t *testing.T) {
 	if err := d.Leaks(); err != nil && strings.Contains(err.Error(), "cgroup") {
 		t.Error(err)
 	}
+}
+
+// TestEventedPLEG lets the kubelet go by the runtime's events instead of its
+// lists: a pod's init containers run once each, in order, and a crash is seen.
+func TestEventedPLEG(t *testing.T) {
+	if _, err := os.Stat(kubeletProgram()); err != nil {
+		t.Skip("no kubelet: make e2e builds it")
+	}
+	c := newCgroup(t)
+	d := harness.Start(t, harness.Preload(t))
+	k := startKubelet(t, d, c, "EventedPLEG")
+	k.add(t, "web", map[string]any{"name": "app", "args": []string{"serve", "8080"}},
+		map[string]any{"name": "first", "args": []string{"exit"}}, map[string]any{"name": "second", "args": []string{"exit"}})
+	k.add(t, "crash", map[string]any{"name": "app", "args": []string{"exit", "3"}})
+	k.await(t, patience, "a pod with init containers is ready", func(pods []pod) bool {
+		p, ok := named(pods, "web")
+		return ok && p.ready()
+	})
+	k.awaitRestarts(t, 2)
+	all, err := d.Runtime.ListContainers(t.Context(), &cri.ListContainersRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ran := map[string]int{}
+	for _, c := range all.Containers {
+		if c.Labels["io.kubernetes.pod.name"] == "web-"+nodeName {
+			ran[c.Metadata.Name]++
+		}
+	}
+	if want := map[string]int{"first": 1, "second": 1, "app": 1}; !maps.Equal(ran, want) {
+		t.Errorf("containers of the pod with init containers: %v, want %v", ran, want)
+	}
+	metrics, err := k.get(t.Context(), "/metrics")
+	if err != nil || !strings.Contains(string(metrics), "kubelet_evented_pleg_connection_success_count 1") {
+		t.Errorf("the kubelet does not say that it took events: %v", err)
+	}
+	for _, name := range []string{"web", "crash"} {
+		if err := os.Remove(k.manifest(name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.await(t, patience, "the pods are gone from the kubelet", func(pods []pod) bool { return len(pods) == 0 })
 }
 
 // awaitRestarts waits until the kubelet has started the crashing container again n times, and knows its exit code.

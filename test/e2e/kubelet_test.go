@@ -32,6 +32,7 @@ const (
 type kubelet struct {
 	dir, manifests string
 	cgroup         *cgroup
+	gates          map[string]bool
 	log            *os.File
 	cmd            *exec.Cmd
 	ended          chan struct{}
@@ -40,17 +41,21 @@ type kubelet struct {
 
 func kubeletProgram() string { return filepath.Join(harness.Root(), ".cache", "kubelet") }
 
-// startKubelet runs a kubelet on d for the length of the test.
-func startKubelet(t *testing.T, d *harness.Daemon, c *cgroup) *kubelet {
+// startKubelet runs a kubelet on d for the length of the test, with feature
+// gates besides those that are on by default.
+func startKubelet(t *testing.T, d *harness.Daemon, c *cgroup, gates ...string) *kubelet {
 	t.Helper()
 	k := &kubelet{
-		cgroup: c, dir: filepath.Join(d.Dir, "kubelet"), manifests: filepath.Join(d.Dir, "manifests"), ended: make(chan struct{}),
+		cgroup: c, gates: map[string]bool{}, dir: filepath.Join(d.Dir, "kubelet"), manifests: filepath.Join(d.Dir, "manifests"), ended: make(chan struct{}),
 		http: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
 	}
 	for _, dir := range []string{k.dir, k.manifests} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
+	}
+	for _, gate := range gates {
+		k.gates[gate] = true
 	}
 	c.prepare(t, d)
 	t.Cleanup(func() {
@@ -79,6 +84,7 @@ func (k *kubelet) start(d *harness.Daemon) (err error) {
 		"enforceNodeAllocatable": []string{}, "evictionHard": map[string]string{}, "imageGCHighThresholdPercent": 100,
 		"makeIPTablesUtilChains": false, "podLogsDir": filepath.Join(k.dir, "pods-logs"),
 		"volumePluginDir": filepath.Join(k.dir, "volume-plugins"), "resolvConf": "",
+		"featureGates": k.gates,
 	}
 	data, err := json.Marshal(config)
 	if err != nil {
@@ -161,12 +167,14 @@ func named(pods []pod, name string) (pod, bool) {
 }
 
 // add writes a pod's manifest.
-func (k *kubelet) add(t *testing.T, name string, container map[string]any) {
+func (k *kubelet) add(t *testing.T, name string, container map[string]any, init ...map[string]any) {
 	t.Helper()
-	container["image"], container["imagePullPolicy"] = harness.TestImage, "Never"
+	for _, c := range append(init, container) {
+		c["image"], c["imagePullPolicy"] = harness.TestImage, "Never"
+	}
 	data, err := json.Marshal(map[string]any{
 		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": name, "namespace": "default"},
-		"spec": map[string]any{"terminationGracePeriodSeconds": 2, "containers": []any{container}},
+		"spec": map[string]any{"terminationGracePeriodSeconds": 2, "containers": []any{container}, "initContainers": init},
 	})
 	if err == nil {
 		err = os.WriteFile(k.manifest(name), data, 0o600)
