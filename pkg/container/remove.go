@@ -77,7 +77,7 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 // runtime's state and cgroups.
 func (s *Service) deleteRuntime(ctx context.Context, c state.Container) error {
 	cgroup := ownCgroup(c)
-	sys.ThawCgroups(sys.CgroupDirs(cgroup))
+	sys.ThawCgroups(ctx, sys.CgroupDirs(cgroup))
 	if err := s.Monitor.Kill(ctx, string(c.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill: %w", err)
 	}

@@ -173,7 +173,7 @@ func (s *Service) resume(ctx context.Context, c state.Container) (runs bool, err
 // does run is ended, and booked as what it is by the exit feed. The caller
 // knows that no start is under way.
 func (s *Service) withdraw(ctx context.Context, c state.Container) error {
-	sys.ThawCgroups(sys.CgroupDirs(ownCgroup(c)))
+	sys.ThawCgroups(ctx, sys.CgroupDirs(ownCgroup(c)))
 	ran := s.Monitor.Kill(ctx, string(c.ID)) == nil
 	if err := s.deleteRuntime(ctx, c); err != nil {
 		return err

@@ -151,7 +151,7 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("stop container %s: kill: %w", id, err)
 	}
-	sys.ThawCgroups(sys.CgroupDirs(ownCgroup(c)))
+	sys.ThawCgroups(ctx, sys.CgroupDirs(ownCgroup(c)))
 	if err := state.Point(ctx, "kill is sent"); err != nil {
 		return fmt.Errorf("stop container %s: %w", id, err)
 	}

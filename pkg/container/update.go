@@ -82,7 +82,7 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 			if err := s.Runtime.Update(ctx, s.handlerOf(c), string(id), spec.Linux.Resources); err != nil {
 				return err
 			}
-			return s.updateBesides(c, spec, before)
+			return s.updateBesides(ctx, c, spec, before)
 		}},
 		state.Step{Name: "save spec", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(id), spec) }},
 		state.Step{Name: "record resources", Do: func(context.Context) error {
@@ -96,14 +96,14 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 
 // updateBesides does what runtimes' update commands leave out: limits of huge
 // pages, and the oom_score_adj of the processes, which is no matter of cgroups.
-func (s *Service) updateBesides(c state.Container, spec *specs.Spec, scoreBefore int) error {
+func (s *Service) updateBesides(ctx context.Context, c state.Container, spec *specs.Spec, scoreBefore int) error {
 	dirs := sys.CgroupDirs(ownCgroup(c))
 	for _, l := range spec.Linux.Resources.HugepageLimits {
 		if err := sys.SetHugepageLimit(dirs, l.Pagesize, l.Limit); err != nil {
 			return fmt.Errorf("limit huge pages: %w", err)
 		}
 	}
-	if err := sys.MoveOOMScoreAdj(dirs, scoreBefore, oomScoreAdj(spec)); err != nil {
+	if err := sys.MoveOOMScoreAdj(ctx, dirs, scoreBefore, oomScoreAdj(spec)); err != nil {
 		s.Log.Warn("oom_score_adj is not that of all processes", "container", c.ID, "err", err)
 	}
 	return nil

@@ -124,7 +124,7 @@ func (s *Service) haltContainers(ctx context.Context, id state.PodID) error {
 
 // haltPause ends pause, which holds the namespaces.
 func (s *Service) haltPause(ctx context.Context, p state.Pod) error {
-	sys.ThawCgroups(sys.CgroupDirs(p.Cgroup))
+	sys.ThawCgroups(ctx, sys.CgroupDirs(p.Cgroup))
 	if err := s.Monitor.Kill(ctx, string(p.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill pause: %w", err)
 	}

@@ -56,10 +56,10 @@ func (s *Service) Metrics(ctx context.Context, all []Pod) ([]*cri.PodSandboxMetr
 	defer q.close()
 	r := s.reader()
 	defer r.done()
-	return each(ctx, all, func(p Pod) *cri.PodSandboxMetrics { return s.podMetrics(r, q, p) })
+	return each(ctx, all, func(p Pod) *cri.PodSandboxMetrics { return s.podMetrics(ctx, r, q, p) })
 }
 
-func (s *Service) podMetrics(r *reader, q *diskQuestions, p Pod) *cri.PodSandboxMetrics {
+func (s *Service) podMetrics(ctx context.Context, r *reader, q *diskQuestions, p Pod) *cri.PodSandboxMetrics {
 	d := s.podDirs(p)
 	own := sample{usage: s.cgroupUsage(r, d, everything), nics: s.interfaces(r, p), names: &s.names, now: time.Now()}
 	name, namespace := p.Metadata.GetName(), p.Metadata.GetNamespace()
@@ -72,15 +72,15 @@ func (s *Service) podMetrics(r *reader, q *diskQuestions, p Pod) *cri.PodSandbox
 		labels := []string{d.path, c.ID, c.Image, c.Metadata.GetName(), name, namespace}
 		out.ContainerMetrics = append(out.ContainerMetrics, &cri.ContainerMetrics{
 			ContainerId: c.ID,
-			Metrics:     s.rows(s.sample(r, q, c), labels),
+			Metrics:     s.rows(s.sample(ctx, r, q, c), labels),
 		})
 	}
 	return out
 }
 
-func (s *Service) sample(r *reader, q *diskQuestions, c Container) *sample {
+func (s *Service) sample(ctx context.Context, r *reader, q *diskQuestions, c Container) *sample {
 	d := s.containerDirs(c)
-	out := &sample{usage: s.cgroupUsage(r, d, everything), container: &c, procs: s.processes(r, d, c.PID), names: &s.names, now: time.Now()}
+	out := &sample{usage: s.cgroupUsage(r, d, everything), container: &c, procs: s.processes(ctx, r, d, c.PID), names: &s.names, now: time.Now()}
 	if disk, ok := s.disk(q, c); ok {
 		out.disk = &disk
 		if fs, err := sys.FilesystemOf(disk.Mountpoint); err == nil {

@@ -4,10 +4,9 @@ package stats
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"math"
-	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
@@ -19,7 +18,7 @@ type processes struct {
 	openFiles           *uint64 // soft limit of the first process
 }
 
-func (s *Service) processes(r *reader, d dirs, pid int) *processes {
+func (s *Service) processes(ctx context.Context, r *reader, d dirs, pid int) *processes {
 	if pid <= 0 || d.path == "" {
 		return nil
 	}
@@ -28,37 +27,15 @@ func (s *Service) processes(r *reader, d dirs, pid int) *processes {
 		dir = d.v1("pids")
 	}
 	var p processes
-	pids := r.pids(dir, nil)
-	for _, pid := range pids {
-		fds, sockets, err := sys.OpenFiles(pid)
-		if err != nil {
-			continue // ended since
+	_ = sys.CgroupProcs(ctx, dir, func(pid int) { // with an error, what was counted until then
+		p.count++
+		if fds, sockets, err := sys.OpenFiles(pid); err == nil { // else it has ended since
+			p.fds += fds
+			p.sockets += sockets
 		}
-		p.fds += fds
-		p.sockets += sockets
-	}
-	p.count = uint64(len(pids))
+	})
 	p.openFiles = r.softLimit(pid, "Max open files")
 	return &p
-}
-
-// pids lists the processes of a cgroup and of those that the container made below it.
-func (r *reader) pids(dir string, pids []int) []int {
-	for line := range bytes.Lines(r.file(dir, "cgroup.procs")) {
-		if pid, err := strconv.Atoi(string(bytes.TrimSpace(line))); err == nil {
-			pids = append(pids, pid)
-		}
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return pids
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			pids = r.pids(filepath.Join(dir, e.Name()), pids)
-		}
-	}
-	return pids
 }
 
 // softLimit reads a line such as "Max open files            1024                 524288               files".

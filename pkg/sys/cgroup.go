@@ -177,21 +177,20 @@ func removeCgroupDir(ctx context.Context, dir string) error {
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	entries, readErr := os.ReadDir(dir)
-	if readErr != nil {
-		return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
+	err = walkCgroups(ctx, dir, cgroupVisit{leave: func(above int, name string) error {
+		return ignoreGone("rmdir", name, unix.Unlinkat(above, name, unix.AT_REMOVEDIR))
+	}})
+	if err != nil {
+		return err
 	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeCgroupDir(ctx, filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
+	return ignoreGone("rmdir", dir, unix.Rmdir(dir))
+}
+
+func ignoreGone(op, path string, err error) error {
+	if err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
 	}
-	if err := unix.Rmdir(dir); err != nil && !errors.Is(err, unix.ENOENT) {
-		return &fs.PathError{Op: "rmdir", Path: dir, Err: err}
-	}
-	return nil
+	return &fs.PathError{Op: op, Path: path, Err: err}
 }
 
 // ProcessState describes what a process is doing for an error text: "in

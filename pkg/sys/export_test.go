@@ -33,7 +33,7 @@ func AwaitEnd(ctx context.Context, pid int) error {
 // kill. meanwhile runs after a process was found and before it is held.
 func Confirmed(dir string, meanwhile func(pid int)) (map[int]bool, error) {
 	confirmed := map[int]bool{}
-	err := eachMembers(dir, func(pid int) (*process, error) {
+	err := eachMembers(context.Background(), dir, func(pid int) (*process, error) {
 		meanwhile(pid)
 		return openProcess(pid)
 	}, func(held []member[*process]) error {

@@ -5,10 +5,8 @@ package sys
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -45,7 +43,7 @@ func KillCgroups(ctx context.Context, dirs []string) error {
 func killCgroup(ctx context.Context, dir string, all []string) (found bool, err error) {
 	// cgroup v2 from Linux 5.14 on: one write, and no fork can slip through.
 	killed := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil //nolint:gosec // not a regular file
-	err = eachMembers(dir, openProcess, func(processes []member[*process]) error {
+	err = eachMembers(ctx, dir, openProcess, func(processes []member[*process]) error {
 		found = true
 		for _, p := range processes {
 			if killed || !p.confirmed {
@@ -55,7 +53,7 @@ func killCgroup(ctx context.Context, dir string, all []string) (found bool, err 
 				return fmt.Errorf("kill %d: %w", p.pid, err)
 			}
 		}
-		ThawCgroups(all)
+		ThawCgroups(ctx, all)
 		for _, p := range processes {
 			if !p.confirmed {
 				continue // the next pass tells whether it was one of them
@@ -84,13 +82,13 @@ type member[H io.Closer] struct {
 
 // eachMembers calls do with the processes of dir and the cgroups below it, some
 // at a time, and lets them go afterwards. What hold refuses has ended.
-func eachMembers[H io.Closer](dir string, hold func(pid int) (H, error), do func([]member[H]) error) error {
-	pids, err := cgroupProcs(dir)
+func eachMembers[H io.Closer](ctx context.Context, dir string, hold func(pid int) (H, error), do func([]member[H]) error) error {
+	pids, err := cgroupProcs(ctx, dir)
 	if err != nil {
 		return err
 	}
 	for some := range slices.Chunk(slices.Collect(maps.Keys(pids)), maxMembers) {
-		held, err := holdMembers(dir, some, hold)
+		held, err := holdMembers(ctx, dir, some, hold)
 		if err == nil && len(held) > 0 {
 			err = do(held)
 		}
@@ -104,7 +102,7 @@ func eachMembers[H io.Closer](dir string, hold func(pid int) (H, error), do func
 	return nil
 }
 
-func holdMembers[H io.Closer](dir string, pids []int, hold func(pid int) (H, error)) (held []member[H], err error) {
+func holdMembers[H io.Closer](ctx context.Context, dir string, pids []int, hold func(pid int) (H, error)) (held []member[H], err error) {
 	for _, pid := range pids {
 		if handle, err := hold(pid); err == nil {
 			held = append(held, member[H]{pid: pid, handle: handle})
@@ -113,63 +111,45 @@ func holdMembers[H io.Closer](dir string, pids []int, hold func(pid int) (H, err
 	if len(held) == 0 {
 		return nil, nil
 	}
-	still, err := cgroupProcs(dir)
+	still, err := cgroupProcs(ctx, dir)
 	for i := range held {
 		held[i].confirmed = still[held[i].pid]
 	}
 	return held, err
 }
 
-// cgroupProcs is the set of processes in dir and below it. Zombies are in cgroup
-// v1's lists until they are reaped.
-func cgroupProcs(dir string) (map[int]bool, error) {
+// cgroupProcs is the set of processes in dir and below it.
+func cgroupProcs(ctx context.Context, dir string) (map[int]bool, error) {
 	pids := map[int]bool{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil // removed meanwhile
-		}
-		if err != nil {
-			return err
-		}
-		if !d.IsDir() {
-			return nil
-		}
-		raw, err := os.ReadFile(filepath.Join(path, "cgroup.procs"))
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		for line := range bytes.Lines(raw) {
-			if pid, err := strconv.Atoi(string(bytes.TrimSpace(line))); err == nil && pid > 0 {
-				pids[pid] = true // 0 is a process outside our PID namespace
-			}
-		}
-		return nil
-	})
+	err := CgroupProcs(ctx, dir, func(pid int) { pids[pid] = true })
 	return pids, err
+}
+
+// eachPID reads a list such as cgroup.procs.
+func eachPID(raw []byte, do func(pid int)) {
+	for line := range bytes.Lines(raw) {
+		if pid, err := strconv.Atoi(string(bytes.TrimSpace(line))); err == nil && pid > 0 {
+			do(pid) // 0 is a process outside our PID namespace
+		}
+	}
 }
 
 // ThawCgroups lets run what the freezer of cgroup v1 holds in the given
 // directories and below: a signal, SIGKILL included, reaches a frozen process
 // only then. The freezer of cgroup v2 lets the killed go by itself. What cannot
 // be thawed stays as it is.
-func ThawCgroups(dirs []string) {
+func ThawCgroups(ctx context.Context, dirs []string) {
 	for _, dir := range dirs {
 		if _, err := os.Stat(filepath.Join(dir, freezerState)); err != nil {
 			continue
 		}
-		_ = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-			if err != nil || !d.IsDir() {
-				return nil //nolint:nilerr // removed meanwhile
-			}
-			state, err := os.ReadFile(filepath.Join(path, freezerState))
+		_ = walkCgroups(ctx, dir, cgroupVisit{enter: func(dir int) error {
+			state, err := readSmallAt(dir, freezerState, nil)
 			if err == nil && !bytes.HasPrefix(state, []byte(thawed)) {
-				_ = os.WriteFile(filepath.Join(path, freezerState), []byte(thawed), 0) //nolint:gosec // not a regular file
+				_ = writeAt(dir, freezerState, thawed)
 			}
 			return nil
-		})
+		}})
 	}
 }
 

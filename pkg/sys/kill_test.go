@@ -105,7 +105,7 @@ func TestKillFrozen(t *testing.T) {
 			t.Fatal(err)
 		}
 		one, other := sleeper(t, dirs...), sleeper(t, below)
-		t.Cleanup(func() { sys.ThawCgroups(dirs) })
+		t.Cleanup(func() { sys.ThawCgroups(context.Background(), dirs) })
 		for _, f := range []string{file, filepath.Join(below, filepath.Base(file))} {
 			if err := os.WriteFile(f, []byte(content), 0o600); err != nil {
 				t.Fatal(err)

@@ -4,6 +4,7 @@ package sys
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -17,12 +18,12 @@ import (
 // chosen it, and keeps it. One that may not be given the new one, which without
 // CAP_SYS_RESOURCE may be one lower than its lowest so far, keeps the old and
 // makes an error, after the others were served.
-func MoveOOMScoreAdj(dirs []string, from, to int) error {
+func MoveOOMScoreAdj(ctx context.Context, dirs []string, from, to int) error {
 	var errs []error
 	for moved := from != to; moved; { // what was forked meanwhile may have the old one
 		moved, errs = false, nil
 		for _, dir := range dirs {
-			errs = append(errs, eachMembers(dir, openOOMScore, func(processes []member[oomScore]) error {
+			errs = append(errs, eachMembers(ctx, dir, openOOMScore, func(processes []member[oomScore]) error {
 				var errs []error
 				for _, p := range processes {
 					if !p.confirmed {

@@ -39,7 +39,7 @@ func TestMoveOOMScoreAdj(t *testing.T) {
 		score(pid, has)
 	}
 	for _, to := range []int{950, 920} {
-		if err := sys.MoveOOMScoreAdj(append(dirs, "/nonexistent"), map[int]int{950: 900, 920: 950}[to], to); err != nil {
+		if err := sys.MoveOOMScoreAdj(t.Context(), append(dirs, "/nonexistent"), map[int]int{950: 900, 920: 950}[to], to); err != nil {
 			t.Error(err)
 		}
 		for pid, want := range map[int]string{one.Process.Pid: strconv.Itoa(to), child.Process.Pid: strconv.Itoa(to), own.Process.Pid: "700", outside.Process.Pid: "900"} {
@@ -48,7 +48,7 @@ func TestMoveOOMScoreAdj(t *testing.T) {
 			}
 		}
 	}
-	if err := sys.MoveOOMScoreAdj(dirs, 920, 5000); err == nil || !strings.Contains(err.Error(), "5000") {
+	if err := sys.MoveOOMScoreAdj(t.Context(), dirs, 920, 5000); err == nil || !strings.Contains(err.Error(), "5000") {
 		t.Errorf("a score that no process may have: %v", err)
 	}
 }

@@ -21,6 +21,20 @@ func ReadSmall(path string, buf []byte) ([]byte, error) {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
+	return readSmall(fd, path, buf)
+}
+
+// readSmallAt is ReadSmall for a file of an open directory.
+func readSmallAt(dir int, name string, buf []byte) ([]byte, error) {
+	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	return readSmall(fd, name, buf)
+}
+
+func readSmall(fd int, path string, buf []byte) ([]byte, error) {
 	buf = buf[:cap(buf)]
 	if len(buf) == 0 {
 		buf = make([]byte, 4096)
@@ -38,6 +52,19 @@ func ReadSmall(path string, buf []byte) ([]byte, error) {
 			buf = append(buf, make([]byte, len(buf))...)
 		}
 	}
+}
+
+// writeAt writes to a file of the kernel's in an open directory.
+func writeAt(dir int, name, text string) error {
+	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	if _, err := retry(func() (int, error) { return unix.Write(fd, []byte(text)) }); err != nil {
+		return &os.PathError{Op: "write", Path: name, Err: err}
+	}
+	return nil
 }
 
 func retry(f func() (int, error)) (int, error) {

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sys
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// cgroupVisit is what is done with each directory of a walk. Either may be nil.
+type cgroupVisit struct {
+	enter func(dir int) error                // before those below it
+	leave func(above int, name string) error // after those below it; not for the first directory
+}
+
+// cgroupWalk goes through a cgroup and those below it. A container with a writable cgroup filesystem nests them deeper
+// than any path reaches. The names in a directory are read at once: a cgroup costs the kernel far more than its name
+// costs us, and the place in a directory is a hash of a name that the container chose, so it is no place to read on at.
+type cgroupWalk struct {
+	d     *descent
+	visit cgroupVisit
+	below [][]string // of each level, what was not visited yet
+	names []string   // of each level but the first
+}
+
+// walkCgroups visits the directory dir and those below it, those that are removed meanwhile excepted. There being none
+// is success. What is mounted over a cgroup is not entered; its leave is called.
+func walkCgroups(ctx context.Context, dir string, visit cgroupVisit) error {
+	d, err := descend(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	defer d.close()
+	w := &cgroupWalk{d: d, visit: visit}
+	if err := w.run(ctx); err != nil {
+		return fmt.Errorf("%s: %w", dir, err)
+	}
+	return nil
+}
+
+func (w *cgroupWalk) run(ctx context.Context) error {
+	if err := w.arrive(); err != nil {
+		return err
+	}
+	for w.d.depth() > 0 {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := w.step(); err != nil {
+			return fmt.Errorf("%d cgroups down: %w", len(w.names), err)
+		}
+	}
+	return nil
+}
+
+// step goes down into the next directory, or back up.
+func (w *cgroupWalk) step() error {
+	next := &w.below[len(w.below)-1]
+	if len(*next) == 0 {
+		return w.back()
+	}
+	name := (*next)[0]
+	*next = (*next)[1:]
+	switch err := w.d.enter(name); {
+	case err == nil:
+		w.names = append(w.names, name)
+		return w.arrive()
+	case errors.Is(err, unix.EXDEV):
+		return w.left(name)
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ENODEV):
+		return nil // removed meanwhile
+	default:
+		return &os.PathError{Op: "open", Path: name, Err: err}
+	}
+}
+
+func (w *cgroupWalk) arrive() error {
+	var below []string
+	for {
+		e, ok, err := w.d.read()
+		if err != nil {
+			return err
+		}
+		if !ok {
+			break
+		}
+		if e.kind == unix.DT_DIR || e.kind == unix.DT_UNKNOWN {
+			below = append(below, e.name)
+		}
+	}
+	w.below = append(w.below, below)
+	if w.visit.enter == nil {
+		return nil
+	}
+	return w.visit.enter(w.d.top().fd)
+}
+
+func (w *cgroupWalk) back() error {
+	err := w.d.leave()
+	depth := w.d.depth()
+	w.below = w.below[:depth]
+	if depth == 0 {
+		return nil
+	}
+	name := w.names[depth-1]
+	w.names = w.names[:depth-1]
+	if err != nil {
+		return nil //nolint:nilerr // lost the way between removed directories: on with those above
+	}
+	return w.left(name)
+}
+
+func (w *cgroupWalk) left(name string) error {
+	if w.visit.leave == nil {
+		return nil
+	}
+	return w.visit.leave(w.d.top().fd, name)
+}
+
+// CgroupProcs calls do with the number of each process in a cgroup directory and those below it, possibly more than
+// once. Zombies are in cgroup v1's lists until they are reaped. There being no such directory is success.
+func CgroupProcs(ctx context.Context, dir string, do func(pid int)) error {
+	var buf []byte
+	return walkCgroups(ctx, dir, cgroupVisit{enter: func(dir int) error {
+		raw, err := readSmallAt(dir, "cgroup.procs", buf)
+		if errors.Is(err, unix.EOPNOTSUPP) { // a threaded cgroup; a thread that leads its process has the same number
+			raw, err = readSmallAt(dir, "cgroup.threads", buf)
+		}
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			return nil // removed meanwhile
+		}
+		if err != nil {
+			return err
+		}
+		buf = raw[:0]
+		eachPID(raw, do)
+		return nil
+	}})
+}
