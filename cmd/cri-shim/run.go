@@ -40,6 +40,10 @@ func (d *daemon) run(ctx context.Context) error {
 	)
 }
 
+// opsLimit is how long operations may take to end with the daemon. What they leave
+// half done is what a crash leaves.
+const opsLimit = 30 * time.Second
+
 // together runs the services until all have returned, which they do when one of
 // them fails, and waits for the operations.
 func (d *daemon) together(ctx context.Context, services ...func(context.Context) error) error {
@@ -47,7 +51,12 @@ func (d *daemon) together(ctx context.Context, services ...func(context.Context)
 		d.services.Go(func() error { return service(ctx) })
 	}
 	err := d.services.Wait()
-	d.ops.Wait()
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), opsLimit)
+	defer cancel()
+	if late := d.ops.Wait(limit); late != nil {
+		d.log.Warn("operations are left to the next start", "err", late)
+		d.images = nil // not closed: they may be at work in it
+	}
 	return err
 }
 

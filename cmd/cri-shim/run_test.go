@@ -3,9 +3,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,4 +48,29 @@ func TestFailedServiceEndsOperations(t *testing.T) {
 	case <-time.After(20 * time.Second):
 		t.Fatal("the daemon hangs with an operation that nobody cancels")
 	}
+}
+
+// TestHangingOperationEndsWithTheDaemon: one that waits for the kernel, and so
+// does not end with its context, keeps the daemon from ending only for a while.
+func TestHangingOperationEndsWithTheDaemon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		g, ctx := errgroup.WithContext(ctx)
+		var log bytes.Buffer
+		d := &daemon{services: g, ops: state.NewOps(ctx), log: slog.New(slog.NewTextHandler(&log, nil))}
+		answer := make(chan struct{})
+		state.Go(d.ops, "create web", func(ctx context.Context) error {
+			state.Stage(ctx, "make sources of mounts")
+			<-answer
+			return nil
+		}, func(error) {})
+		stop()
+		if err := d.together(ctx, func(ctx context.Context) error { <-ctx.Done(); return nil }); err != nil {
+			t.Error(err)
+		}
+		if text := log.String(); !strings.Contains(text, "create web") || !strings.Contains(text, "make sources of mounts") {
+			t.Errorf("the log does not say what was left: %s", text)
+		}
+		close(answer)
+	})
 }

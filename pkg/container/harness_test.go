@@ -129,7 +129,7 @@ func (w *world) connect() {
 		cancel()
 		<-done
 		<-exits
-		s.Ops.Wait()
+		s.Ops.Wait(context.Background())
 	})
 	w.t.Cleanup(w.end)
 	w.ready()

@@ -93,7 +93,7 @@ func TestUndoneStartEndsWithTheDaemon(t *testing.T) {
 	w.undoStart(state.ContainerID(state.NewID()))
 	cancel()
 	ended := make(chan struct{})
-	go func() { w.Ops.Wait(); close(ended) }()
+	go func() { w.Ops.Wait(context.Background()); close(ended) }()
 	select {
 	case <-ended:
 	case <-time.After(patience):

@@ -51,7 +51,7 @@ func TestRetriesEndWithTheDaemon(t *testing.T) {
 			case <-time.After(20 * time.Second):
 				t.Fatal("it goes on after the daemon's end")
 			}
-			o.Ops.Wait()
+			o.Ops.Wait(context.Background())
 		})
 	}
 }

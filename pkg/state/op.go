@@ -4,6 +4,7 @@ package state
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -45,8 +46,26 @@ func NewOps(base context.Context) *Ops {
 	return &Ops{base: base, running: map[string]*op{}}
 }
 
-// Wait returns when no operation runs any more. Call it after base has ended.
-func (o *Ops) Wait() { o.wg.Wait() }
+// Wait returns when no operation runs any more, or ctx ends; the error then
+// names what still runs and at which stage. Call it after base has ended: what
+// goes on after that waits for the kernel, such as for a file system that does
+// not answer.
+func (o *Ops) Wait(ctx context.Context) error {
+	over := make(chan struct{})
+	go func() { o.wg.Wait(); close(over) }()
+	select {
+	case <-over:
+		return nil
+	case <-ctx.Done():
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	errs := []error{context.Cause(ctx)}
+	for name, run := range o.running {
+		errs = append(errs, run.late(name, context.Cause(ctx)))
+	}
+	return errors.Join(errs...)
+}
 
 // Do runs fn as the operation called name, or joins the run that is under way,
 // and waits for its result or for the end of ctx, whichever comes first. fn

@@ -63,7 +63,7 @@ func TestCallerGivesUpOperationGoesOn(t *testing.T) {
 		if got != "id" || err != nil {
 			t.Errorf("retry: %q, %v", got, err)
 		}
-		ops.Wait()
+		ops.Wait(context.Background())
 	})
 }
 
