@@ -38,7 +38,7 @@ func Live(ctx context.Context, cdiDirs ...string) Lookup {
 }
 
 func readProfile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+	f, err := OpenIn("/")(path)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func injectCDI(spec *specs.Spec, names, dirs []string) error {
 	return nil
 }
 
-// OpenIn returns an OpenFunc for the image whose root is the directory root: symbolic links, "..", and magic links are
+// OpenIn returns an OpenFunc for the image, or the host, whose root is the directory root: symbolic links, "..", and magic links are
 // resolved within it, and only regular files open.
 func OpenIn(root string) OpenFunc {
 	return func(path string) (io.ReadCloser, error) {

@@ -7,7 +7,9 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
+	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
@@ -103,6 +105,34 @@ func BenchmarkPause(b *testing.B) {
 	for b.Loop() {
 		if _, err := oci.Pause(in); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Whoever opens a FIFO waits until somebody writes to it, and a device may do anything.
+func TestLiveSeccompOfNoFile(t *testing.T) {
+	in := testInput()
+	in.Lookup = oci.Live(t.Context())
+	in.Host.SeccompRoot = t.TempDir()
+	fifo := filepath.Join(in.Host.SeccompRoot, "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("fifo", filepath.Join(in.Host.SeccompRoot, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for _, ref := range []string{"fifo", "link", fifo, "/dev/zero", "/dev/null", in.Host.SeccompRoot} {
+		security(&in).Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: ref}
+		answer := make(chan error, 1)
+		go func() {
+			_, err := oci.Container(in)
+			answer <- err
+		}()
+		select {
+		case err := <-answer:
+			refused(t, err)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("no answer for a profile at %s", ref)
 		}
 	}
 }
