@@ -4,6 +4,8 @@ package monitor_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -36,8 +38,46 @@ func TestLogIsARegularFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if err := try(ctx); err == nil || ctx.Err() != nil {
+	if err := try(ctx); !errdefs.IsFailedPrecondition(err) || ctx.Err() != nil {
 		t.Errorf("launch with a FIFO that has a reader: %v", err)
+	}
+}
+
+// TestLogThatCannotBeOpened: whatever is wrong with the path of a log, the class
+// of the error says that it is the node's files, at a launch and at a reopen.
+func TestLogThatCannotBeOpened(t *testing.T) {
+	n := startNode(t)
+	for name, place := range map[string]func(path string) error{
+		"directory": func(path string) error { return os.Mkdir(path, 0o755) },
+		"socket":    func(path string) error { return unix.Mknod(path, unix.S_IFSOCK|0o600, 0) },
+		"FIFO":      func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"link":      func(path string) error { return os.Symlink(path, path) },
+		"gone":      func(path string) error { return os.Remove(filepath.Dir(path)) },
+		"file": func(path string) error {
+			return errors.Join(os.Remove(filepath.Dir(path)), os.WriteFile(filepath.Dir(path), nil, 0o600))
+		},
+	} {
+		for _, dir := range []string{"", t.TempDir()} {
+			l := n.spec(fmt.Sprintf("%s-%t", name, dir == ""), "sleep", "1000")
+			l.LogPath, l.LogDir = filepath.Join(t.TempDir(), "ctr", "0.log"), dir
+			if dir != "" {
+				l.LogPath = filepath.Join(dir, "ctr", "0.log")
+			}
+			if err := os.Mkdir(filepath.Dir(l.LogPath), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			n.launch(l)
+			if err := errors.Join(os.Remove(l.LogPath), place(l.LogPath)); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.client.ReopenLog(n.ctx(), l.ID); !errdefs.IsFailedPrecondition(err) {
+				t.Errorf("reopen, %s: %v", l.ID, err)
+			}
+			l.ID += "-again"
+			if _, err := n.client.Launch(n.ctx(), l); !errdefs.IsFailedPrecondition(err) {
+				t.Errorf("launch, %s: %v", l.ID, err)
+			}
+		}
 	}
 }
 

@@ -42,7 +42,7 @@ func (l *logFile) open() error {
 	}
 	fd, err := l.openPath(logFlags)
 	if err != nil {
-		return fmt.Errorf("open log %s: %w", l.path, err)
+		return fmt.Errorf("open log %s: %w", l.path, blame(err))
 	}
 	l.fd = fd
 	if err := l.measure(); err != nil {
@@ -59,11 +59,16 @@ func (l *logFile) openPath(flags int) (int, error) {
 	if l.dir == "" {
 		return unix.Open(l.path, flags, mode)
 	}
-	fd, err := sys.OpenBelow(l.dir, l.path, flags, mode)
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EXDEV) {
-		err = failedCondition{err}
+	return sys.OpenBelow(l.dir, l.path, flags, mode)
+}
+
+// blame gives an error of open(2) its class: what stands at the path is somebody
+// else's to put right, unless it is this process that lacks descriptors.
+func blame(err error) error {
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOMEM) {
+		return resourceExceeded{err}
 	}
-	return fd, err
+	return failedCondition{err}
 }
 
 func (l *logFile) measure() error {
