@@ -29,7 +29,10 @@ func (s *Service) prepareSources(ctx context.Context, mounts []*cri.Mount, label
 		if !m.GetSelinuxRelabel() {
 			continue
 		}
-		if err := oci.Relabel(m.GetHostPath(), labels); err != nil {
+		err := s.paths.Walk(ctx, "relabel "+labels.Mount, m.GetHostPath(), func(ctx context.Context) error {
+			return oci.Relabel(ctx, m.GetHostPath(), labels)
+		})
+		if err != nil {
 			return fmt.Errorf("mount of %s: %w", m.GetContainerPath(), err)
 		}
 	}

@@ -108,7 +108,7 @@ func (s *Service) declaredVolumes(ctx context.Context, pod state.Pod, c state.Co
 		return nil, err
 	}
 	for _, dir := range made {
-		if err := oci.Relabel(dir, oci.Labels{Mount: pod.MountLabel}); err != nil {
+		if err := oci.Relabel(ctx, dir, oci.Labels{Mount: pod.MountLabel}); err != nil {
 			return nil, err
 		}
 	}

@@ -6,3 +6,6 @@ package oci
 func KeepProfile(loaded func(string) (bool, error), load func() error) func(bool) (string, error) {
 	return (&keptProfile{loaded: loaded, load: load}).use
 }
+
+// RelabelTree is Relabel on whatever kernel: labels are extended attributes.
+var RelabelTree = relabelTree

@@ -84,7 +84,7 @@ func TestLabels(t *testing.T) {
 	if err := oci.HoldLabels(l); err != nil {
 		t.Error(err)
 	}
-	if err := oci.Relabel(t.TempDir(), oci.Labels{}); err != nil {
+	if err := oci.Relabel(t.Context(), t.TempDir(), oci.Labels{}); err != nil {
 		t.Error(err)
 	}
 }

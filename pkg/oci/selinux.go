@@ -3,11 +3,15 @@
 package oci
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/opencontainers/selinux/go-selinux/label"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -49,16 +53,74 @@ func HoldLabels(l Labels) error {
 // ReleaseLabels frees the level of a pod that is gone. It is idempotent.
 func ReleaseLabels(l Labels) { selinux.ReleaseLabel(l.Process) }
 
-// Relabel gives path and all below it the pod's mount label, as a mount's selinux_relabel asks for. A file system
-// without labels is left alone. The paths of the system itself are refused.
-func Relabel(path string, l Labels) error {
-	if l.Mount == "" {
+// Relabel gives path and all below it the pod's mount label, as a mount's selinux_relabel asks for. Links in path are
+// followed, those below it are not; what is mounted below it is part of it, as in the container. A file system without
+// labels is left alone. The paths of the system itself are refused. It ends with ctx, with ErrUnavailable: what has its
+// label by then is not written again the next time.
+func Relabel(ctx context.Context, path string, l Labels) error {
+	if l.Mount == "" || !selinux.GetEnabled() {
 		return nil
 	}
-	if err := label.Relabel(path, l.Mount, false); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+	return relabelTree(ctx, path, l.Mount)
+}
+
+func relabelTree(ctx context.Context, path, to string) error {
+	root, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		err = mayRelabel(root, to)
+	}
+	if err == nil {
+		err = filepath.WalkDir(root, func(at string, d fs.DirEntry, err error) error {
+			if ctx.Err() != nil {
+				return fmt.Errorf("%w: %w", context.Cause(ctx), errdefs.ErrUnavailable)
+			}
+			if at == root {
+				return err // the last one: its label says that the others have theirs
+			}
+			return relabelEntry(at, d, to, err)
+		})
+	}
+	if err == nil {
+		err = relabelFile(root, to)
+	}
+	if err != nil && !errors.Is(err, errors.ErrUnsupported) {
 		return fmt.Errorf("relabel %s: %w", path, err)
 	}
 	return nil
+}
+
+// mayRelabel gives a file the label that it has, which the library refuses to do to the system's paths. An error is
+// ErrUnsupported where there are no labels.
+func mayRelabel(path, to string) error {
+	has, err := selinux.LfileLabel(path)
+	if errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	if err != nil || has == "" {
+		has = to
+	}
+	return selinux.Chcon(path, has, false)
+}
+
+// relabelEntry labels what a walk came to with err. What is gone has no need of it.
+func relabelEntry(at string, d fs.DirEntry, to string, err error) error {
+	if err == nil {
+		err = relabelFile(at, to)
+	}
+	switch {
+	case errors.Is(err, errors.ErrUnsupported) && d.IsDir():
+		return filepath.SkipDir // another file system, without labels
+	case errors.Is(err, errors.ErrUnsupported), errors.Is(err, fs.ErrNotExist):
+		return nil
+	}
+	return err
+}
+
+func relabelFile(path, to string) error {
+	if has, err := selinux.LfileLabel(path); err == nil && has == to {
+		return nil
+	}
+	return selinux.LsetFileLabel(path, to)
 }
 
 // with returns the labels of a container that asks for its own options within the pod: what it does not name, its level

@@ -36,7 +36,7 @@ func (s *Service) makeLogDir(ctx context.Context, c *cri.PodSandboxConfig) error
 
 // makeFiles writes hostname and resolv.conf and mounts the shared memory that
 // the pod's containers have in common.
-func (s *Service) makeFiles(p state.Pod) error {
+func (s *Service) makeFiles(ctx context.Context, p state.Pod) error {
 	if err := s.installPause(); err != nil {
 		return err
 	}
@@ -55,7 +55,7 @@ func (s *Service) makeFiles(p state.Pod) error {
 	if err := writeFile(dir, "resolv.conf", resolv); err != nil {
 		return err
 	}
-	if err := oci.Relabel(dir, oci.Labels{Mount: p.MountLabel}); err != nil {
+	if err := oci.Relabel(ctx, dir, oci.Labels{Mount: p.MountLabel}); err != nil {
 		return err
 	}
 	if p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() == cri.NamespaceMode_NODE {

@@ -95,7 +95,7 @@ func (s *Service) bringUp(ctx context.Context, p state.Pod) error {
 			return err
 		}},
 		state.Step{Name: "make log directory", Do: func(ctx context.Context) error { return s.makeLogDir(ctx, p.Config) }},
-		state.Step{Name: "write pod files", Do: func(context.Context) error { return s.makeFiles(p) }},
+		state.Step{Name: "write pod files", Do: func(ctx context.Context) error { return s.makeFiles(ctx, p) }},
 		state.Step{Name: "make namespaces", Do: func(context.Context) error { return s.makeNamespaces(p) }},
 		state.Step{Name: "set up network and run pause", Do: func(ctx context.Context) (err error) {
 			up, err = s.networkAndPause(ctx, p, spec)

@@ -59,3 +59,8 @@ func (h *HostPaths) Ask(ctx context.Context, path string, look func() error) err
 func DiskUsageWithLinks(ctx context.Context, path string, links int) (Usage, error) {
 	return diskUsage(ctx, path, &measure{knownLinks: links})
 }
+
+// WalkWithin is Walk with another limit.
+func (h *HostPaths) WalkWithin(ctx context.Context, path string, limit time.Duration, walk func(context.Context) error) error {
+	return h.walk(ctx, "test", path, limit, walk)
+}

@@ -47,6 +47,21 @@ func limited(ctx context.Context, limit time.Duration) (context.Context, context
 	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("all paths together have %s", limit))
 }
 
+// walkLimit is how long what looks at all below a path may take: a pod's stop waits for it at most.
+const walkLimit = time.Minute
+
+// Walk runs walk, whose name is what and which looks at all below path, unless it is running already. Its context ends
+// after a minute, and walk then returns ErrUnavailable. A walk that a file system holds is left behind as other looks are.
+func (h *HostPaths) Walk(ctx context.Context, what, path string, walk func(context.Context) error) error {
+	return h.walk(ctx, what, path, walkLimit, walk)
+}
+
+func (h *HostPaths) walk(ctx context.Context, what, path string, limit time.Duration, walk func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a walk through all of it has %s, a retry goes on", limit))
+	defer cancel()
+	return h.ask(ctx, what, path, func() error { return walk(ctx) })
+}
+
 // Exists returns nil when there is something at path, and makes a directory of mode 0755 when there is not, with the
 // directories above it.
 func (h *HostPaths) Exists(ctx context.Context, path string) error {
@@ -172,8 +187,8 @@ func IsNotDirectory(err error) bool { return errors.Is(err, syscall.ENOTDIR) }
 // blame gives an error its class: ErrInvalidArgument when the path is at fault, ErrFailedPrecondition when it is the
 // file system.
 func blame(err error) error {
-	if err == nil {
-		return nil
+	if err == nil || errdefs.IsUnavailable(err) {
+		return err
 	}
 	for _, errno := range []syscall.Errno{syscall.ENOTDIR, syscall.EEXIST, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.EINVAL, syscall.ENOENT} {
 		if errors.Is(err, errno) {

@@ -5,6 +5,7 @@ package sys_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -152,5 +153,29 @@ func TestHostPathHangs(t *testing.T) {
 	defer w.Close()
 	if err := paths.Ask(t.Context(), fifo, hang); err != nil {
 		t.Errorf("once it answers: %v", err)
+	}
+}
+
+// TestWalkHasALimit: a walk that goes on for ever is told to end, one that hangs is left behind, and both callers hear
+// that the path is unavailable.
+func TestWalkHasALimit(t *testing.T) {
+	var paths sys.HostPaths
+	ended, hang := make(chan error, 1), make(chan struct{})
+	defer close(hang)
+	for path, walk := range map[string]func(context.Context) error{
+		"/large": func(ctx context.Context) error {
+			<-ctx.Done()
+			ended <- context.Cause(ctx)
+			return fmt.Errorf("walk /large: %w: %w", context.Cause(ctx), errdefs.ErrUnavailable)
+		},
+		"/hanging": func(context.Context) error { <-hang; return nil },
+	} {
+		err := paths.WalkWithin(t.Context(), path, time.Millisecond, walk)
+		if !errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%v, want that %s is unavailable and no deadline of the caller's", err, path)
+		}
+	}
+	if err := <-ended; !strings.Contains(err.Error(), "1ms") {
+		t.Errorf("the walk ended by %v, want its limit", err)
 	}
 }
