@@ -4,7 +4,6 @@ package sandbox
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/containerd/errdefs"
@@ -14,8 +13,9 @@ import (
 )
 
 // Info is what a verbose PodSandboxStatus adds: the pause pid, paths, how long
-// each step of the start took and the OCI spec of pause.
-func (s *Service) Info(_ context.Context, id state.PodID) (map[string]string, error) {
+// each step of the start took and the OCI spec of pause. It takes at most room
+// bytes.
+func (s *Service) Info(_ context.Context, id state.PodID, room int) (map[string]string, error) {
 	p, err := s.Store.Pod(string(id))
 	if err != nil {
 		return nil, err
@@ -25,14 +25,12 @@ func (s *Service) Info(_ context.Context, id state.PodID) (map[string]string, er
 		"files": s.Layout.PodFiles(p.ID), "bundle": s.Layout.Bundle(string(p.ID)),
 		"cgroupsPath": p.Cgroup, "runtimeHandler": p.Handler, "trace": p.Trace,
 	}
-	if spec, err := s.Runtime.Spec(string(id)); err == nil {
-		info["runtimeSpec"] = spec
-	}
-	data, err := json.Marshal(info)
+	spec, _ := s.Runtime.Spec(string(id)) // there may be none yet, or no more
+	out, err := container.EncodeInfo(info, spec, room)
 	if err != nil {
 		return nil, fmt.Errorf("encode info of pod %s: %w", id, err)
 	}
-	return map[string]string{"info": string(data)}, nil
+	return out, nil
 }
 
 // NetNSPath is the network namespace that port-forwarding dials in; "" on the

@@ -103,6 +103,12 @@ func checkSize(fullMethod string, resp any) error {
 		path.Base(fullMethod), size, maxMessage, errdefs.ErrResourceExhausted)
 }
 
+// infoOverhead is more than a map entry takes besides its text.
+const infoOverhead = 64
+
+// infoRoom is how many bytes a verbose status may add to an answer.
+func infoRoom(resp proto.Message) int { return maxMessage - infoOverhead - proto.Size(resp) }
+
 // statusOf is the one place where errors become status codes: by class, and
 // Unknown without one.
 func statusOf(ctx context.Context, err error) *status.Status {

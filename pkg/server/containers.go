@@ -88,7 +88,7 @@ func (a *api) ContainerStatus(ctx context.Context, r *cri.ContainerStatusRequest
 	}
 	resp := &cri.ContainerStatusResponse{Status: a.containerStatus(ctx, c)}
 	if r.GetVerbose() {
-		resp.Info, err = a.Containers.Info(ctx, c.ID)
+		resp.Info, err = a.Containers.Info(ctx, c.ID, infoRoom(resp))
 	}
 	return resp, err
 }

@@ -59,7 +59,7 @@ func (a *api) PodSandboxStatus(ctx context.Context, r *cri.PodSandboxStatusReque
 	}
 	resp := &cri.PodSandboxStatusResponse{Status: podStatus(p)}
 	if r.GetVerbose() {
-		resp.Info, err = a.Sandboxes.Info(ctx, p.ID)
+		resp.Info, err = a.Sandboxes.Info(ctx, p.ID, infoRoom(resp))
 	}
 	return resp, err
 }

@@ -28,6 +28,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/sandbox"
 	"github.com/cri-shim/cri-shim/pkg/server"
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -35,12 +36,13 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/stream"
 )
 
-// node is a server on an empty node, without a monitor and without a runtime:
-// enough for everything that is answered from memory.
+// node is a server on an empty node, without a monitor and with a runtime that
+// runs nothing: enough for everything that is answered from memory.
 type node struct {
 	cri.RuntimeServiceClient
 	cri.ImageServiceClient
 	store   *state.Store
+	layout  state.Layout
 	server  *server.Server
 	conn    *grpc.ClientConn
 	listen  *bufconn.Listener
@@ -84,6 +86,7 @@ func newNodeIn(t testing.TB, dir string, change ...func(*server.Options)) *node 
 	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	layout := state.Layout{Root: dir, State: filepath.Join(dir, "run")}
 	var err error
+	n.layout = layout
 	n.store, err = state.Open(layout, "boot", log)
 	must(err)
 	images, err := image.Open(t.Context(), image.Options{Root: layout.Images(), Log: log})
@@ -92,8 +95,13 @@ func newNodeIn(t testing.TB, dir string, change ...func(*server.Options)) *node 
 	networks, err := network.New(network.Options{ConfDir: filepath.Join(dir, "net.d"), BinDirs: []string{dir}, CacheDir: layout.CNICache(), Log: log})
 	must(err)
 	ops := state.NewOps(t.Context())
-	containers := container.New(container.Options{Store: n.store, Ops: ops, Layout: layout, Images: images, Log: log})
-	sandboxes := sandbox.New(sandbox.Options{Store: n.store, Ops: ops, Layout: layout, Containers: containers, Images: images, Network: networks, Log: log})
+	runtime, err := runc.New(runc.Options{
+		Handlers: []runc.Handler{{Name: "runc", Path: "/bin/false", Root: filepath.Join(dir, "runtime")}},
+		Default:  "runc", Bundles: layout.Bundles(), Locks: layout.RuntimeLocks(), Log: log,
+	})
+	must(err)
+	containers := container.New(container.Options{Store: n.store, Ops: ops, Layout: layout, Images: images, Runtime: runtime, Log: log})
+	sandboxes := sandbox.New(sandbox.Options{Store: n.store, Ops: ops, Layout: layout, Containers: containers, Runtime: runtime, Images: images, Network: networks, Log: log})
 	streams, err := stream.New(stream.Options{Exec: containers.Exec, Attach: containers.Attach, NetNS: sandboxes.NetNSPath, Log: log})
 	must(err)
 	o := server.Options{
