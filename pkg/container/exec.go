@@ -111,6 +111,7 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 	if err != nil {
 		return 0, s.endExec(ctx, group, err)
 	}
+	s.moveExecScore(ctx, c.ID, group)
 	if e.TTY {
 		streams.terminal(p.Console, e)
 		go resize(streams.stop, p.Console, e.Resize)

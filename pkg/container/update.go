@@ -82,31 +82,57 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 			if err := s.Runtime.Update(ctx, s.handlerOf(c), string(id), spec.Linux.Resources); err != nil {
 				return err
 			}
-			return s.updateBesides(ctx, c, spec, before)
+			return updateHugepages(c, spec)
 		}},
 		state.Step{Name: "save spec", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(id), spec) }},
 		state.Step{Name: "record resources", Do: func(context.Context) error {
 			_, err := s.Store.UpdateContainer(id, func(c *state.Container) {
 				c.Resources = reportedResources(mergeResources(c.Resources.GetLinux(), r), spec)
+				if c.Phase == state.Running && c.StartScore == nil && before != oomScoreAdj(spec) {
+					c.StartScore = &before
+				}
 			})
 			return err
+		}},
+		// After the record: a command that starts meanwhile is among the processes, or sees the record.
+		state.Step{Name: "move oom_score_adj", Do: func(ctx context.Context) error {
+			if c.Phase == state.Running {
+				s.moveScore(ctx, c.ID, sys.CgroupDirs(ownCgroup(c)), before, oomScoreAdj(spec))
+			}
+			return nil
 		}},
 	)
 }
 
-// updateBesides does what runtimes' update commands leave out: limits of huge
-// pages, and the oom_score_adj of the processes, which is no matter of cgroups.
-func (s *Service) updateBesides(ctx context.Context, c state.Container, spec *specs.Spec, scoreBefore int) error {
+// updateHugepages sets the limits of huge pages, which runtimes' update commands
+// leave out.
+func updateHugepages(c state.Container, spec *specs.Spec) error {
 	dirs := sys.CgroupDirs(ownCgroup(c))
 	for _, l := range spec.Linux.Resources.HugepageLimits {
 		if err := sys.SetHugepageLimit(dirs, l.Pagesize, l.Limit); err != nil {
 			return fmt.Errorf("limit huge pages: %w", err)
 		}
 	}
-	if err := sys.MoveOOMScoreAdj(ctx, dirs, scoreBefore, oomScoreAdj(spec)); err != nil {
-		s.Log.Warn("oom_score_adj is not that of all processes", "container", c.ID, "err", err)
-	}
 	return nil
+}
+
+// moveScore changes the oom_score_adj of processes, which is no matter of
+// cgroups and of the runtime's update command. A process that may not be given
+// it is no reason to fail: its limits are set.
+func (s *Service) moveScore(ctx context.Context, id state.ContainerID, dirs []string, from, to int) {
+	if err := sys.MoveOOMScoreAdj(ctx, dirs, from, to); err != nil {
+		s.Log.Warn("oom_score_adj is not that of all processes", "container", id, "err", err)
+	}
+}
+
+// moveExecScore gives a command that was just started the oom_score_adj of its
+// container after updates. Runtimes start it with that of the container's start.
+func (s *Service) moveExecScore(ctx context.Context, id state.ContainerID, group sys.SubCgroup) {
+	c, err := s.Store.Container(string(id))
+	if err != nil || c.StartScore == nil {
+		return
+	}
+	s.moveScore(ctx, id, []string{group.Dir}, *c.StartScore, int(c.Resources.GetLinux().GetOomScoreAdj()))
 }
 
 // oomScoreAdj is what the container's processes begin with.

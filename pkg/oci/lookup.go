@@ -87,8 +87,8 @@ func injectCDI(spec *specs.Spec, names, dirs []string) error {
 	return nil
 }
 
-// OpenIn returns an OpenFunc for the image, or the host, whose root is the directory root: symbolic links, "..", and magic links are
-// resolved within it, and only regular files open.
+// OpenIn returns an OpenFunc for the image, or the host, whose root is the directory root: symbolic links, "..", and
+// magic links are resolved within it, and only regular files open.
 func OpenIn(root string) OpenFunc {
 	return func(path string) (io.ReadCloser, error) {
 		handle, err := pathrs.OpenInRoot(root, path)

@@ -69,6 +69,9 @@ type Container struct {
 	Cgroup       string    `json:"cgroup,omitempty"`  // OCI cgroupsPath
 	Volumes      []Volume  `json:"volumes,omitempty"` // image volumes this container mounts
 	Trace        []Span    `json:"trace,omitempty"`
+	// StartScore is the oom_score_adj that the runtime starts commands with: the container's own at its start. nil:
+	// no update has changed that.
+	StartScore *int `json:"startScore,omitempty"`
 
 	Config    *cri.ContainerConfig    `json:"-"`
 	User      *cri.ContainerUser      `json:"-"`

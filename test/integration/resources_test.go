@@ -5,13 +5,17 @@
 package integration
 
 import (
+	"context"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/test/harness"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
@@ -164,21 +168,59 @@ func TestUpdateOOMScore(t *testing.T) {
 				t.Errorf("asked for %d: process %d has %s, the status says %s, %v", want, pid, got, said, err)
 			}
 		}
+		execHasScore(t, d, id, said)
 	}
 }
 
-// processesOf are the host's numbers of a container's processes, in order.
+// execHasScore runs a command and waits until it has that oom_score_adj.
+func execHasScore(t *testing.T, d *harness.Daemon, id, want string) {
+	t.Helper()
+	before := processesOf(t, d, id)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		d.Runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{tb, "sleep"}})
+	}()
+	harness.Eventually(t, harnessPatience, "a command has the oom_score_adj "+want, func() bool {
+		for _, pid := range processesOf(t, d, id) {
+			data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
+			if !slices.Contains(before, pid) && strings.TrimSpace(string(data)) == want {
+				return true
+			}
+		}
+		return false
+	})
+	cancel()
+	<-ended
+	harness.Eventually(t, harnessPatience, "the command is gone", func() bool { return len(processesOf(t, d, id)) == len(before) })
+}
+
+// processesOf are the host's numbers of a container's processes, those of
+// commands among them, in order.
 func processesOf(t *testing.T, d *harness.Daemon, id string) (pids []int) {
 	t.Helper()
-	for line := range strings.FieldsSeq(cgroupFile(t, info(t, d, id).CgroupsPath, "memory", "cgroup.procs", "cgroup.procs")) {
-		pid, err := strconv.Atoi(line)
+	for _, top := range sys.CgroupDirs(info(t, d, id).CgroupsPath) {
+		err := filepath.WalkDir(top, func(dir string, e fs.DirEntry, err error) error {
+			if err != nil || !e.IsDir() {
+				return nil // gone since
+			}
+			data, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			for line := range strings.FieldsSeq(string(data)) {
+				pid, err := strconv.Atoi(line)
+				if err != nil {
+					return err
+				}
+				pids = append(pids, pid)
+			}
+			return nil
+		})
 		if err != nil {
 			t.Fatal(err)
 		}
-		pids = append(pids, pid)
 	}
 	slices.Sort(pids)
-	return pids
+	return slices.Compact(pids)
 }
 
 // Limits that this machine cannot give are clamped, not refused: the lowest
