@@ -19,6 +19,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/test/leak"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -37,7 +38,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(leak.Run(m))
 }
 
 const monitorDir = "CRI_TEST_MONITOR_DIR"
@@ -160,6 +161,17 @@ func (w *world) startMonitor() {
 func (w *world) endMonitor(cmd *exec.Cmd) {
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
+}
+
+// loseMonitor ends the monitor, and returns when the client knows.
+func (w *world) loseMonitor() {
+	w.t.Helper()
+	w.endMonitor(w.monitor)
+	for until := time.Now().Add(patience); w.Monitor.Ready() == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(until) {
+			w.t.Fatal("the client does not see that the monitor has ended")
+		}
+	}
 }
 
 // run brings a container of a ready pod to where its program runs. The runtime

@@ -29,7 +29,7 @@ func TestStopSignalThatFailedIsSentAgain(t *testing.T) {
 	script, ready, told := w.counter("exit 0")
 	id := w.run(script)
 	w.await(ready, 1)
-	w.endMonitor(w.monitor)
+	w.loseMonitor()
 	for range 2 {
 		if err := w.Stop(t.Context(), id, time.Minute); !errdefs.IsUnavailable(err) {
 			t.Fatalf("stop without a monitor: %v, want unavailable", err)
@@ -87,7 +87,7 @@ func TestStopSignalIsSentOnce(t *testing.T) {
 // Nothing that repeats an attempt outlives the daemon's end.
 func TestUndoneStartEndsWithTheDaemon(t *testing.T) {
 	w := newWorld(t)
-	w.endMonitor(w.monitor)
+	w.loseMonitor()
 	ctx, cancel := context.WithCancel(t.Context())
 	w.Ops = state.NewOps(ctx)
 	w.undoStart(state.ContainerID(state.NewID()))
