@@ -127,9 +127,14 @@ func (r *Recorder) Successor() (*Recorder, error) {
 			}
 		}
 	}
+	r.Close()
+	return next, next.Start()
+}
+
+// Close lets go of all files but the one that is read.
+func (r *Recorder) Close() {
 	r.st.out.close()
 	r.journal.close()
-	return next, next.Start()
 }
 
 // Sessions counts what a client's connection remembers of sessions.

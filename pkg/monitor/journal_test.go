@@ -41,6 +41,7 @@ func newRecording(t *testing.T) *recording {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { rec.r.Close() })
 	return rec
 }
 
@@ -154,6 +155,8 @@ func BenchmarkRecord(b *testing.B) {
 			if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 				b.Fatal(err)
 			}
+			defer unix.Close(pipe[0])
+			defer unix.Close(pipe[1])
 			dir, err := os.MkdirTemp(shm(), "cri-monitor-bench-")
 			if err != nil {
 				b.Fatal(err)
@@ -166,6 +169,7 @@ func BenchmarkRecord(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
+			defer r.Close()
 			data := bytes.Repeat(append(bytes.Repeat([]byte("x"), line-1), '\n'), 65536/line)
 			b.SetBytes(int64(len(data)))
 			for b.Loop() {

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/test/leak"
 )
 
 // The test binary is also the programs the tests need: argv[1] says which.
@@ -45,7 +46,7 @@ func TestMain(m *testing.M) {
 		case asCounter:
 			err = beCounter(os.Args[2:])
 		default:
-			os.Exit(m.Run())
+			os.Exit(leak.Run(m))
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -53,7 +54,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	os.Exit(leak.Run(m))
 }
 
 func beMonitor(args []string) error {
