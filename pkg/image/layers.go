@@ -4,17 +4,23 @@ package image
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
+	"github.com/containerd/errdefs"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
+
+// strayPrefix begins the names of directories that are only to be removed.
+const strayPrefix = "stray-"
 
 // layerStore is the overlay snapshotter with three of its methods done anew: what an image's author has put into a
 // layer is measured and removed with bounded memory and descriptors.
@@ -69,6 +75,21 @@ func (l *layerStore) removeUnused(ctx context.Context) error {
 	unused, err := l.unused(ctx)
 	for _, dir := range unused {
 		err = errors.Join(err, sys.RemoveTree(ctx, dir))
+	}
+	return err
+}
+
+// setAside renames the directories of layers without a record: the number of a layer that a crash kept from being
+// recorded is given again, to the next one, which must not find a directory of that name.
+func (l *layerStore) setAside(ctx context.Context) error {
+	unused, err := l.unused(ctx)
+	if errdefs.IsNotFound(err) { // there never was a layer
+		return nil
+	}
+	for _, dir := range unused {
+		if !strings.HasPrefix(filepath.Base(dir), strayPrefix) {
+			err = errors.Join(err, os.Rename(dir, filepath.Join(l.dir, strayPrefix+rand.Text())))
+		}
 	}
 	return err
 }

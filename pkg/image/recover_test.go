@@ -117,32 +117,47 @@ func TestKillMidPull(t *testing.T) {
 }
 
 // TestCleanUp: what no record names goes while the store serves, a store set aside before the boot too; what an image
-// has stays.
+// has stays. The directory of a layer whose record a crash prevented is not in the way of the next layer, which gets its
+// number.
 func TestCleanUp(t *testing.T) {
 	needRoot(t)
 	root := filepath.Join(t.TempDir(), "images")
-	unused, aside := filepath.Join(root, "layers/snapshots/4711/fs/deep"), filepath.Join(root, "damaged-of-another-boot/blobs")
+	layers, aside := filepath.Join(root, "layers/snapshots"), filepath.Join(root, "damaged-of-another-boot/blobs")
 	t.Run("first", func(t *testing.T) {
 		openAt(t, root).load(t, "example.org/one:v1", simple("one"))
 	})
-	if err := errors.Join(os.MkdirAll(unused, 0o755), os.MkdirAll(aside, 0o755)); err != nil {
+	used := len(names(t, layers))
+	if err := os.MkdirAll(aside, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	for i := range 10 { // with the numbers that come next among them
+		dir := filepath.Join(layers, strconv.Itoa(i))
+		if err := os.Mkdir(dir, 0o755); errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err := os.Mkdir(filepath.Join(dir, "left"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s := openAt(t, root)
+	s.load(t, "example.org/two:v1", simple("two"))
 	if err := s.CleanUp(t.Context()); err != nil {
 		t.Error(err)
 	}
-	for _, gone := range []string{"layers/snapshots/4711", "damaged-of-another-boot"} {
-		if _, err := os.Lstat(filepath.Join(root, gone)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s: %v", gone, err)
-		}
+	if left := names(t, layers); len(left) != 2*used {
+		t.Errorf("layers %v, want %d", left, 2*used)
+	}
+	if _, err := os.Lstat(filepath.Dir(aside)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a store set aside before the boot: %v", err)
 	}
 	imgs, err := s.List(t.Context())
-	if err != nil || len(imgs) != 1 {
+	if err != nil || len(imgs) != 2 {
 		t.Fatalf("images %v, %v", imgs, err)
 	}
-	if dir := s.mount(t, "key", image.RootFS{ImageID: imgs[0].ID}); len(names(t, dir)) == 0 {
-		t.Error("the image's layer is empty")
+	for _, img := range imgs {
+		if dir := s.mount(t, "key-"+img.ID[len(img.ID)-8:], image.RootFS{ImageID: img.ID}); len(names(t, dir)) == 0 {
+			t.Error("the image's layer is empty")
+		}
 	}
 }
 

@@ -155,7 +155,7 @@ func (s *Service) recover(ctx context.Context) error {
 	for _, name := range dead {
 		err = errors.Join(err, s.layers.Remove(ctx, name))
 	}
-	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), removeNameless(ctx, filepath.Join(contentDir(s.root), "ingest")))
+	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), s.db.layer.setAside(ctx), removeNameless(ctx, filepath.Join(contentDir(s.root), "ingest")))
 }
 
 // CleanUp frees what nothing names any more, such as layers that a pull was unpacking when the last daemon died. It is
