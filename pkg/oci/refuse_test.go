@@ -194,4 +194,9 @@ func TestValidateSysctls(t *testing.T) {
 			t.Errorf("%q in the node's namespaces: %v", key, err)
 		}
 	}
+	for value, ok := range map[string]bool{"1": true, "1\n": true, "32000 1024\t500\n": true, "": true, "1\x00": false} {
+		if err := oci.ValidateSysctls(map[string]string{"net.ipv4.ip_forward": value}, nil); (err == nil) != ok {
+			t.Errorf("value %q: %v", value, err)
+		}
+	}
 }

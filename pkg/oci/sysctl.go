@@ -34,8 +34,12 @@ func validateSysctl(key, value string, o *cri.NamespaceOption) error {
 	if slices.ContainsFunc(strings.Split(name, "."), func(s string) bool { return s == "" || s == "/" || s == "//" }) {
 		return invalid(field, "no name of a sysctl")
 	}
-	if strings.ContainsAny(key+value, "\x00\n") || strings.Contains(key, "..") {
-		return invalid(field, "no name or value of a sysctl")
+	if strings.ContainsAny(key, "\x00\n") || strings.Contains(key, "..") {
+		return invalid(field, "no name of a sysctl")
+	}
+	// What else may be in a value is the kernel's to say: a YAML block ends with a line feed, which it takes.
+	if strings.ContainsRune(value, 0) {
+		return invalid(field, "%q holds a NUL", value)
 	}
 	kind, shared := "", false
 	switch {

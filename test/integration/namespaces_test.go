@@ -118,7 +118,7 @@ func TestPodFiles(t *testing.T) {
 	config := d.PodConfig("files")
 	config.Hostname = "box-7"
 	config.DnsConfig = &cri.DNSConfig{Servers: []string{"10.1.2.3", "10.1.2.4"}, Searches: []string{"a.test", "b.test"}, Options: []string{"ndots:5"}}
-	config.Linux.Sysctls = map[string]string{"net.core.somaxconn": "777", "kernel.shm_rmid_forced": "1", "net/ipv4/ip_local_port_range": "20000 30000"}
+	config.Linux.Sysctls = map[string]string{"net.core.somaxconn": "777\n", "kernel.shm_rmid_forced": "1", "net/ipv4/ip_local_port_range": "20000 30000"}
 	pod := d.Pod(t, config)
 	id := d.Run(t, pod, harness.ContainerConfig("app", "sleep"), config)
 	contains(t, "host name", exec(t, d, id, "ns"), "hostname box-7")
