@@ -32,7 +32,7 @@ type cost struct {
 }
 
 // Check fails the test if the function that prepare makes for 2n costs more than Growth times that for n, in processor
-// time or in allocated bytes. The functions are called many times. The cheapest of several runs counts, the two sizes
+// time or in allocated bytes; in the latter alone where Timed is false. The functions are called many times. The cheapest of several runs counts, the two sizes
 // by turns, so that a busy machine does not fail it. Tests that call it must not be parallel, and n should be thousands
 // of elements: of fewer the processor learns the branches by heart, and the larger input then looks dearer than it is.
 func Check(t testing.TB, n int, prepare func(n int) func()) {
@@ -57,6 +57,9 @@ type costs struct{ small, large cost }
 
 func compare(small, large func(), repeat int) costs {
 	best := costs{measure(small, repeat), measure(large, repeat)}
+	if !Timed { // what is allocated is the same each time
+		return best
+	}
 	for range rounds {
 		best.small = cheaper(best.small, measure(small, repeat))
 		best.large = cheaper(best.large, measure(large, repeat))
@@ -66,7 +69,7 @@ func compare(small, large func(), repeat int) costs {
 
 // grown says what grew faster than the input, "" if nothing did.
 func (c costs) grown(repeat int) string {
-	if limit := time.Duration(Growth * float64(c.small.cpu)); c.large.cpu > limit {
+	if limit := time.Duration(Growth * float64(c.small.cpu)); Timed && c.large.cpu > limit {
 		return fmt.Sprintf("%s of processor time became %s", c.small.cpu, c.large.cpu)
 	}
 	if limit := uint64(Growth*float64(c.small.bytes)) + slack*uint64(repeat); c.large.bytes > limit {
@@ -77,7 +80,7 @@ func (c costs) grown(repeat int) string {
 
 // calibrate says how often f has to run to be measured well. One slow run must not make it believe that few are enough.
 func calibrate(f func()) int {
-	for repeat := 1; ; repeat *= 2 {
+	for repeat := 1; Timed; repeat *= 2 {
 		best := measure(f, repeat).cpu
 		for range 2 {
 			best = min(best, measure(f, repeat).cpu)
@@ -86,6 +89,7 @@ func calibrate(f func()) int {
 			return repeat
 		}
 	}
+	return 1
 }
 
 // measure runs f with the garbage collector off, which would otherwise add its time to one run and not to the other.

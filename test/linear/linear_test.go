@@ -51,7 +51,7 @@ func TestCheck(t *testing.T) {
 				}
 				sink += len(seen)
 			}
-		}, true},
+		}, linear.Timed},
 		"quadratic memory": {4000, func(n int) func() {
 			return func() {
 				text := ""
