@@ -150,8 +150,17 @@ func (s *Service) blindExit(c *state.Container) {
 	}
 }
 
-// RemoveOrphan tears down what carries a container's id and has no record.
+// RemoveOrphan tears down what carries a container's id and has no record, or
+// whose pod has none. It goes on when ctx ends, for nobody would ask for it again.
 func (s *Service) RemoveOrphan(ctx context.Context, id state.ContainerID) error {
 	s.Log.Warn("orphaned container removed", "container", id)
-	return s.teardown(ctx, id)
+	_, err := state.Do(ctx, s.Ops, "remove orphan "+string(id), func(ctx context.Context) (struct{}, error) {
+		release, err := s.lock(ctx, id)
+		if err != nil {
+			return struct{}{}, err
+		}
+		defer release()
+		return struct{}{}, s.teardown(ctx, id)
+	})
+	return err
 }

@@ -156,7 +156,12 @@ func (s *Service) finish(ctx context.Context, all []rest) {
 		g.Go(func() error {
 			ctx, cancel := context.WithTimeout(ctx, finishLimit)
 			defer cancel()
-			s.logFailure(do(ctx))
+			err := do(ctx)
+			if ctx.Err() != nil {
+				s.Log.Warn("recovery of an object takes long, and goes on by itself", "err", err)
+				return nil
+			}
+			s.logFailure(err)
 			return nil
 		})
 	}
