@@ -134,7 +134,8 @@ func (r *Recorder) Successor() (*Recorder, error) {
 // Close lets go of all files but the one that is read.
 func (r *Recorder) Close() {
 	r.st.out.close()
-	r.journal.close()
+	_ = unix.Munmap(r.journal.mem)
+	unix.Close(r.journal.fd)
 }
 
 // Sessions counts what a client's connection remembers of sessions.

@@ -208,11 +208,6 @@ func (j *journal) put(s *slot) {
 	j.free <- s
 }
 
-func (j *journal) close() {
-	_ = unix.Munmap(j.mem)
-	unix.Close(j.fd)
-}
-
 // batch is what a slot is about.
 type batch struct {
 	id     string
