@@ -17,6 +17,7 @@ var goroutines = map[string]string{
 	"pkg/container/untaken.go":   "waits for a container's end while output is delivered, ended with that",
 	"pkg/stream/service.go":      "waits for sessions while the daemon stops",
 	"pkg/image/samples.go":       "one walk of a directory each, ended by Close; one that hangs is left behind with its thread",
+	"pkg/keyed/flight.go":        "one call per key, ended by itself, its last caller, Forget or Close",
 	"pkg/monitor/client.go":      "the connection's reader and the exit feed, ended by Run's context",
 	"pkg/monitor/conn.go":        "one reader, one writer and the requests at work per client, ended with its connection",
 	"pkg/monitor/exit.go":        "the last drain of a container that ended, bounded by what its pipes hold",

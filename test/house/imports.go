@@ -19,7 +19,7 @@ var layers = map[string]int{
 	"pkg/container": 3,
 	"pkg/runc":      2, "pkg/stats": 2,
 	"pkg/state": 1, "pkg/oci": 1, "pkg/monitor": 1, "pkg/network": 1, "pkg/nri": 1, "pkg/image": 1,
-	"pkg/sys": 0, "cmd/pause": 0,
+	"pkg/sys": 0, "pkg/keyed": 0, "cmd/pause": 0,
 }
 
 // mains is what each program may import of ours; nil stands for anything.
