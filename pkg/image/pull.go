@@ -31,6 +31,14 @@ type Pull struct {
 	Auth *cri.AuthConfig // nil = anonymous
 }
 
+// flightKey tells apart what callers share one download of.
+type flightKey struct {
+	ref  string
+	auth [sha256.Size]byte
+}
+
+var errClosing = fmt.Errorf("image store is closing: %w", errdefs.ErrUnavailable)
+
 // Pull brings an image onto the node and returns its id. Calls for the same image with the same credentials share one
 // download. It ends when ctx does; what was downloaded is kept for a day, and the next call goes on from there.
 // Errors name the image; their classes are listed at pullError. The registry is always asked, also for what is present:
@@ -44,10 +52,23 @@ func (s *Service) Pull(ctx context.Context, p Pull) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("pull image %q: %w", p.Ref, err)
 	}
-	id, err := s.flights.do(ctx, flightKey{named.String(), creds.fingerprint()}, func(ctx context.Context) (string, error) {
-		return s.pull(s.context(ctx), named, creds)
+	id, err := s.flights.Do(ctx, flightKey{named.String(), creds.fingerprint()}, func(ctx context.Context) (string, error) {
+		return guarded(s.context(ctx), func(ctx context.Context) (string, error) { return s.pull(ctx, named, creds) })
 	})
+	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
+		err = &endedError{err}
+	}
 	return id, pullError(p.Ref, err)
+}
+
+// guarded keeps what an image makes the libraries panic at from taking the daemon along.
+func guarded(ctx context.Context, fn func(context.Context) (string, error)) (id string, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v: %w", p, errdefs.ErrInternal)
+		}
+	}()
+	return fn(ctx)
 }
 
 func (s *Service) pull(ctx context.Context, named reference.Named, creds credentials) (string, error) {

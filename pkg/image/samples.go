@@ -13,6 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/cri-shim/cri-shim/pkg/keyed"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -22,6 +23,8 @@ const (
 	walkLimit  = 30 * time.Minute // for one walk
 	closeLimit = 2 * time.Second  // for walks to end
 )
+
+var errForgotten = fmt.Errorf("directory is about to go: %w", errdefs.ErrNotFound)
 
 // Usage is disk space.
 type Usage struct {
@@ -33,20 +36,18 @@ type Usage struct {
 type samples struct {
 	log     *slog.Logger
 	walkers *walkers
+	walks   keyed.Flight[string, struct{}] // by path
 	walk    func(ctx context.Context, path string, sofar func(sys.Usage)) (sys.Usage, error)
 
-	mu     sync.Mutex // guards the rest
-	closed bool
-	known  map[string]*sample // by path
+	mu    sync.Mutex         // guards known
+	known map[string]*sample // by path
 }
 
 type sample struct {
-	last   Usage // of the last walk, or of the one under way if that has counted more
-	whole  bool  // last is of a walk that came to its end
-	until  time.Time
-	err    error
-	walk   chan struct{} // closed at its end; nil when none is under way or waits
-	cancel context.CancelFunc
+	last  Usage // of the last walk, or of the one under way if that has counted more
+	whole bool  // last is of a walk that came to its end
+	until time.Time
+	err   error
 }
 
 func newSamples(log *slog.Logger) *samples {
@@ -57,8 +58,7 @@ func newSamples(log *slog.Logger) *samples {
 // which at first is what the walk has counted so far. Errors: ErrNotFound without the directory, ErrUnavailable when
 // nothing is known yet.
 func (m *samples) use(ctx context.Context, path string) (Usage, error) {
-	walk, ok := m.begin(ctx, path)
-	if ok && walk != nil {
+	if walk := m.begin(ctx, path); walk != nil {
 		select {
 		case <-walk:
 		case <-ctx.Done():
@@ -76,25 +76,25 @@ func (m *samples) use(ctx context.Context, path string) (Usage, error) {
 	return s.last, nil
 }
 
-// begin starts a walk if what is known is old, and returns the one under way; nil if none is needed.
-func (m *samples) begin(ctx context.Context, path string) (walk <-chan struct{}, ok bool) {
+// begin starts a walk if what is known is old, unless one is under way, and returns what is closed at its end; nil if
+// none is needed.
+func (m *samples) begin(ctx context.Context, path string) (walk <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.known[path]
-	if m.closed {
-		return nil, false
-	}
 	if s == nil {
 		s = &sample{}
 		m.known[path] = s
 	}
-	if s.walk != nil || time.Now().Before(s.until) {
-		return s.walk, true
+	if time.Now().Before(s.until) {
+		return nil
 	}
-	ctx, s.cancel = context.WithTimeout(context.WithoutCancel(ctx), walkLimit)
-	s.walk = make(chan struct{})
-	go m.measure(ctx, path, s)
-	return s.walk, true
+	return m.walks.Start(ctx, path, func(ctx context.Context) (struct{}, error) {
+		ctx, cancel := context.WithTimeout(ctx, walkLimit)
+		defer cancel()
+		m.measure(ctx, path, s)
+		return struct{}{}, nil
+	})
 }
 
 func (m *samples) measure(ctx context.Context, path string, s *sample) {
@@ -120,9 +120,6 @@ func (m *samples) measure(ctx context.Context, path string, s *sample) {
 		m.log.WarnContext(ctx, "disk use of a directory is incomplete: counted what could be read", "err", err)
 	}
 	s.err, s.until = err, time.Now().Add(max(usageAge, usageShare*took))
-	s.cancel()
-	close(s.walk)
-	s.walk = nil
 }
 
 // counted raises what is known to what a walk has seen so far: a lower bound is better than nothing, or than the last
@@ -175,31 +172,16 @@ func (m *samples) forget(path string) {
 }
 
 func (m *samples) drop(path string) {
-	if s := m.known[path]; s != nil && s.walk != nil {
-		s.cancel()
-	}
+	m.walks.Forget(path, errForgotten)
 	delete(m.known, path)
 }
 
 // close ends all walks and waits for them, but not for one that hangs.
 func (m *samples) close() {
-	m.mu.Lock()
-	m.closed = true
-	var ending []chan struct{}
-	for path, s := range m.known {
-		if s.walk != nil {
-			ending = append(ending, s.walk)
-		}
-		m.drop(path)
-	}
-	m.mu.Unlock()
 	patience := time.NewTimer(closeLimit)
 	defer patience.Stop()
-	for _, walk := range ending {
-		select {
-		case <-walk:
-		case <-patience.C:
-			return
-		}
+	select {
+	case <-m.walks.Close(errClosing):
+	case <-patience.C:
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"time"
@@ -33,6 +34,8 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+
+	"github.com/cri-shim/cri-shim/pkg/keyed"
 )
 
 const (
@@ -69,9 +72,9 @@ type Service struct {
 	leases  leases.Manager
 	layers  *rebaser // through the metadata store
 
-	blobs   keyLock // what the unpacker fetches or unpacks
-	keys    keyLock // rootfs and volume keys
-	flights flights
+	blobs   keyed.Lock // what the unpacker fetches or unpacks
+	keys    keyed.Lock // rootfs and volume keys
+	flights keyed.Flight[flightKey, string]
 	samples *samples
 	known   catalogCache
 	working sync.Map // ids of leases that pulls in this process hold
@@ -102,6 +105,8 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	if s.progressTimeout == 0 {
 		s.progressTimeout = defaultProgressTimeout
 	}
+	// Decoders and buffers are as large as the rest of the daemon: give them back at the end of the last pull, not in minutes.
+	s.flights.Idle = debug.FreeOSMemory
 	s.samples = newSamples(s.log)
 	quietLibraries(s.log)
 	ctx = s.context(ctx)
@@ -128,7 +133,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 
 // Close cuts running pulls off, waits for them and closes the store. Mounted root filesystems stay mounted.
 func (s *Service) Close() error {
-	s.flights.close()
+	<-s.flights.Close(errClosing)
 	s.samples.close()
 	return s.db.close()
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/cri-shim/cri-shim/pkg/keyed"
 )
 
 const (
@@ -20,13 +22,14 @@ const (
 
 // status is the plugins' last word on whether they could ADD.
 type status struct {
-	mu      sync.Mutex // guards the rest
-	list    *libcni.NetworkConfigList
-	known   bool
-	err     error
-	at      time.Time
-	asking  chan struct{} // closed when the question under way is answered
-	askedAt time.Time
+	asking keyed.Flight[*libcni.NetworkConfigList, struct{}]
+
+	mu    sync.Mutex // guards the rest
+	list  *libcni.NetworkConfigList
+	since time.Time // list is asked
+	known bool
+	err   error
+	at    time.Time
 }
 
 // Status is Ready plus what the plugins of a CNI 1.1 network answer to STATUS. It does not wait for them: it gives their
@@ -44,8 +47,8 @@ func (s *Service) Status(ctx context.Context) error {
 		return nil
 	}
 	st := &s.status
-	done := st.ask(list, func() error {
-		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), statusTimeout,
+	done := st.ask(ctx, list, func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, statusTimeout,
 			fmt.Errorf("no answer within %s: %w", statusTimeout, context.DeadlineExceeded))
 		defer cancel()
 		return s.cni(pluginExec{}).GetStatusNetworkList(ctx, list)
@@ -63,29 +66,28 @@ func (s *Service) Status(ctx context.Context) error {
 }
 
 // ask starts the question if an answer is due, and returns what to wait on while there is none at all.
-func (st *status) ask(list *libcni.NetworkConfigList, question func() error) <-chan struct{} {
+func (st *status) ask(ctx context.Context, list *libcni.NetworkConfigList, question func(context.Context) error) <-chan struct{} {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if st.list != list {
-		st.list, st.known, st.asking = list, false, nil
+		st.list, st.known, st.since = list, false, time.Now()
 	}
-	if st.asking == nil && (!st.known || time.Since(st.at) > statusFresh) {
-		done := make(chan struct{})
-		st.asking, st.askedAt = done, time.Now()
-		go func() {
-			err := question()
-			st.mu.Lock()
-			defer st.mu.Unlock()
-			if st.list == list { // else nobody wants to know any more
-				st.known, st.err, st.at, st.asking = true, err, time.Now(), nil
-			}
-			close(done)
-		}()
+	if st.known && time.Since(st.at) <= statusFresh {
+		return nil
 	}
+	done := st.asking.Start(ctx, list, func(ctx context.Context) (struct{}, error) {
+		err := question(ctx)
+		st.mu.Lock()
+		defer st.mu.Unlock()
+		if st.list == list { // else nobody wants to know any more
+			st.known, st.err, st.at = true, err, time.Now()
+		}
+		return struct{}{}, nil
+	})
 	if st.known {
 		return nil
 	}
-	return st.asking
+	return done
 }
 
 func (st *status) answer(list *libcni.NetworkConfigList) error {
@@ -95,7 +97,7 @@ func (st *status) answer(list *libcni.NetworkConfigList) error {
 	case st.list != list:
 		return nil // the configuration changed under the question; the next one will be asked
 	case !st.known:
-		return fmt.Errorf("network %q: no answer to STATUS for %s: %w", list.Name, time.Since(st.askedAt).Round(time.Millisecond), errdefs.ErrUnavailable)
+		return fmt.Errorf("network %q: no answer to STATUS for %s: %w", list.Name, time.Since(st.since).Round(time.Millisecond), errdefs.ErrUnavailable)
 	case st.err != nil:
 		return fmt.Errorf("network %q: STATUS %s ago: %w: %w", list.Name, time.Since(st.at).Round(time.Second), st.err, errdefs.ErrUnavailable)
 	}

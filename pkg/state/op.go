@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/keyed"
 )
 
 // Ops runs operations on the daemon's life, not on the life of the request
@@ -17,7 +19,7 @@ type Ops struct {
 	base    context.Context // ends when the daemon does; set once in NewOps
 	mu      sync.Mutex      // guards running
 	running map[string]*op
-	objects objectLocks
+	objects keyed.Lock
 	wg      sync.WaitGroup
 	fault   Fault // nil but in tests
 }
@@ -176,47 +178,10 @@ func Trace(ctx context.Context) []Span {
 // Lock takes the lock of one object for the operation behind ctx and returns
 // its release. Order: a pod before its containers, never the other way round.
 func (o *Ops) Lock(ctx context.Context, object string) (release func(), err error) {
-	return o.objects.lock(ctx, object)
-}
-
-// objectLocks is one lock per object whose waiters can give up.
-type objectLocks struct {
-	mu    sync.Mutex // guards locks
-	locks map[string]*objectLock
-}
-
-type objectLock struct {
-	token chan struct{} // holds one token while locked
-	users int
-}
-
-func (k *objectLocks) lock(ctx context.Context, key string) (func(), error) {
-	k.mu.Lock()
-	if k.locks == nil {
-		k.locks = map[string]*objectLock{}
+	if err := o.objects.Lock(ctx, object); err != nil {
+		return nil, fmt.Errorf("wait for %s: %w", object, err)
 	}
-	l := k.locks[key]
-	if l == nil {
-		l = &objectLock{token: make(chan struct{}, 1)}
-		k.locks[key] = l
-	}
-	l.users++
-	k.mu.Unlock()
-	select {
-	case l.token <- struct{}{}:
-		return func() { <-l.token; k.leave(key, l) }, nil
-	case <-ctx.Done():
-		k.leave(key, l)
-		return nil, fmt.Errorf("wait for %s: %w", key, context.Cause(ctx))
-	}
-}
-
-func (k *objectLocks) leave(key string, l *objectLock) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if l.users--; l.users == 0 {
-		delete(k.locks, key)
-	}
+	return func() { o.objects.Unlock(object) }, nil
 }
 
 // cleanupLimit bounds what must be undone although its operation was cut off.

@@ -117,7 +117,7 @@ func begin[R any](s *Store, t *table[R], row R) (R, bool, error) {
 	if !validID(id) {
 		return row, false, fmt.Errorf("begin %s %q: not a 64 digit id: %w", t.kind, id, errdefs.ErrInvalidArgument)
 	}
-	defer t.writes.lock(name)()
+	defer t.writes.Hold(name)()
 	s.mu.RLock()
 	holder, taken := t.names[name]
 	existing, _ := t.get(holder)
@@ -192,7 +192,7 @@ func (s *Store) holdReady(id ContainerID) (release func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	release = s.pods.writes.lock(string(c.Pod))
+	release = s.pods.writes.Hold(string(c.Pod))
 	pod, err := s.Pod(string(c.Pod))
 	if err == nil && pod.Phase != PodReady {
 		err = fmt.Errorf("container %s: pod %s is %s: %w", id, pod.ID, pod.Phase, errdefs.ErrFailedPrecondition)
@@ -229,7 +229,7 @@ func apply[R any](row *R, change func(*R)) {
 // commit is the only way a row changes: read, change a copy, write the file,
 // swap the row, tell the feeds.
 func commit[R any](s *Store, t *table[R], id string, change func(*R) ([]ChangeKind, error)) (R, error) {
-	defer t.writes.lock(id)()
+	defer t.writes.Hold(id)()
 	s.mu.RLock()
 	row, ok := t.get(id)
 	s.mu.RUnlock()
@@ -251,7 +251,7 @@ func commit[R any](s *Store, t *table[R], id string, change func(*R) ([]ChangeKi
 }
 
 func drop[R any](s *Store, t *table[R], id string) error {
-	defer t.writes.lock(id)()
+	defer t.writes.Hold(id)()
 	if err := s.disk.noted(t.erase(id)); err != nil {
 		return err
 	}

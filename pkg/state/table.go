@@ -10,10 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-shim/cri-shim/pkg/keyed"
 )
 
 // table is one kind of record: a directory of files and the same values in
@@ -35,7 +36,7 @@ type table[R any] struct {
 	order  []*R                // oldest first
 	names  map[string]string   // name → id
 	owned  map[string][]string // owner → ids, oldest first
-	writes keyedMutex
+	writes keyed.Lock
 }
 
 // load reads every record. A file that is no record is renamed to *.bad and
@@ -231,39 +232,5 @@ func values[R any](rows []*R) iter.Seq[R] {
 				return
 			}
 		}
-	}
-}
-
-// keyedMutex is one lock per key, made when wanted and dropped when free.
-type keyedMutex struct {
-	mu    sync.Mutex // guards locks
-	locks map[string]*keyLock
-}
-
-type keyLock struct {
-	mu      sync.Mutex
-	waiters int
-}
-
-func (k *keyedMutex) lock(key string) (unlock func()) {
-	k.mu.Lock()
-	if k.locks == nil {
-		k.locks = map[string]*keyLock{}
-	}
-	l := k.locks[key]
-	if l == nil {
-		l = &keyLock{}
-		k.locks[key] = l
-	}
-	l.waiters++
-	k.mu.Unlock()
-	l.mu.Lock()
-	return func() {
-		l.mu.Unlock()
-		k.mu.Lock()
-		if l.waiters--; l.waiters == 0 {
-			delete(k.locks, key)
-		}
-		k.mu.Unlock()
 	}
 }
