@@ -34,7 +34,7 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	defer context.AfterFunc(ctx, func() { d.tell(systemd.SdNotifyStopping) })()
 	return d.together(ctx,
-		d.network.Run, d.stream.Run, d.recoverAndOpen, d.plugins.Run,
+		d.network.Run, d.stream.Run, d.sandboxes.RunExits, d.recoverAndOpen, d.plugins.Run,
 		func(ctx context.Context) error { return d.server.Serve(ctx, listener) },
 		func(ctx context.Context) error { return d.serveMetrics(ctx, metrics) },
 	)
@@ -91,8 +91,6 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 			d.log.Warn("image store not cleaned up", "err", err)
 		}
 	})
-	exits := make(chan error, 1)
-	go func() { exits <- d.sandboxes.RunExits(ctx) }()
 	if oldProfile {
 		d.renewAppArmor(ctx)
 	}
@@ -103,7 +101,7 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 	if err := d.sandboxes.CollectNetwork(ctx); err != nil && ctx.Err() == nil {
 		d.log.Warn("addresses of pods that are no more are not collected", "err", err)
 	}
-	return <-exits
+	return nil
 }
 
 // awaitMonitor waits for the first connection: without it nothing can be known.
@@ -131,12 +129,12 @@ func (d *daemon) wipe(ctx context.Context) error {
 	if err := d.awaitMonitor(ctx); err != nil {
 		return err
 	}
-	if err := d.sandboxes.Recover(ctx); err != nil {
-		return err
-	}
 	exits, stop := context.WithCancel(ctx)
 	defer stop()
 	go d.sandboxes.RunExits(exits)
+	if err := d.sandboxes.Recover(ctx); err != nil {
+		return err
+	}
 	errs := []error{d.awaitRecovered(ctx)}
 	for p := range d.store.Pods() {
 		errs = append(errs, found(d.sandboxes.Remove(ctx, p.ID)))

@@ -16,45 +16,45 @@ import (
 // unknownCode is what is reported when nobody could see how a process ended.
 const unknownCode = 255
 
-// Exited commits one exit of the monitor's feed. ErrNotFound when it is not
-// about a container of ours. Once it returns nil the exit may be acknowledged;
-// it may come twice. Whoever waits for an end that cannot be committed is told.
-func (s *Service) Exited(ctx context.Context, e monitor.Exit) error {
-	err := s.commitExit(ctx, e)
-	if !errdefs.IsNotFound(err) {
-		s.noteEnd(state.ContainerID(e.ID), err)
-	}
-	return err
-}
-
-func (s *Service) commitExit(ctx context.Context, e monitor.Exit) error {
-	id := state.ContainerID(e.ID)
+// RecordExit records one exit that the monitor reports. ErrNotFound when it is
+// not a container's. Once it returns nil the monitor may forget the exit; it may
+// come twice. Whoever waits for an end that cannot be recorded is told.
+func (s *Service) RecordExit(ctx context.Context, e monitor.Exit) error {
 	c, err := s.Store.Container(e.ID)
 	if err != nil {
 		return err
 	}
 	if c.Phase == state.Starting {
-		// The feed was faster than the launch's own answer. The start did
+		// The exit was faster than the launch's own answer. The start did
 		// happen: readers of the feed see it before they see the end.
-		_, err = s.Store.MoveContainer(id, state.Run, func(c *state.Container) { c.PID = e.Pid })
-		if err != nil && !errdefs.IsFailedPrecondition(err) {
-			return err
-		}
+		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = e.Pid })
 	}
+	if err == nil || errdefs.IsFailedPrecondition(err) {
+		err = s.recordEnd(ctx, c, func(c *state.Container) {
+			c.ExitCode, c.Reason, c.Message = exitStatus(e)
+			c.FinishedAt, c.PID = e.Time, 0
+		})
+	}
+	if !errdefs.IsNotFound(err) { // it was not removed meanwhile
+		s.noteEnd(state.ContainerID(e.ID), err)
+	}
+	return err
+}
+
+// recordEnd moves a container to Exited; end sets how. One that is there
+// already, or is being removed, is left alone.
+func (s *Service) recordEnd(ctx context.Context, c state.Container, end func(*state.Container)) error {
 	s.freeQuietly(ctx, c)
-	c, err = s.Store.MoveContainer(id, state.Exit, func(c *state.Container) {
-		c.ExitCode, c.Reason, c.Message = exitStatus(e)
-		c.FinishedAt, c.PID = e.Time, 0
-	})
-	s.forgetSignal(id)
+	ended, err := s.Store.MoveContainer(c.ID, state.Exit, end)
+	s.forgetSignal(c.ID)
 	if errdefs.IsFailedPrecondition(err) {
-		return nil // committed before, or being removed
+		return nil
 	}
 	if err != nil {
 		return err
 	}
-	s.Log.Info("container exited", "container", id, "code", c.ExitCode, "reason", c.Reason)
-	s.reap(c)
+	s.Log.Info("container exited", "container", c.ID, "code", ended.ExitCode, "reason", ended.Reason)
+	s.reap(ended)
 	return nil
 }
 

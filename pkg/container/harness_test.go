@@ -120,11 +120,7 @@ func (w *world) connect() {
 	exits := make(chan struct{})
 	go func() {
 		defer close(exits)
-		for e := range client.Exits() {
-			if err := s.Exited(ctx, e); err == nil {
-				_ = client.Ack(ctx, e.Seq)
-			}
-		}
+		_ = client.RunExits(ctx, monitor.ExitHandler{Record: s.RecordExit, Reconcile: func(context.Context) error { return nil }})
 	}()
 	w.end = sync.OnceFunc(func() {
 		cancel()

@@ -68,27 +68,13 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 	case adopt:
 		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = pid })
 	case exitBlind:
-		err = s.exitBlind(ctx, c)
-	case keep:
-		if c.Phase == state.Running {
-			err = s.forgetExecs(c)
-		}
-	case leave:
+		err = s.recordEnd(ctx, c, s.blindExit)
+	case keep, leave:
 	}
 	if err != nil {
 		return nil, fmt.Errorf("recover container %s (%s, %s): %w", c.ID, c.Phase, fate, err)
 	}
 	return nil, nil
-}
-
-// exitBlind records the end of a container that nobody saw end.
-func (s *Service) exitBlind(ctx context.Context, c state.Container) error {
-	s.freeQuietly(ctx, c)
-	if _, err := s.Store.MoveContainer(c.ID, state.Exit, s.blindExit); err != nil {
-		return err
-	}
-	s.reap(c)
-	return nil
 }
 
 // finishRecovery ends what the last daemon was doing with the container. A
@@ -135,9 +121,9 @@ func (s *Service) resumeLaunch(ctx context.Context, c state.Container) error {
 	return err
 }
 
-// forgetExecs removes what the last daemon's commands in the container left. The
+// ForgetExecs removes what the last daemon's commands in the container left. The
 // commands themselves ended with it; what they started on purpose lives on.
-func (s *Service) forgetExecs(c state.Container) error {
+func (s *Service) ForgetExecs(c state.Container) error {
 	sys.RemoveEmptySubCgroups(c.Cgroup, isExecGroup)
 	return s.Runtime.RemoveExecs(string(c.ID))
 }

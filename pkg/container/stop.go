@@ -148,7 +148,10 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 	if errdefs.IsNotFound(err) && c.Phase == state.Starting {
 		return s.withdrawStuck(ctx, id)
 	}
-	if err != nil && !errdefs.IsNotFound(err) {
+	if errdefs.IsNotFound(err) {
+		err = s.recordLost(ctx, c)
+	}
+	if err != nil {
 		return fmt.Errorf("stop container %s: kill: %w", id, err)
 	}
 	sys.ThawCgroups(ctx, sys.CgroupDirs(ownCgroup(c)))
@@ -168,6 +171,16 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 			id, c.PID, sys.ProcessState(c.PID), killLimit, errdefs.ErrUnavailable)
 	}
 	return fmt.Errorf("stop container %s: %w", id, err)
+}
+
+// recordLost records the end of a running container that the monitor does not
+// know of. One whose exit is on its way is left to that.
+func (s *Service) recordLost(ctx context.Context, c state.Container) error {
+	known, err := s.Monitor.Knows(ctx, string(c.ID))
+	if err != nil || known {
+		return err
+	}
+	return s.recordEnd(ctx, c, s.blindExit)
 }
 
 // withdrawStuck books a start whose failure could not be recorded at the time.

@@ -4,6 +4,7 @@ package container
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -98,5 +99,26 @@ func TestUndoneStartEndsWithTheDaemon(t *testing.T) {
 	case <-ended:
 	case <-time.After(patience):
 		t.Fatal("it goes on after the daemon's end")
+	}
+}
+
+// A container that the monitor does not know of has ended, as far as anybody can
+// know: a Stop records that, and does not wait for an exit that never comes.
+func TestStopOfALostContainer(t *testing.T) {
+	w := newWorld(t)
+	id := w.run("#!/bin/sh\nexec sleep 1000\n")
+	w.loseMonitor()
+	if err := os.RemoveAll(filepath.Join(w.dir, "monitor", string(id))); err != nil {
+		t.Fatal(err)
+	}
+	w.startMonitor()
+	w.ready()
+	ctx, cancel := context.WithTimeout(t.Context(), killLimit/2)
+	defer cancel()
+	if err := w.Stop(ctx, id, 0); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := w.Store.Container(string(id)); err != nil || c.Phase != state.Exited || c.ExitCode != unknownCode || c.Reason != "Unknown" {
+		t.Errorf("%+v, %v", c, err)
 	}
 }

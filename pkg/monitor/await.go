@@ -12,11 +12,8 @@ import (
 // Kill sends SIGKILL to the container's first process and returns when the
 // monitor has dealt with its end. NotFound when it has ended already.
 func (c *Client) Kill(ctx context.Context, id string) error {
-	ended := make(chan struct{})
-	c.mu.Lock()
-	c.endings[id] = append(c.endings[id], ended)
-	c.mu.Unlock()
-	defer c.forgetEnding(id, ended)
+	ended, leave := c.exits.await(id)
+	defer leave()
 	if err := c.Signal(ctx, id, int(syscall.SIGKILL)); err != nil {
 		return err
 	}
@@ -28,35 +25,9 @@ func (c *Client) Kill(ctx context.Context, id string) error {
 	}
 }
 
-// noteEnding wakes whoever waits for the end of id.
-func (c *Client) noteEnding(id string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, ended := range c.endings[id] {
-		close(ended)
-	}
-	delete(c.endings, id)
-}
-
-func (c *Client) forgetEnding(id string, ended chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	kept := c.endings[id][:0]
-	for _, e := range c.endings[id] {
-		if e != ended {
-			kept = append(kept, e)
-		}
-	}
-	if len(kept) == 0 {
-		delete(c.endings, id)
-		return
-	}
-	c.endings[id] = kept
-}
-
-// Ended lists the containers whose exit waits in Exits to be read. Asked after
-// List, the two together name every container the monitor knows of: an exit is
-// sent before its container leaves the list.
+// Ended lists the containers whose exit has come and is not recorded yet. Asked
+// after List, a container that ran before is in one of the two, or its exit was
+// recorded meanwhile: an exit is sent before its container leaves the list.
 func (c *Client) Ended() []string { return c.exits.pending() }
 
 // Shutdown ends a monitor that watches nothing, and returns when it is gone.

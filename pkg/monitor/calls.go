@@ -43,16 +43,22 @@ func (c *Client) List(ctx context.Context) ([]Running, error) {
 	}
 }
 
+// Knows reports whether the monitor watches the container, or has reported its
+// exit and that is not recorded yet.
+func (c *Client) Knows(ctx context.Context, id string) (bool, error) {
+	r, fds, err := c.call(ctx, &packet{Op: opList, ID: id}, nil)
+	closeFDs(fds)
+	if err != nil {
+		return false, err
+	}
+	watched := slices.ContainsFunc(r.Running, func(x listed) bool { return x.ID == id })
+	return watched || slices.Contains(c.Ended(), id), nil
+}
+
 // AwaitLaunch returns when no launch of the container is under way any more: a
 // daemon that died may have left one. A container that nobody launches is no error.
 func (c *Client) AwaitLaunch(ctx context.Context, id string) error {
 	return c.do(ctx, &packet{Op: opList, ID: id, Settled: true})
-}
-
-// Ack says that every exit up to seq was dealt with: they are not replayed any
-// more.
-func (c *Client) Ack(ctx context.Context, seq uint64) error {
-	return c.do(ctx, &packet{Op: opAck, Seq: seq})
 }
 
 // Resize sets the size of a container's terminal, in characters.

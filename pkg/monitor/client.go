@@ -32,7 +32,7 @@ type ClientOptions struct {
 // while there is none.
 type Client struct {
 	o     ClientOptions
-	exits *exitQueue
+	exits *exitList
 
 	mu   sync.Mutex // guards what follows
 	link *link
@@ -41,8 +41,6 @@ type Client struct {
 	changed chan struct{}
 	shut    bool // by Shutdown: no successor is wanted
 	kept    map[string]*kept
-	// endings are closed when a container of that id has ended: Kill waits for them.
-	endings map[string][]chan struct{}
 
 	instance string // of the last monitor
 }
@@ -50,7 +48,7 @@ type Client struct {
 // NewClient returns a client that is not connected: Run does that.
 func NewClient(o ClientOptions) *Client {
 	return &Client{
-		o: o, exits: newExitQueue(), kept: map[string]*kept{}, endings: map[string][]chan struct{}{}, changed: make(chan struct{}),
+		o: o, exits: newExitList(), kept: map[string]*kept{}, changed: make(chan struct{}),
 		why: unavailable{errors.New("monitor: not connected yet")},
 	}
 }
@@ -59,7 +57,6 @@ func NewClient(o ClientOptions) *Client {
 // it once.
 func (c *Client) Run(ctx context.Context) error {
 	defer c.releaseAll()
-	go c.exits.feed(ctx)
 	delay, said := time.Duration(0), ""
 	for ctx.Err() == nil && !c.isShut() {
 		began := time.Now()
@@ -91,12 +88,6 @@ func (c *Client) Ready() error {
 	defer c.mu.Unlock()
 	return c.why
 }
-
-// Exits delivers the exits of containers in order, each once per process of the
-// daemon; what was not acknowledged comes again in the next one. An exit may
-// come before its Launch has returned. It is for a single reader, and is closed
-// when Run ends.
-func (c *Client) Exits() <-chan Exit { return c.exits.out }
 
 // connect makes one connection and serves it until it breaks.
 func (c *Client) connect(ctx context.Context) error {
@@ -151,6 +142,7 @@ func (c *Client) settle(ctx context.Context, l *link) error {
 	c.mu.Unlock()
 	c.o.Log.Info("monitor connected", "pid", r.Hello.PID, "successor", again)
 	c.setLink(l, nil)
+	c.exits.connected(again)
 	return nil
 }
 
@@ -188,7 +180,6 @@ func (c *Client) event(l *link, p *packet) {
 		if p.Exit != nil {
 			c.drop(p.Exit.ID)
 			c.exits.put(*p.Exit)
-			c.noteEnding(p.Exit.ID)
 		}
 	case opStdinClosed:
 		c.dropStdin(p.ID)

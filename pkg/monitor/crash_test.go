@@ -4,13 +4,16 @@ package monitor_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -136,22 +139,25 @@ func TestExitAfterTakeover(t *testing.T) {
 
 func TestExitsAreReplayedUntilAcknowledged(t *testing.T) {
 	n := startNode(t)
+	refused := errors.New("the disk is full")
+	n.refuse = func(e monitor.Exit) error {
+		if e.Seq > 1 {
+			return refused
+		}
+		return nil
+	}
 	for i := range 3 {
 		n.launch(n.spec(fmt.Sprint("c", i), "sh", "-c", fmt.Sprint("exit ", i)))
-		e := <-n.client.Exits()
-		if e.Code != i || e.Seq != uint64(i+1) {
+		if e := n.next(); e.Code != i || e.Seq != uint64(i+1) {
 			t.Fatalf("exit %+v", e)
 		}
-	}
-	if err := n.client.Ack(n.ctx(), 1); err != nil {
-		t.Fatal(err)
 	}
 	for _, again := range []func(){func() {}, n.killMonitor} {
 		n.stop()
 		again()
 		n.connect()
 		for i := 1; i < 3; i++ {
-			if e := <-n.client.Exits(); e.Code != i || e.Seq != uint64(i+1) {
+			if e := n.next(); e.Code != i || e.Seq != uint64(i+1) {
 				t.Errorf("replayed %+v, want code %d", e, i)
 			}
 		}
@@ -160,13 +166,60 @@ func TestExitsAreReplayedUntilAcknowledged(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.stop()
+	n.refuse = nil
 	n.connect()
-	if e := <-n.client.Exits(); e.ID != "c2" {
+	if e := n.next(); e.ID != "c2" {
 		t.Errorf("replayed %+v, want c2 alone", e)
 	}
 	n.launch(n.spec("c3", "true"))
-	if e := <-n.client.Exits(); e.ID != "c3" || e.Seq != 4 {
+	if e := n.next(); e.ID != "c3" || e.Seq != 4 {
 		t.Errorf("next exit %+v", e)
+	}
+}
+
+// An exit that cannot be recorded is handed over again until it can, holds no
+// other up, and is acknowledged together with those that came after it.
+func TestRefusedExitComesAgain(t *testing.T) {
+	n := startNode(t)
+	var refusals atomic.Int32
+	n.refuse = func(e monitor.Exit) error {
+		if e.ID == "c0" && refusals.Add(1) <= 2 {
+			return errors.New("the disk is full")
+		}
+		return nil
+	}
+	for _, id := range []string{"c0", "c1"} {
+		n.launch(n.spec(id, "true"))
+		if e := n.next(); e.ID != id {
+			t.Fatalf("exit %+v, want %s", e, id)
+		}
+	}
+	eventually(t, "c0 alone is not recorded", func() bool { return slices.Equal(n.client.Ended(), []string{"c0"}) })
+	for range 2 {
+		if e := n.next(); e.ID != "c0" {
+			t.Fatalf("exit %+v, want c0 again", e)
+		}
+	}
+	eventually(t, "both are acknowledged", func() bool { return monitor.Acknowledged(n.client, 1) && monitor.Acknowledged(n.client, 2) })
+	n.stop()
+	n.connect()
+	n.launch(n.spec("c2", "true"))
+	if e := n.next(); e.ID != "c2" {
+		t.Errorf("replayed %+v", e)
+	}
+}
+
+// The daemon is told of each monitor that takes over, after the exits that this
+// one reports, and not of its own reconnection to the same one.
+func TestSuccessorIsReported(t *testing.T) {
+	n := startNode(t)
+	if got := n.taken.Load(); got != 0 {
+		t.Errorf("%d successors at the first connection", got)
+	}
+	for i := range int32(2) {
+		n.killMonitor()
+		n.ready()
+		eventually(t, "the successor is reported", func() bool { return n.taken.Load() == i+1 })
 	}
 }
 

@@ -5,6 +5,7 @@ package monitor
 import (
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -146,4 +147,11 @@ func Sessions(c *Client) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.sessions)
+}
+
+// Acknowledged reports whether the monitor knows that the exit was recorded.
+func Acknowledged(c *Client, seq uint64) bool {
+	c.exits.mu.Lock()
+	defer c.exits.mu.Unlock()
+	return !slices.ContainsFunc(c.exits.entries, func(r *reported) bool { return r.Seq == seq })
 }

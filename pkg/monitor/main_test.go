@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -219,6 +220,9 @@ type node struct {
 	dead   int // of the monitor killed last
 	log    *slog.Logger
 	stop   context.CancelFunc
+	exits  chan monitor.Exit        // as the client reports them
+	refuse func(monitor.Exit) error // what recording an exit gives; nil: nothing is refused
+	taken  atomic.Int32             // how many successors of the monitor were reported
 }
 
 // startNode runs a monitor and a client that starts a new one whenever the
@@ -316,9 +320,28 @@ func (n *node) connect() {
 		defer close(done)
 		_ = n.client.Run(ctx)
 	}()
-	n.stop = func() { stop(); <-done }
+	n.exits = make(chan monitor.Exit)
+	recorded := make(chan struct{})
+	go func() {
+		defer close(recorded)
+		_ = n.client.RunExits(ctx, monitor.ExitHandler{Record: n.record, Reconcile: func(context.Context) error { n.taken.Add(1); return nil }})
+	}()
+	n.stop = func() { stop(); <-done; <-recorded }
 	n.t.Cleanup(n.stop)
 	n.ready()
+}
+
+// record hands an exit to the test, which decides whether it is refused.
+func (n *node) record(ctx context.Context, e monitor.Exit) error {
+	select {
+	case n.exits <- e:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if n.refuse != nil {
+		return n.refuse(e)
+	}
+	return nil
 }
 
 // ready waits for a connection and notes the monitor's pid.
@@ -412,20 +435,24 @@ func (n *node) ctx() context.Context {
 	return ctx
 }
 
-// exit waits for the next exit and acknowledges it.
-func (n *node) exit() monitor.Exit {
+// next waits for the next exit that the client reports.
+func (n *node) next() monitor.Exit {
 	n.t.Helper()
 	select {
-	case e, ok := <-n.client.Exits():
-		if !ok {
-			n.t.Fatal("exits ended")
-		}
-		eventually(n.t, "ack", func() bool { return n.client.Ack(n.ctx(), e.Seq) == nil })
+	case e := <-n.exits:
 		return e
 	case <-time.After(20 * time.Second):
 		n.t.Fatal("waited 20 s for an exit")
 	}
 	return monitor.Exit{}
+}
+
+// exit waits for the next exit, and until it is acknowledged.
+func (n *node) exit() monitor.Exit {
+	n.t.Helper()
+	e := n.next()
+	eventually(n.t, "ack", func() bool { return monitor.Acknowledged(n.client, e.Seq) })
+	return e
 }
 
 // waitLog waits until the container's log holds want.

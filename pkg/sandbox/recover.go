@@ -4,10 +4,7 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"iter"
-	"os"
 	"slices"
 	"sync"
 	"time"
@@ -15,10 +12,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
-	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -52,24 +47,29 @@ func decide(p state.PodPhase, f container.Fate) action {
 	}
 }
 
-// Recover is called once, before RunExits, so that exits which came while the
-// daemon was away are still to be read. It brings the records in line with what
-// runs, after which every call can be answered. What was cut off half-way is
+// Recover is called once, beside RunExits. It brings the records in line with
+// what runs, after which every call can be answered. What was cut off half-way is
 // undone or finished in the background, and so is what nobody has a record of:
 // calls for the same objects wait for their locks, others do not.
 func (s *Service) Recover(ctx context.Context) error {
-	watched, err := s.Monitor.List(ctx)
-	if err != nil {
-		return fmt.Errorf("recover: ask the monitor what runs: %w", err)
+	r := records{pods: slices.Collect(s.Store.Pods()), containers: slices.Collect(s.Store.Containers())}
+	for _, p := range r.pods {
+		s.holdLabels(p)
 	}
-	seen := newView(watched, s.Monitor.Ended())
-	containers := each(s.Store.Containers(), func(c state.Container) rest { return s.recoverContainer(ctx, c, seen) })
-	pods := each(s.Store.Pods(), func(p state.Pod) rest { return s.recoverPod(ctx, p, seen) })
-	s.Log.Info("records are recovered", "resumed", len(containers)+len(pods))
+	each(r.containers, func(c state.Container) rest {
+		if c.Phase == state.Running {
+			s.logFailure(s.Containers.ForgetExecs(c))
+		}
+		return nil
+	})
+	seen, rests, err := s.compare(ctx, r)
+	if err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	s.Log.Info("records are recovered", "resumed", len(rests))
 	state.Go(s.Ops, recovery, func(ctx context.Context) error {
 		began := time.Now()
-		s.finish(ctx, containers)
-		s.finish(ctx, pods)
+		s.finish(ctx, rests)
 		err := s.sweep(ctx, seen)
 		if err != nil {
 			err = s.sweepAgain(ctx, seen, err)
@@ -82,6 +82,52 @@ func (s *Service) Recover(ctx context.Context) error {
 	return nil
 }
 
+// reconcile runs the tables of recovery over what is live: another monitor has
+// taken over, and what it does not watch has ended or will never be seen to end.
+// Whatever is not live is an operation's, which is told by its own calls.
+func (s *Service) reconcile(ctx context.Context) error {
+	var r records
+	for p := range s.Store.Pods() {
+		if p.Phase == state.PodReady {
+			r.pods = append(r.pods, p)
+		}
+	}
+	for c := range s.Store.Containers() {
+		if c.Phase.Live() {
+			r.containers = append(r.containers, c)
+		}
+	}
+	_, rests, err := s.compare(ctx, r)
+	if err != nil {
+		return fmt.Errorf("reconcile with the new monitor: %w", err)
+	}
+	state.Go(s.Ops, "reconcile", func(ctx context.Context) error {
+		s.finish(ctx, rests)
+		return nil
+	}, func(error) {})
+	return nil
+}
+
+// records are what is compared with what the monitor watches.
+type records struct {
+	pods       []state.Pod
+	containers []state.Container
+}
+
+// compare brings records in line with what the monitor watches, and returns
+// what is left to do. The records must have been read before: what ran then is
+// watched, or its exit is not recorded yet, or it was recorded meanwhile and
+// moves no further.
+func (s *Service) compare(ctx context.Context, r records) (view, []rest, error) {
+	watched, err := s.Monitor.List(ctx)
+	if err != nil {
+		return view{}, nil, fmt.Errorf("ask the monitor what runs: %w", err)
+	}
+	seen := newView(watched, s.Monitor.Ended())
+	rests := each(r.containers, func(c state.Container) rest { return s.recoverContainer(ctx, c, seen) })
+	return seen, append(rests, each(r.pods, func(p state.Pod) rest { return s.recoverPod(ctx, p, seen) })...), nil
+}
+
 // recovery is the name of the operation that does what no call has to wait for.
 const recovery = "recovery"
 
@@ -92,7 +138,7 @@ func (s *Service) AwaitRecovered(ctx context.Context) error {
 	return err
 }
 
-// view is what the monitor knew when recovery began.
+// view is what the monitor knows at one moment.
 type view struct {
 	fates map[string]container.Fate
 	pids  map[string]int
@@ -124,12 +170,12 @@ func (v view) fate(id string) container.Fate {
 type rest func(context.Context) error
 
 // each recovers the records, some at a time, and returns what is left to do.
-func each[R any](records iter.Seq[R], do func(R) rest) []rest {
+func each[R any](records []R, do func(R) rest) []rest {
 	var mu sync.Mutex
 	var left []rest
 	var g errgroup.Group
 	g.SetLimit(recoverParallel)
-	for r := range records {
+	for _, r := range records {
 		g.Go(func() error {
 			if more := do(r); more != nil {
 				mu.Lock()
@@ -183,28 +229,14 @@ func (s *Service) recoverContainer(ctx context.Context, c state.Container, seen 
 	return more
 }
 
-// sweepPatience is the longest pause between sweeps: a plugin that was
-// uninstalled may stay away for days.
-const sweepPatience = time.Minute
-
-// sweepAgain sweeps until it is done, ever more seldom. Nobody knows of an
-// orphan, so nobody would ask for its removal.
-func (s *Service) sweepAgain(ctx context.Context, seen view, err error) error {
-	for pause := undoRetry; err != nil && ctx.Err() == nil; pause = min(2*pause, sweepPatience) {
-		s.Log.Error("orphans of the last run not torn down, trying again", "in", pause, "err", err)
-		select {
-		case <-time.After(pause):
-			err = s.sweep(ctx, seen)
-		case <-ctx.Done():
-		}
-	}
-	return err
-}
-
-func (s *Service) recoverPod(ctx context.Context, p state.Pod, seen view) rest {
+// holdLabels keeps the SELinux level of a pod from being given to another.
+func (s *Service) holdLabels(p state.Pod) {
 	if err := oci.HoldLabels(oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel}); err != nil && p.ProcessLabel != "" {
 		s.Log.Warn("SELinux level not held", "pod", p.ID, "err", err)
 	}
+}
+
+func (s *Service) recoverPod(ctx context.Context, p state.Pod, seen view) rest {
 	fate := seen.fate(string(p.ID))
 	act := decide(p.Phase, fate)
 	if act != keep && act != leave && act != quell {
@@ -271,120 +303,4 @@ func (s *Service) undoOnce(ctx context.Context, id state.PodID) error {
 		return nil // a repeated request was faster
 	}
 	return s.teardown(ctx, id)
-}
-
-// sweep tears down what carries our names and has no record: ids the monitor
-// watches, bundles, directories, snapshots and network namespaces. It may run
-// beside calls: a record is older than what is made for it, and is dropped last.
-func (s *Service) sweep(ctx context.Context, seen view) error {
-	known := s.recorded() // before the search: what is removed meanwhile is no orphan
-	found, err := s.traces(ctx, seen)
-	if err != nil {
-		return err
-	}
-	for id := range known {
-		delete(found, id)
-	}
-	return errors.Join(s.removeOrphans(ctx, found), s.sweepNetNS(ctx))
-}
-
-// recorded is the set of all ids with a record.
-func (s *Service) recorded() map[string]bool {
-	ids := map[string]bool{}
-	for p := range s.Store.Pods() {
-		ids[string(p.ID)] = true
-	}
-	for c := range s.Store.Containers() {
-		ids[string(c.ID)] = true
-	}
-	return ids
-}
-
-// traces is the set of ids of which something exists on the node.
-func (s *Service) traces(ctx context.Context, seen view) (map[string]bool, error) {
-	found := map[string]bool{}
-	for id := range seen.fates {
-		found[id] = true
-	}
-	bundles, err := s.Runtime.BundleIDs()
-	if err != nil {
-		return nil, err
-	}
-	snapshots, err := s.Images.Keys(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range append(append(bundles, snapshots...), append(names(s.Layout.Pods()), names(s.Layout.Containers())...)...) {
-		found[id[:min(len(id), 64)]] = true // a volume's key is its container's id and a suffix
-	}
-	return found, nil
-}
-
-// removeOrphans tears down those of the ids that have no record. Whether one was
-// a pod or a container is not known: both teardowns find what is theirs. All are
-// torn down as containers first, for a pod's cgroup holds its containers'.
-func (s *Service) removeOrphans(ctx context.Context, ids map[string]bool) error {
-	recorded := s.recorded() // again: what was begun since is no orphan either
-	var errs []error
-	var orphans []string
-	for id := range ids {
-		if recorded[id] || len(id) != 64 {
-			continue
-		}
-		if err := s.Containers.RemoveOrphan(ctx, state.ContainerID(id)); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		orphans = append(orphans, id)
-	}
-	for _, id := range orphans {
-		errs = append(errs, s.teardown(ctx, state.PodID(id)))
-	}
-	return errors.Join(errs...)
-}
-
-// sweepNetNS removes pinned namespaces of pods that are no more. Their
-// addresses are given back by CollectNetwork.
-func (s *Service) sweepNetNS(ctx context.Context) error {
-	pinned, err := sys.ListNetNS(s.Layout.NetNSTag())
-	if err != nil {
-		return err
-	}
-	wanted := map[string]bool{} // asked after the list: a new pod's record is older than its namespace
-	for p := range s.Store.Pods() {
-		wanted[p.NetNS] = true
-	}
-	for _, path := range pinned {
-		if wanted[path] || ctx.Err() != nil {
-			continue
-		}
-		s.Log.Warn("orphaned network namespace removed", "netns", path)
-		if err := sys.RemoveNetNS(path); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// CollectNetwork gives back every address that no pod of ours holds (CNI GC).
-func (s *Service) CollectNetwork(ctx context.Context) error {
-	var valid []network.Attachment
-	for p := range s.Store.Pods() {
-		if p.NetNS != "" {
-			valid = append(valid, s.attachment(p))
-		}
-	}
-	return s.Network.GC(ctx, valid)
-}
-
-func names(dir string) []string {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
-	}
-	var out []string
-	for _, e := range entries {
-		out = append(out, e.Name())
-	}
-	return out
 }

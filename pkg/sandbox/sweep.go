@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox
+
+import (
+	"context"
+	"errors"
+	"os"
+	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// sweep tears down what carries our names and has no record: ids the monitor
+// watches, bundles, directories, snapshots and network namespaces. It may run
+// beside calls: a record is older than what is made for it, and is dropped last.
+func (s *Service) sweep(ctx context.Context, seen view) error {
+	known := s.recorded() // before the search: what is removed meanwhile is no orphan
+	found, err := s.traces(ctx, seen)
+	if err != nil {
+		return err
+	}
+	for id := range known {
+		delete(found, id)
+	}
+	return errors.Join(s.removeOrphans(ctx, found), s.sweepNetNS(ctx))
+}
+
+// recorded is the set of all ids with a record.
+func (s *Service) recorded() map[string]bool {
+	ids := map[string]bool{}
+	for p := range s.Store.Pods() {
+		ids[string(p.ID)] = true
+	}
+	for c := range s.Store.Containers() {
+		ids[string(c.ID)] = true
+	}
+	return ids
+}
+
+// traces is the set of ids of which something exists on the node.
+func (s *Service) traces(ctx context.Context, seen view) (map[string]bool, error) {
+	found := map[string]bool{}
+	for id := range seen.fates {
+		found[id] = true
+	}
+	bundles, err := s.Runtime.BundleIDs()
+	if err != nil {
+		return nil, err
+	}
+	snapshots, err := s.Images.Keys(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range append(append(bundles, snapshots...), append(names(s.Layout.Pods()), names(s.Layout.Containers())...)...) {
+		found[id[:min(len(id), 64)]] = true // a volume's key is its container's id and a suffix
+	}
+	return found, nil
+}
+
+// removeOrphans tears down those of the ids that have no record. Whether one was
+// a pod or a container is not known: both teardowns find what is theirs. All are
+// torn down as containers first, for a pod's cgroup holds its containers'.
+func (s *Service) removeOrphans(ctx context.Context, ids map[string]bool) error {
+	recorded := s.recorded() // again: what was begun since is no orphan either
+	var errs []error
+	var orphans []string
+	for id := range ids {
+		if recorded[id] || len(id) != 64 {
+			continue
+		}
+		if err := s.Containers.RemoveOrphan(ctx, state.ContainerID(id)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		orphans = append(orphans, id)
+	}
+	for _, id := range orphans {
+		errs = append(errs, s.teardown(ctx, state.PodID(id)))
+	}
+	return errors.Join(errs...)
+}
+
+// sweepNetNS removes pinned namespaces of pods that are no more. Their
+// addresses are given back by CollectNetwork.
+func (s *Service) sweepNetNS(ctx context.Context) error {
+	pinned, err := sys.ListNetNS(s.Layout.NetNSTag())
+	if err != nil {
+		return err
+	}
+	wanted := map[string]bool{} // asked after the list: a new pod's record is older than its namespace
+	for p := range s.Store.Pods() {
+		wanted[p.NetNS] = true
+	}
+	for _, path := range pinned {
+		if wanted[path] || ctx.Err() != nil {
+			continue
+		}
+		s.Log.Warn("orphaned network namespace removed", "netns", path)
+		if err := sys.RemoveNetNS(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CollectNetwork gives back every address that no pod of ours holds (CNI GC).
+func (s *Service) CollectNetwork(ctx context.Context) error {
+	var valid []network.Attachment
+	for p := range s.Store.Pods() {
+		if p.NetNS != "" {
+			valid = append(valid, s.attachment(p))
+		}
+	}
+	return s.Network.GC(ctx, valid)
+}
+
+func names(dir string) []string {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out
+}
+
+// sweepPatience is the longest pause between sweeps: a plugin that was
+// uninstalled may stay away for days.
+const sweepPatience = time.Minute
+
+// sweepAgain sweeps until it is done, ever more seldom. Nobody knows of an
+// orphan, so nobody would ask for its removal.
+func (s *Service) sweepAgain(ctx context.Context, seen view, err error) error {
+	for pause := undoRetry; err != nil && ctx.Err() == nil; pause = min(2*pause, sweepPatience) {
+		s.Log.Error("orphans of the last run not torn down, trying again", "in", pause, "err", err)
+		select {
+		case <-time.After(pause):
+			err = s.sweep(ctx, seen)
+		case <-ctx.Done():
+		}
+	}
+	return err
+}
