@@ -13,6 +13,11 @@ SOURCES  := $(shell find cmd pkg -type f \( -name '*.go' -o -name 'pause_*' \) -
 # linked and initialised is paid for twice by each start and each exec.
 RUNC_TAGS := seccomp,urfave_cli_no_docs,netgo,osusergo
 
+# What looks at the code, and is no part of it.
+TOOLS      := $(CACHE)/tools
+LINT_TOOLS := github.com/golangci/golangci-lint/v2/cmd/golangci-lint golang.org/x/tools/cmd/deadcode \
+              golang.org/x/vuln/cmd/govulncheck golang.org/x/perf/cmd/benchstat
+
 # The CNI plugins we ship for the default network and the tests.
 CNI_PLUGINS := main/bridge main/host-device main/loopback main/ptp ipam/host-local \
                meta/bandwidth meta/firewall meta/portmap meta/tuning
@@ -89,7 +94,7 @@ deps: ## install the Debian packages that building and testing need, if any are 
 ##-- testing -------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: unit, house, integration, crash
+test: deps build lint-tools $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: linters, unit, fuzz, integration, crash
 	@test/run
 
 .PHONY: unit
@@ -144,17 +149,33 @@ cover: ## unit test coverage, per package and as .cache/cover.html
 	$(GO) test -coverprofile=$(CACHE)/cover.out ./cmd/... ./pkg/...
 	$(GO) tool cover -html=$(CACHE)/cover.out -o $(CACHE)/cover.html
 
+BASE ?= origin/main
+.PHONY: benchstat
+benchstat: $(TOOLS)/benchstat ## the Go benchmarks of BASE (origin/main) and of the work tree, compared; BENCH=regexp PKG=./pkg/...
+	@test/benchstat $(BASE)
+
 ##-- keeping -------------------------------------------------------------------------------------------------------
 
+# Their versions and checksums are in tools/lint.
+$(TOOLS)/%: tools/lint/go.mod tools/lint/go.sum
+	@mkdir -p $(TOOLS)
+	CGO_ENABLED=0 nice $(GO) build -C tools/lint -trimpath -ldflags '-s -w' -o ../../$@ $(filter %/$*,$(LINT_TOOLS))
+	@touch $@
+
+.PHONY: lint-tools
+lint-tools: $(addprefix $(TOOLS)/,$(notdir $(LINT_TOOLS))) ## build the tools of tools/lint into .cache/tools
+
 .PHONY: lint
-lint: house ## gofmt, vet and the house rules; golangci-lint too where it is installed
-	@bad=$$(gofmt -l cmd pkg test); if [ -n "$$bad" ]; then echo "gofmt -w $$bad"; exit 1; fi
-	@if command -v golangci-lint >/dev/null; then golangci-lint run; else echo "lint: no golangci-lint on PATH, its rules were not checked"; fi
+lint: lint-tools house ## the house rules, golangci-lint, dead code and known vulnerabilities
+	$(TOOLS)/golangci-lint run
+	test/deadcode
+	@test/vuln || [ $$? = 75 ]
 
 .PHONY: tidy
-tidy: ## go mod tidy in both modules
+tidy: ## go mod tidy for the product and for the tools
 	$(GO) mod tidy
 	cd tools && $(GO) mod tidy
+	cd tools/lint && $(GO) mod tidy
 
 .PHONY: ci
 ci: ## what CI runs

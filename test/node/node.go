@@ -191,9 +191,6 @@ func (n *Node) endMonitor() error {
 	return awaitGone(stopTimeout, "cri-monitor")
 }
 
-// PID is the daemon's.
-func (n *Node) PID() int { return n.daemon.Process.Pid }
-
 // Wipe runs cri-shim's own wipe, which undoes what a stopped node keeps on purpose: its bridge, its monitor.
 func (n *Node) Wipe(ctx context.Context) error {
 	if n.Kind != CRIShim {
