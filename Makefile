@@ -147,6 +147,10 @@ cover: ## unit test coverage, per package and as .cache/cover.html
 	$(GO) test -coverprofile=$(CACHE)/cover.out ./cmd/... ./pkg/...
 	$(GO) tool cover -html=$(CACHE)/cover.out -o $(CACHE)/cover.html
 
+.PHONY: cover-floors
+cover-floors: ## write down in test/cover/floors.txt how much of each package its tests reach now (root)
+	$(GO) run ./test/cover -write -race ./...
+
 BASE ?= origin/main
 .PHONY: benchstat
 benchstat: $(TOOLS)/benchstat ## the Go benchmarks of BASE (origin/main) and of the work tree, compared; BENCH=regexp PKG=./pkg/...
