@@ -106,7 +106,7 @@ func (c Capture) limit(ctx context.Context) (context.Context, context.CancelFunc
 type running struct {
 	path    string
 	leader  *os.Process
-	process *process
+	process *Process
 	outputs [2]*output
 	out     Captured
 	stopped error // why it was killed; nil when it was not
@@ -140,7 +140,7 @@ func (c Capture) start() (*running, error) {
 		return nil, err
 	}
 	UnprotectChild(r.leader.Pid)
-	if r.process, err = newProcess(*attr.PidFD); err != nil {
+	if r.process, err = NewProcess(*attr.PidFD); err != nil {
 		r.closeOutputs()
 		return nil, errors.Join(err, r.leader.Kill(), reap(r.leader))
 	}
@@ -187,13 +187,13 @@ func (c Capture) stdin() (*os.File, error) {
 // the process group's number can't be another's.
 func (r *running) attend(limit context.Context) error {
 	defer r.process.Close()
-	r.stopped = r.process.awaitEnd(limit)
+	r.stopped = r.process.AwaitEnd(limit)
 	killed := r.stopped != nil
 	if killed {
 		r.killGroup()
 		grace, cancel := context.WithTimeout(context.WithoutCancel(limit), killGrace)
 		defer cancel()
-		if err := r.process.awaitEnd(grace); err != nil { // uninterruptible in the kernel: leave it, nothing can be done
+		if err := r.process.AwaitEnd(grace); err != nil { // uninterruptible in the kernel: leave it, nothing can be done
 			r.closeOutputs()
 			_ = r.leader.Release()
 			return fmt.Errorf("process %d does not die: %w", r.leader.Pid, err)

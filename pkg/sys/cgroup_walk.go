@@ -100,7 +100,7 @@ func (w *cgroupWalk) arrive() error {
 	if w.visit.enter == nil {
 		return nil
 	}
-	return w.visit.enter(w.d.top().fd)
+	return w.visit.enter(w.d.fd())
 }
 
 func (w *cgroupWalk) back() error {
@@ -122,7 +122,7 @@ func (w *cgroupWalk) left(name string) error {
 	if w.visit.leave == nil {
 		return nil
 	}
-	return w.visit.leave(w.d.top().fd, name)
+	return w.visit.leave(w.d.fd(), name)
 }
 
 // CgroupProcs calls do with the number of each process in a cgroup directory and those below it, possibly more than

@@ -27,14 +27,14 @@ func nestName(i int) string { return "cri-" + strconv.Itoa(i) + strings.Repeat("
 func nestCgroups(t *testing.T, dir string) int {
 	t.Helper()
 	at, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	must(t, err)
+	succeed(t, err)
 	t.Cleanup(func() { unix.Close(at) })
 	for i := range nestDepth {
 		above, name := at, nestName(i)
-		must(t, unix.Mkdirat(above, name, 0o755))
+		succeed(t, unix.Mkdirat(above, name, 0o755))
 		t.Cleanup(func() { _ = unix.Unlinkat(above, name, unix.AT_REMOVEDIR) })
 		below, err := unix.Openat(above, name, unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-		must(t, err)
+		succeed(t, err)
 		t.Cleanup(func() { unix.Close(below) })
 		at = below
 	}
@@ -58,13 +58,13 @@ func TestNestedCgroupsEnd(t *testing.T) {
 	var procs []*exec.Cmd
 	for _, dir := range dirs {
 		deepest, inside := nestCgroups(t, dir), sleeper(t)
-		must(t, writeIn(deepest, "cgroup.procs", strconv.Itoa(inside.Process.Pid)))
+		succeed(t, writeIn(deepest, "cgroup.procs", strconv.Itoa(inside.Process.Pid)))
 		found := map[int]bool{}
 		if err := sys.CgroupProcs(t.Context(), dir, func(pid int) { found[pid] = true }); err != nil || !found[inside.Process.Pid] {
 			t.Errorf("%s holds %v, %v; want %d", dir, found, err, inside.Process.Pid)
 		}
 		if filepath.Base(filepath.Dir(dir)) == "freezer" {
-			must(t, writeIn(deepest, "freezer.state", "FROZEN"))
+			succeed(t, writeIn(deepest, "freezer.state", "FROZEN"))
 			t.Cleanup(func() { _ = writeIn(deepest, "freezer.state", "THAWED") })
 		}
 		procs = append(procs, inside)
@@ -102,10 +102,10 @@ func TestThreadedCgroupIsKilled(t *testing.T) {
 		t.Skip("needs a mounted cgroup v2")
 	}
 	below := filepath.Join(dir, "below")
-	must(t, os.Mkdir(below, 0o755))
+	succeed(t, os.Mkdir(below, 0o755))
 	outside, inside := sleeper(t, dir), sleeper(t, dir)
-	must(t, os.WriteFile(filepath.Join(below, "cgroup.type"), []byte("threaded"), 0o600))
-	must(t, os.WriteFile(filepath.Join(below, "cgroup.threads"), []byte(strconv.Itoa(inside.Process.Pid)), 0o600))
+	succeed(t, os.WriteFile(filepath.Join(below, "cgroup.type"), []byte("threaded"), 0o600))
+	succeed(t, os.WriteFile(filepath.Join(below, "cgroup.threads"), []byte(strconv.Itoa(inside.Process.Pid)), 0o600))
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	for _, one := range []string{below, dir} {
@@ -124,4 +124,11 @@ func unifiedOf(dirs []string) string {
 		}
 	}
 	return ""
+}
+
+func succeed(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -129,7 +129,7 @@ func (c *copier) next() error {
 		return c.leave()
 	}
 	var st unix.Stat_t
-	if err := unix.Fstatat(c.from.top().fd, e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+	if err := unix.Fstatat(c.from.fd(), e.name, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return os.NewSyscallError("fstatat "+strconv.Quote(e.name), err)
 	}
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
@@ -140,11 +140,11 @@ func (c *copier) next() error {
 
 // pathAt is a path of a file in the deepest directory, however deep that is.
 func pathAt(d *descent, name string) string {
-	return "/proc/self/fd/" + strconv.Itoa(d.top().fd) + "/" + name
+	return "/proc/self/fd/" + strconv.Itoa(d.fd()) + "/" + name
 }
 
 func (c *copier) enter(name string) error {
-	err := unix.Mkdirat(c.to.top().fd, name, 0o700)
+	err := unix.Mkdirat(c.to.fd(), name, 0o700)
 	if err == nil {
 		err = c.from.enter(name)
 	}
@@ -165,7 +165,7 @@ func (c *copier) enter(name string) error {
 // leave ends a directory with its attributes: what is put into it changes its times, and needs its write permission.
 func (c *copier) leave() error {
 	var st unix.Stat_t
-	if err := unix.Fstat(c.from.top().fd, &st); err != nil {
+	if err := unix.Fstat(c.from.fd(), &st); err != nil {
 		return err
 	}
 	if err := copyAttributes(pathAt(c.from, "."), pathAt(c.to, "."), &st); err != nil {

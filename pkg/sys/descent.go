@@ -73,6 +73,7 @@ func (d *descent) close() {
 
 func (d *descent) depth() int  { return len(d.levels) }
 func (d *descent) top() *level { return &d.levels[len(d.levels)-1] }
+func (d *descent) fd() int     { return d.top().fd }
 func (d *descent) seek(off int64) {
 	d.top().off, d.rest, d.next = off, nil, firstRead
 }
@@ -127,7 +128,7 @@ func (d *descent) parse() (entry, bool) {
 
 // enter goes one level down. Errors: ENOENT, ENOTDIR or ELOOP for what is no directory any more, EXDEV for a mount.
 func (d *descent) enter(name string) error {
-	fd, err := openDirAt(d.top().fd, name)
+	fd, err := openDirAt(d.fd(), name)
 	if err != nil {
 		return err
 	}

@@ -98,7 +98,7 @@ func (m *measure) run(ctx context.Context) error {
 // mounted there, and asking would wait for whoever serves the mount.
 func (m *measure) visit(e entry) {
 	if e.kind != unix.DT_DIR {
-		st, ok := m.stat(m.d.top().fd, e.name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
+		st, ok := m.stat(m.d.fd(), e.name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)
 		if !ok || st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0 { // Linux 5.8
 			return
 		}
@@ -126,7 +126,7 @@ func (m *measure) enter(name string) {
 
 // countTop counts the deepest directory.
 func (m *measure) countTop() {
-	if st, ok := m.stat(m.d.top().fd, "", unix.AT_EMPTY_PATH); ok {
+	if st, ok := m.stat(m.d.fd(), "", unix.AT_EMPTY_PATH); ok {
 		m.blocks, m.inodes = m.blocks+st.Blocks, m.inodes+1
 	}
 }

@@ -181,3 +181,12 @@ func HugepageName(bytes uint64) string {
 	}
 	return strconv.FormatUint(bytes>>10, 10) + "KB"
 }
+
+// BootID is the kernel's id of this boot.
+func BootID() (string, error) {
+	raw, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read boot id: %w", err)
+	}
+	return strings.TrimSpace(string(raw)), nil
+}

@@ -32,7 +32,7 @@ func killHolders(f *os.File) error {
 func reads(pid int, f *os.File) bool { return isAt(f, fmt.Sprintf("/proc/%d/fd/0", pid)) }
 
 func killHolder(pid int, f *os.File) error {
-	p, err := openProcess(pid)
+	p, err := OpenProcess(pid)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
@@ -47,5 +47,5 @@ func killHolder(pid int, f *os.File) error {
 	if err == nil && group == pid { // the leader of a group that was made for it
 		_ = unix.Kill(-group, unix.SIGKILL)
 	}
-	return p.signal(unix.SIGKILL)
+	return p.Signal(unix.SIGKILL)
 }

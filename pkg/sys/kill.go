@@ -43,13 +43,13 @@ func KillCgroups(ctx context.Context, dirs []string) error {
 func killCgroup(ctx context.Context, dir string, all []string) (found bool, err error) {
 	// cgroup v2 from Linux 5.14 on: one write, and no fork can slip through.
 	killed := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0) == nil //nolint:gosec // not a regular file
-	err = eachMembers(ctx, dir, openProcess, func(processes []member[*process]) error {
+	err = eachMembers(ctx, dir, OpenProcess, func(processes []member[*Process]) error {
 		found = true
 		for _, p := range processes {
 			if killed || !p.confirmed {
 				continue
 			}
-			if err := p.handle.signal(unix.SIGKILL); err != nil {
+			if err := p.handle.Signal(unix.SIGKILL); err != nil {
 				return fmt.Errorf("kill %d: %w", p.pid, err)
 			}
 		}
@@ -58,7 +58,7 @@ func killCgroup(ctx context.Context, dir string, all []string) (found bool, err 
 			if !p.confirmed {
 				continue // the next pass tells whether it was one of them
 			}
-			if err := p.handle.awaitEnd(ctx); err != nil {
+			if err := p.handle.AwaitEnd(ctx); err != nil {
 				return fmt.Errorf("wait for %d: %w", p.pid, err)
 			}
 		}

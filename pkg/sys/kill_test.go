@@ -4,12 +4,10 @@ package sys_test
 
 import (
 	"context"
-	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -139,68 +137,5 @@ func TestKillSparesStrangers(t *testing.T) {
 	})
 	if err != nil || !confirmed[stays.Process.Pid] || confirmed[leaves.Process.Pid] || len(confirmed) != 2 {
 		t.Errorf("confirmed %v, %v; want %d alone", confirmed, err, stays.Process.Pid)
-	}
-}
-
-// Waiting for the ends of many processes costs no thread for each, and ends with
-// the context.
-func TestAwaitEndTakesNoThread(t *testing.T) {
-	const waits = 200
-	one := sleeper(t)
-	before := threads(t)
-	ctx, cancel := context.WithCancelCause(t.Context())
-	began, ended := make(chan struct{}, waits), make(chan error, waits)
-	for range waits {
-		go func() {
-			began <- struct{}{}
-			ended <- sys.AwaitEnd(ctx, one.Process.Pid)
-		}()
-	}
-	for range waits {
-		<-began
-	}
-	time.Sleep(100 * time.Millisecond) // they block by then
-	if now := threads(t); now > before+waits/2 {
-		t.Errorf("%d threads, %d before %d waits", now, before, waits)
-	}
-	why := errors.New("enough")
-	cancel(why)
-	for range waits {
-		if err := <-ended; !errors.Is(err, why) {
-			t.Fatalf("%v, want the context's cause", err)
-		}
-	}
-}
-
-func threads(t *testing.T) int {
-	t.Helper()
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(status), "Threads:")
-	line, _, _ := strings.Cut(rest, "\n")
-	n, err := strconv.Atoi(strings.TrimSpace(line))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-func TestCgroupIsOf(t *testing.T) {
-	const id = "0123abc"
-	for path, want := range map[string]bool{
-		"/kubepods/pod1/0123abc": true, "/elsewhere/cri-0123abc.scope": true,
-		"kubepods-pod1.slice:cri:0123abc": true, ":cri:0123abc": true,
-		"/": false, "": false, "/kubepods": false, "/kubepods/0123abc/..": false, "/0123abc/below": false, "/kubepods/0123abc/": false,
-		"kubepods/0123abc": false, "../0123abc": false, "/0123": false, "a:0123abc:b": false,
-		"system.slice:cri:other": false, "0123abc.slice:cri:": false, "a.slice:cri:0123abc.slice": false, "/x:y:0123abc": false,
-	} {
-		if got := sys.CgroupIsOf(path, id); got != want {
-			t.Errorf("%q: %v, want %v", path, got, want)
-		}
-	}
-	if sys.CgroupIsOf("/", "") {
-		t.Error("the root is a container's without an id")
 	}
 }

@@ -62,12 +62,12 @@ func PidfdEnded(fd int) (ended, reaped bool) {
 	}
 }
 
-// process holds one process by its pidfd, in the runtime's poller: waiting for
+// Process holds one process by its pidfd, in the runtime's poller: waiting for
 // its end costs no thread.
-type process struct{ pidfd *os.File }
+type Process struct{ pidfd *os.File }
 
-// openProcess holds the process pid. The error is ESRCH for one that has ended.
-func openProcess(pid int) (*process, error) {
+// OpenProcess holds the process pid. The error is ESRCH for one that has ended.
+func OpenProcess(pid int) (*Process, error) {
 	fd, err := PidfdOpen(pid)
 	if err != nil {
 		return nil, err
@@ -76,21 +76,21 @@ func openProcess(pid int) (*process, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("open pidfd of %d: %w", pid, unix.ESRCH)
 	}
-	return newProcess(fd)
+	return NewProcess(fd)
 }
 
-// newProcess takes the pidfd over, also when it fails.
-func newProcess(fd int) (*process, error) {
+// NewProcess takes the pidfd over, also when it fails.
+func NewProcess(fd int) (*Process, error) {
 	// The poller takes only what does not block. For a pidfd that concerns waitid(2) alone.
 	if err := unix.SetNonblock(fd, true); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("set pidfd non-blocking: %w", err)
 	}
-	return &process{os.NewFile(uintptr(fd), "pidfd")}, nil
+	return &Process{os.NewFile(uintptr(fd), "pidfd")}, nil
 }
 
-// signal sends sig. A process that has ended needs none.
-func (p *process) signal(sig unix.Signal) error {
+// Signal sends sig. A process that has ended needs none.
+func (p *Process) Signal(sig unix.Signal) error {
 	var sent error
 	err := p.control(func(fd int) { sent = PidfdSignal(fd, int(sig)) })
 	if errors.Is(sent, unix.ESRCH) {
@@ -99,8 +99,8 @@ func (p *process) signal(sig unix.Signal) error {
 	return errors.Join(err, sent)
 }
 
-// awaitEnd returns when the process has ended, or with the context's error.
-func (p *process) awaitEnd(ctx context.Context) error {
+// AwaitEnd returns when the process has ended, or with the context's error.
+func (p *Process) AwaitEnd(ctx context.Context) error {
 	conn, err := p.pidfd.SyscallConn()
 	if err == nil {
 		err = p.pidfd.SetReadDeadline(time.Time{}) // an earlier context may have ended
@@ -120,7 +120,7 @@ func (p *process) awaitEnd(ctx context.Context) error {
 	return err
 }
 
-func (p *process) control(do func(fd int)) error {
+func (p *Process) control(do func(fd int)) error {
 	conn, err := p.pidfd.SyscallConn()
 	if err != nil {
 		return err
@@ -129,4 +129,4 @@ func (p *process) control(do func(fd int)) error {
 }
 
 // Close lets the process go.
-func (p *process) Close() error { return p.pidfd.Close() }
+func (p *Process) Close() error { return p.pidfd.Close() }

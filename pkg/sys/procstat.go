@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,4 +50,46 @@ func parseProcStat(raw []byte) (ProcStat, error) {
 		return ProcStat{}, fmt.Errorf("parse process status: %w", err)
 	}
 	return ProcStat{State: f[0][0], PPID: ppid, StartTime: start, Status: unix.WaitStatus(status)}, nil
+}
+
+// ProcessState describes what a process is doing for an error text: "in
+// uninterruptible sleep (D)", "a zombie (Z)", "gone", …
+func ProcessState(pid int) string {
+	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return "gone"
+	}
+	// The command name may hold spaces and parentheses: the state follows the last one.
+	_, rest, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
+	state, _, _ := strings.Cut(rest, " ")
+	names := map[string]string{"D": "in uninterruptible sleep (D)", "Z": "a zombie (Z)", "T": "stopped (T)", "S": "sleeping (S)", "R": "running (R)"}
+	if name, ok := names[state]; ok {
+		return name
+	}
+	return "in state " + state
+}
+
+// OpenFiles counts a process's open descriptors, and how many of them are sockets.
+func OpenFiles(pid int) (fds, sockets uint64, err error) {
+	dir, err := os.Open(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return 0, 0, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return 0, 0, err
+	}
+	var link [16]byte
+	for _, name := range names {
+		n, err := unix.Readlinkat(int(dir.Fd()), name, link[:])
+		if err != nil {
+			continue // closed since
+		}
+		fds++
+		if strings.HasPrefix(string(link[:n]), "socket:[") {
+			sockets++
+		}
+	}
+	return fds, sockets, nil
 }

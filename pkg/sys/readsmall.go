@@ -4,11 +4,7 @@ package sys
 
 import (
 	"errors"
-	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -73,80 +69,4 @@ func retry(f func() (int, error)) (int, error) {
 			return n, err
 		}
 	}
-}
-
-// CgroupPath turns an OCI cgroupsPath into the path below a hierarchy, with a leading slash.
-func CgroupPath(cgroupsPath string) string { return cgroupRelative(cgroupsPath) }
-
-// CgroupParentPath turns a pod's cgroup parent, a path or with systemd the name of a slice, into the path below a
-// hierarchy, with a leading slash.
-func CgroupParentPath(parent string) string {
-	if strings.HasSuffix(parent, ".slice") && !strings.Contains(parent, "/") {
-		return filepath.Join("/", expandSlice(parent))
-	}
-	return filepath.Join("/", parent)
-}
-
-// Filesystem is the size of one, in bytes and inodes.
-type Filesystem struct {
-	Bytes, BytesFree   uint64
-	Inodes, InodesFree uint64
-	Major, Minor       uint32 // device number; major 0 where the filesystem has no single device
-}
-
-// FilesystemOf asks the filesystem that path is on.
-func FilesystemOf(path string) (Filesystem, error) {
-	var fs unix.Statfs_t
-	if err := unix.Statfs(path, &fs); err != nil {
-		return Filesystem{}, &os.PathError{Op: "statfs", Path: path, Err: err}
-	}
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		return Filesystem{}, &os.PathError{Op: "stat", Path: path, Err: err}
-	}
-	size := uint64(fs.Bsize)
-	return Filesystem{
-		Bytes: fs.Blocks * size, BytesFree: fs.Bavail * size, Inodes: fs.Files, InodesFree: fs.Ffree,
-		Major: unix.Major(st.Dev), Minor: unix.Minor(st.Dev),
-	}, nil
-}
-
-// BlockDevice names a block device by number, "/dev/sda"; "MAJOR:MINOR" for one that has no name here.
-func BlockDevice(major, minor uint32) string {
-	number := strconv.FormatUint(uint64(major), 10) + ":" + strconv.FormatUint(uint64(minor), 10)
-	raw, err := ReadSmall("/sys/dev/block/"+number+"/uevent", nil)
-	if err != nil {
-		return number
-	}
-	for line := range strings.Lines(string(raw)) {
-		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "DEVNAME="); ok {
-			return "/dev/" + name
-		}
-	}
-	return number
-}
-
-// OpenFiles counts a process's open descriptors, and how many of them are sockets.
-func OpenFiles(pid int) (fds, sockets uint64, err error) {
-	dir, err := os.Open(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		return 0, 0, err
-	}
-	defer dir.Close()
-	names, err := dir.Readdirnames(-1)
-	if err != nil {
-		return 0, 0, err
-	}
-	var link [16]byte
-	for _, name := range names {
-		n, err := unix.Readlinkat(int(dir.Fd()), name, link[:])
-		if err != nil {
-			continue // closed since
-		}
-		fds++
-		if strings.HasPrefix(string(link[:n]), "socket:[") {
-			sockets++
-		}
-	}
-	return fds, sockets, nil
 }

@@ -159,7 +159,7 @@ func (r *removal) pass() *pass { return &r.passes[len(r.passes)-1] }
 
 func (r *removal) remove(e entry) {
 	p := r.pass()
-	err := unlink(r.d.top().fd, e.name, e.kind)
+	err := unlink(r.d.fd(), e.name, e.kind)
 	switch {
 	case err == nil:
 		p.removed = true
@@ -191,7 +191,7 @@ func (r *removal) enter(e entry) {
 // moveUp gives a directory a new name in the root of the tree. A filesystem without room for the name, or one that has
 // quotas of its own below the root, refuses: then the way is further down.
 func (r *removal) moveUp(name string) bool {
-	return unix.Renameat2(r.d.top().fd, name, r.d.levels[0].fd, ".removed-"+rand.Text(), unix.RENAME_NOREPLACE) == nil
+	return unix.Renameat2(r.d.fd(), name, r.d.levels[0].fd, ".removed-"+rand.Text(), unix.RENAME_NOREPLACE) == nil
 }
 
 func (r *removal) note(err error) {
@@ -202,7 +202,7 @@ func (r *removal) note(err error) {
 }
 
 func (r *removal) explain(name string, err error) error {
-	err = explain(r.d.top().fd, name, err)
+	err = explain(r.d.fd(), name, err)
 	if below := r.d.depth() - 1; below > 0 {
 		return fmt.Errorf("%d directories down: %w", below, err)
 	}

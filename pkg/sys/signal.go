@@ -53,3 +53,6 @@ func realTime(offset string, base, direction int) (int, bool) {
 	signal := base + direction*int(n)
 	return signal, signal >= sigRTMin && signal <= sigRTMax
 }
+
+// SIGKILL ends a process; the number is the same on every architecture.
+const SIGKILL = int(unix.SIGKILL)
