@@ -76,12 +76,12 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 // deleteRuntime makes sure that no process of the container runs and frees the
 // runtime's state and cgroups.
 func (s *Service) deleteRuntime(ctx context.Context, c state.Container) error {
-	cgroup := ownCgroup(c)
-	sys.ThawCgroups(ctx, sys.CgroupDirs(cgroup))
+	path := ownCgroup(c)
+	sys.ThawCgroups(ctx, sys.CgroupDirs(path))
 	if err := s.Monitor.Kill(ctx, string(c.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill: %w", err)
 	}
-	if err := sys.EndCgroup(ctx, cgroup); err != nil {
+	if err := sys.EndCgroup(ctx, path); err != nil {
 		return err
 	}
 	return s.Runtime.Delete(ctx, s.handlerOf(c), string(c.ID))

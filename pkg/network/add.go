@@ -74,8 +74,8 @@ func (s *Service) add(ctx context.Context, lock *sys.RunLock, list *libcni.Netwo
 }
 
 // loopbackUp is all that the loopback plugin would do, without running one. The kernel gives lo its addresses itself.
-func loopbackUp(netns string) error {
-	err := sys.InNetNS(netns, func() error {
+func loopbackUp(path string) error {
+	err := sys.InNetNS(path, func() error {
 		lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: 1}} // lo is always the first
 		return netlink.LinkSetUp(lo)
 	})

@@ -61,10 +61,10 @@ func TestAddDelWithRealPlugins(t *testing.T) {
 }
 
 // reachable serves inside and connects from the host, directly and by the host port.
-func reachable(t *testing.T, netns string, addrs ...string) {
+func reachable(t *testing.T, path string, addrs ...string) {
 	t.Helper()
 	var l net.Listener
-	must(t, sys.InNetNS(netns, func() (err error) {
+	must(t, sys.InNetNS(path, func() (err error) {
 		l, err = net.Listen("tcp4", "0.0.0.0:80")
 		return err
 	}))

@@ -178,14 +178,14 @@ func TestMasqueradingOfPackets(t *testing.T) {
 }
 
 // wire connects the host with a namespace; the addresses come in pairs, the host's first.
-func wire(t *testing.T, netns string, addrs ...string) {
+func wire(t *testing.T, path string, addrs ...string) {
 	t.Helper()
 	near := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "uplink-w"}, PeerName: "uplink-x"}
 	must(t, netlink.LinkAdd(near))
 	t.Cleanup(func() { _ = netlink.LinkDel(near) })
 	far, err := netlink.LinkByName("uplink-x")
 	must(t, err)
-	f, err := os.Open(netns)
+	f, err := os.Open(path)
 	must(t, err)
 	defer f.Close()
 	must(t, netlink.LinkSetNsFd(far, int(f.Fd())))
@@ -207,7 +207,7 @@ func wire(t *testing.T, netns string, addrs ...string) {
 		return netlink.LinkSetUp(link)
 	}
 	must(t, set("uplink-w", 0))
-	must(t, sys.InNetNS(netns, func() error { return set("uplink-x", 1) }))
+	must(t, sys.InNetNS(path, func() error { return set("uplink-x", 1) }))
 }
 
 // seenFrom connects from one namespace to another and returns the address that the other saw.

@@ -74,14 +74,14 @@ func hash(text string) string {
 
 // removeMasqueradeChain removes the chain and the jumps to it in one transaction, with the program that the plugins use:
 // it knows whether the rules are in the kernel's old tables or in nftables.
-func removeMasqueradeChain(ctx context.Context, lock *sys.RunLock, program, chain string) (found bool, err error) {
-	if _, err := sys.FindProgram(program); err != nil {
+func removeMasqueradeChain(ctx context.Context, lock *sys.RunLock, tool, chain string) (found bool, err error) {
+	if _, err := sys.FindProgram(tool); err != nil {
 		return false, nil // the plugins could not make a chain either
 	}
-	if there, err := chainRules(ctx, lock, program, chain); err != nil || there == nil {
+	if there, err := chainRules(ctx, lock, tool, chain); err != nil || there == nil {
 		return false, err
 	}
-	from, err := chainRules(ctx, lock, program, "POSTROUTING")
+	from, err := chainRules(ctx, lock, tool, "POSTROUTING")
 	if err != nil {
 		return true, err
 	}
@@ -92,13 +92,13 @@ func removeMasqueradeChain(ctx context.Context, lock *sys.RunLock, program, chai
 		}
 	}
 	lines = append(lines, "-F "+chain, "-X "+chain, "COMMIT", "")
-	_, err = filter(ctx, lock, strings.Join(lines, "\n"), program+"-restore", "--wait", "30", "--noflush")
+	_, err = filter(ctx, lock, strings.Join(lines, "\n"), tool+"-restore", "--wait", "30", "--noflush")
 	return true, err
 }
 
 // chainRules lists a chain of the nat table, its own declaration first; nil when there is no such chain.
-func chainRules(ctx context.Context, lock *sys.RunLock, program, chain string) ([]string, error) {
-	out, err := filter(ctx, lock, "", program, "--wait", "30", "--table", "nat", "--list-rules", chain)
+func chainRules(ctx context.Context, lock *sys.RunLock, tool, chain string) ([]string, error) {
+	out, err := filter(ctx, lock, "", tool, "--wait", "30", "--table", "nat", "--list-rules", chain)
 	if errors.Is(err, errNoSuchRule) {
 		return nil, nil
 	}
@@ -108,20 +108,20 @@ func chainRules(ctx context.Context, lock *sys.RunLock, program, chain string) (
 // errNoSuchRule is an iptables that has no such chain (1), or no such table in the kernel (3).
 var errNoSuchRule = errors.New("no such chain")
 
-func filter(ctx context.Context, lock *sys.RunLock, stdin, program string, args ...string) (string, error) {
-	path, err := sys.FindProgram(program)
+func filter(ctx context.Context, lock *sys.RunLock, stdin, tool string, args ...string) (string, error) {
+	path, err := sys.FindProgram(tool)
 	if err != nil {
 		return "", err
 	}
 	out, err := sys.Capture{Path: path, Args: args, Stdin: []byte(stdin), Lock: lock}.Run(ctx)
 	if err != nil {
-		return "", fmt.Errorf("%s: %w", program, err)
+		return "", fmt.Errorf("%s: %w", tool, err)
 	}
 	switch out.Code {
 	case 0:
 		return string(out.Stdout), nil
 	case 1, 3:
-		return "", fmt.Errorf("%s: %w: %s", program, errNoSuchRule, tail(strings.TrimSpace(string(out.Stderr)), 1024))
+		return "", fmt.Errorf("%s: %w: %s", tool, errNoSuchRule, tail(strings.TrimSpace(string(out.Stderr)), 1024))
 	}
-	return "", fmt.Errorf("%s: exit code %d: %s", program, out.Code, tail(strings.TrimSpace(string(out.Stderr)), 1024))
+	return "", fmt.Errorf("%s: exit code %d: %s", tool, out.Code, tail(strings.TrimSpace(string(out.Stderr)), 1024))
 }

@@ -61,11 +61,11 @@ func TestRealContainer(t *testing.T) {
 		t.Skip("cgroups need root")
 	}
 	dir := t.TempDir()
-	netns := dir + "/cri-netns"
-	must(t, sys.NewNetNS(netns))
-	t.Cleanup(func() { must(t, sys.RemoveNetNS(netns)) })
+	pinned := dir + "/cri-netns"
+	must(t, sys.NewNetNS(pinned))
+	t.Cleanup(func() { must(t, sys.RemoveNetNS(pinned)) })
 	var child *exec.Cmd
-	must(t, sys.InNetNS(netns, func() error {
+	must(t, sys.InNetNS(pinned, func() error {
 		eth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "far"}
 		lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: 1}}
 		addr, err := netlink.ParseAddr("10.1.1.1/24")
@@ -104,18 +104,18 @@ func TestRealContainer(t *testing.T) {
 		v2 := realCgroup(t, "cri-stats-test", child.Process.Pid)
 		t.Cleanup(func() { _ = unix.Kill(-child.Process.Pid, unix.SIGKILL); _ = child.Wait() })
 		_, err = stdin.Write([]byte("\n"))
-		measureReal(t, v2, netns, child.Process.Pid)
+		measureReal(t, v2, pinned, child.Process.Pid)
 		return err
 	}))
 }
 
-func measureReal(t *testing.T, v2 bool, netns string, pid int) {
+func measureReal(t *testing.T, v2 bool, pinned string, pid int) {
 	t.Helper()
 	s := stats.New(stats.Options{CgroupV2: v2})
 	c := container()
 	c.Cgroup, c.PID = "/cri-stats-test", pid
 	p := pod()
-	p.CgroupParent, p.NetNS, p.PID, p.Containers = "/cri-stats-test", netns, pid, []stats.Container{c}
+	p.CgroupParent, p.NetNS, p.PID, p.Containers = "/cri-stats-test", pinned, pid, []stats.Container{c}
 	settled := func() bool { // the loop runs, the writer is done, a window is over
 		got := single(t, s.Pods, p).GetLinux()
 		cpu := got.GetContainers()[0].GetCpu()
@@ -209,11 +209,11 @@ func BenchmarkPods(b *testing.B) {
 	if os.Geteuid() != 0 {
 		b.Skip("cgroups need root")
 	}
-	netns := b.TempDir() + "/cri-netns"
-	if err := sys.NewNetNS(netns); err != nil {
+	pinned := b.TempDir() + "/cri-netns"
+	if err := sys.NewNetNS(pinned); err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = sys.RemoveNetNS(netns) }()
+	defer func() { _ = sys.RemoveNetNS(pinned) }()
 	child := exec.Command("sleep", "600")
 	child.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := child.Start(); err != nil {
@@ -227,7 +227,7 @@ func BenchmarkPods(b *testing.B) {
 		c := container()
 		c.ID, c.Cgroup, c.PID = fmt.Sprintf("c%d", i), "/cri-stats-bench", child.Process.Pid
 		pods[i] = pod()
-		pods[i].ID, pods[i].CgroupParent, pods[i].PID, pods[i].NetNS = fmt.Sprintf("p%d", i), "/cri-stats-bench", child.Process.Pid, netns
+		pods[i].ID, pods[i].CgroupParent, pods[i].PID, pods[i].NetNS = fmt.Sprintf("p%d", i), "/cri-stats-bench", child.Process.Pid, pinned
 		pods[i].Containers = []stats.Container{c}
 	}
 	run := func(name string, one func(stats.Pod)) {

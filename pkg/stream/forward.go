@@ -74,16 +74,16 @@ func (s *Service) dial(ctx context.Context, pod state.PodID, port int32) (net.Co
 	if port < 1 || port > 65535 {
 		return nil, fmt.Errorf("port %d is out of range: %w", port, errdefs.ErrInvalidArgument)
 	}
-	netns, err := s.o.NetNS(pod)
+	pinned, err := s.o.NetNS(pod)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialLimit)
 	defer cancel()
 	open := new(net.Dialer).DialContext
-	if netns != "" {
+	if pinned != "" {
 		open = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return sys.DialInNetNS(ctx, netns, network, addr)
+			return sys.DialInNetNS(ctx, pinned, network, addr)
 		}
 	}
 	conn, err4 := open(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))

@@ -62,7 +62,7 @@ func podNetwork(t *testing.T) string {
 
 // listen serves connections inside the namespace ("" is the host's) and
 // returns the port.
-func listen(t *testing.T, netns, addr string, serve func(*net.TCPConn)) int {
+func listen(t *testing.T, pinned, addr string, serve func(*net.TCPConn)) int {
 	t.Helper()
 	var l net.Listener
 	open := func() (err error) {
@@ -70,10 +70,10 @@ func listen(t *testing.T, netns, addr string, serve func(*net.TCPConn)) int {
 		return err
 	}
 	var err error
-	if netns == "" {
+	if pinned == "" {
 		err = open()
 	} else {
-		err = sys.InNetNS(netns, open)
+		err = sys.InNetNS(pinned, open)
 	}
 	if err != nil {
 		t.Fatal(err)
