@@ -22,6 +22,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // The live heap is a few hundred KiB and its growth is small change: a collector
@@ -118,7 +119,7 @@ func joinCgroup(name string, log *slog.Logger) {
 	if name == "" {
 		return
 	}
-	for _, dir := range sys.CgroupDirs("/" + strings.Trim(name, "/")) {
+	for _, dir := range cgroup.Dirs("/" + strings.Trim(name, "/")) {
 		if filepath.Base(filepath.Dir(dir)) == "cpuset" {
 			continue // v1: empty until configured, and of no use here
 		}

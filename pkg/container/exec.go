@@ -11,11 +11,13 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
-	"github.com/opencontainers/runtime-spec/specs-go"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 const (
@@ -163,7 +165,7 @@ func (s *Service) holdProfile() { s.DefaultProfile() }
 
 // endExec kills what a command started whose caller gave up, or that went
 // wrong half way, and returns why.
-func (s *Service) endExec(ctx context.Context, group sys.SubCgroup, cause error) error {
+func (s *Service) endExec(ctx context.Context, group cgroup.Sub, cause error) error {
 	if ctx.Err() != nil {
 		cause = context.Cause(ctx)
 	}

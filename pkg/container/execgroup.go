@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // execPrefix begins the name of the cgroup each command has below the container's.
@@ -16,7 +16,7 @@ const execPrefix = "exec-"
 // again. end removes it. One in which the command left something running cannot
 // be removed then: it goes at a later command, once it is empty, or with the
 // container.
-func (s *Service) makeExecGroup(c state.Container) (group sys.SubCgroup, end func(), err error) {
+func (s *Service) makeExecGroup(c state.Container) (group cgroup.Sub, end func(), err error) {
 	name := execPrefix + state.NewID()[:12]
 	s.mu.Lock()
 	s.execs[name] = true // before it is there: a sweep must not take it for an old one
@@ -27,8 +27,8 @@ func (s *Service) makeExecGroup(c state.Container) (group sys.SubCgroup, end fun
 		delete(s.execs, name)
 		s.mu.Unlock()
 	}
-	sys.RemoveEmptySubCgroups(c.Cgroup, func(other string) bool { return isExecGroup(other) && !s.isExec(other) })
-	group, err = sys.MakeSubCgroup(c.Cgroup, name)
+	cgroup.RemoveEmptySubs(c.Cgroup, func(other string) bool { return isExecGroup(other) && !s.isExec(other) })
+	group, err = cgroup.MakeSub(c.Cgroup, name)
 	if err != nil {
 		end()
 	}

@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // A command removes the cgroups that earlier ones had to leave, but neither one
@@ -21,13 +21,13 @@ func TestExecGroupsAreSwept(t *testing.T) {
 	s := New(Options{})
 	c := state.Container{ID: state.ContainerID(state.NewID())}
 	c.Cgroup = "/cri-test-" + string(c.ID)
-	for _, dir := range sys.CgroupDirs(c.Cgroup) {
+	for _, dir := range cgroup.Dirs(c.Cgroup) {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	t.Cleanup(func() {
-		if err := sys.RemoveCgroup(context.Background(), c.Cgroup); err != nil {
+		if err := cgroup.Remove(context.Background(), c.Cgroup); err != nil {
 			t.Error(err)
 		}
 	})

@@ -8,9 +8,10 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // unknownCode is what is reported when nobody could see how a process ended.
@@ -97,7 +98,7 @@ func (s *Service) freeQuietly(ctx context.Context, c state.Container) {
 	if c.Phase != state.Running && c.Phase != state.Starting {
 		return
 	}
-	if err := sys.RemoveCgroup(ctx, ownCgroup(c)); err != nil {
+	if err := cgroup.Remove(ctx, ownCgroup(c)); err != nil {
 		s.Log.Debug("cgroup outlives its container's first process", "container", c.ID, "err", err)
 	}
 }
@@ -110,7 +111,7 @@ func (s *Service) freeCgroup(ctx context.Context, id state.ContainerID) error {
 	if errdefs.IsNotFound(err) || c.Phase != state.Exited {
 		return nil
 	}
-	if err := sys.EndCgroup(ctx, ownCgroup(c)); err != nil {
+	if err := cgroup.End(ctx, ownCgroup(c)); err != nil {
 		return fmt.Errorf("stop container %s: %w", id, err)
 	}
 	return nil

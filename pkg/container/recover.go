@@ -8,8 +8,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // action is what recovery does with one container.
@@ -124,7 +125,7 @@ func (s *Service) resumeLaunch(ctx context.Context, c state.Container) error {
 // ForgetExecs removes what the last daemon's commands in the container left. The
 // commands themselves ended with it; what they started on purpose lives on.
 func (s *Service) ForgetExecs(c state.Container) error {
-	sys.RemoveEmptySubCgroups(c.Cgroup, isExecGroup)
+	cgroup.RemoveEmptySubs(c.Cgroup, isExecGroup)
 	return s.Runtime.RemoveExecs(string(c.ID))
 }
 

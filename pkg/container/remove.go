@@ -8,8 +8,10 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // Remove ends the container if it runs and removes everything of it but its
@@ -58,7 +60,7 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 			return s.Images.RemoveRootFS(ctx, key, s.Layout.RootFS(id))
 		}},
 		state.Step{Name: "drop bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(key) }},
-		state.Step{Name: "remove files", Do: func(ctx context.Context) error { return sys.RemoveTree(ctx, s.Layout.ContainerFiles(id)) }},
+		state.Step{Name: "remove files", Do: func(ctx context.Context) error { return tree.Remove(ctx, s.Layout.ContainerFiles(id)) }},
 		state.Step{Name: "tell plugins", Do: func(ctx context.Context) error {
 			s.settleLater(id, s.Plugins.RemoveContainer(ctx, s.podOf(c), s.plugin(c)))
 			return nil
@@ -77,11 +79,11 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 // runtime's state and cgroups.
 func (s *Service) deleteRuntime(ctx context.Context, c state.Container) error {
 	path := ownCgroup(c)
-	sys.ThawCgroups(ctx, sys.CgroupDirs(path))
+	cgroup.Thaw(ctx, cgroup.Dirs(path))
 	if err := s.Monitor.Kill(ctx, string(c.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill: %w", err)
 	}
-	if err := sys.EndCgroup(ctx, path); err != nil {
+	if err := cgroup.End(ctx, path); err != nil {
 		return err
 	}
 	return s.Runtime.Delete(ctx, s.handlerOf(c), string(c.ID))
@@ -90,7 +92,7 @@ func (s *Service) deleteRuntime(ctx context.Context, c state.Container) error {
 // ownCgroup is the cgroup whose processes are the container's and no one else's;
 // "" for a record that names another, as a plugin could once make it.
 func ownCgroup(c state.Container) string {
-	if !sys.CgroupIsOf(c.Cgroup, string(c.ID)) {
+	if !cgroup.IsOf(c.Cgroup, string(c.ID)) {
 		return ""
 	}
 	return c.Cgroup

@@ -25,13 +25,14 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/hostpath"
 )
 
 // Options are what the service works with.
@@ -51,7 +52,7 @@ type Options struct {
 // Service runs containers.
 type Service struct {
 	Options
-	paths sys.HostPaths
+	paths hostpath.Paths
 
 	mu       sync.Mutex                  // guards the fields below
 	signaled map[state.ContainerID]bool  // whose stop signal was sent

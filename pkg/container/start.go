@@ -9,11 +9,12 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // startErrorCode is what kubelets know as "could not be executed".
@@ -84,7 +85,7 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 			launched, err = s.Runtime.Launch(ctx, runc.Launch{
 				Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath, LogDir: logDir,
 				Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.Stdin && c.Config.StdinOnce,
-				UID: uid, GID: gid, Cgroups: sys.CgroupDirs(ownCgroup(c)), KillAll: sharesPIDs(c),
+				UID: uid, GID: gid, Cgroups: cgroup.Dirs(ownCgroup(c)), KillAll: sharesPIDs(c),
 			})
 			return err
 		}},
@@ -173,7 +174,7 @@ func (s *Service) resume(ctx context.Context, c state.Container) (runs bool, err
 // does run is ended, and booked as what it is by the exit feed. The caller
 // knows that no start is under way.
 func (s *Service) withdraw(ctx context.Context, c state.Container) error {
-	sys.ThawCgroups(ctx, sys.CgroupDirs(ownCgroup(c)))
+	cgroup.Thaw(ctx, cgroup.Dirs(ownCgroup(c)))
 	ran := s.Monitor.Kill(ctx, string(c.ID)) == nil
 	if err := s.deleteRuntime(ctx, c); err != nil {
 		return err

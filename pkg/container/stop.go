@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // killLimit is how long a process may take to die of SIGKILL. Only one in
@@ -154,7 +156,7 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 	if err != nil {
 		return fmt.Errorf("stop container %s: kill: %w", id, err)
 	}
-	sys.ThawCgroups(ctx, sys.CgroupDirs(ownCgroup(c)))
+	cgroup.Thaw(ctx, cgroup.Dirs(ownCgroup(c)))
 	if err := state.Point(ctx, "kill is sent"); err != nil {
 		return fmt.Errorf("stop container %s: %w", id, err)
 	}

@@ -8,13 +8,14 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
-	"github.com/cri-shim/cri-shim/pkg/nri"
-	"github.com/cri-shim/cri-shim/pkg/oci"
-	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/nri"
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // UpdateResources changes the limits of a container: in its cgroup while it
@@ -97,7 +98,7 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 		// After the record: a command that starts meanwhile is among the processes, or sees the record.
 		state.Step{Name: "move oom_score_adj", Do: func(ctx context.Context) error {
 			if c.Phase == state.Running {
-				s.moveScore(ctx, c.ID, sys.CgroupDirs(ownCgroup(c)), before, oomScoreAdj(spec))
+				s.moveScore(ctx, c.ID, cgroup.Dirs(ownCgroup(c)), before, oomScoreAdj(spec))
 			}
 			return nil
 		}},
@@ -107,9 +108,9 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 // updateHugepages sets the limits of huge pages, which runtimes' update commands
 // leave out.
 func updateHugepages(c state.Container, spec *specs.Spec) error {
-	dirs := sys.CgroupDirs(ownCgroup(c))
+	dirs := cgroup.Dirs(ownCgroup(c))
 	for _, l := range spec.Linux.Resources.HugepageLimits {
-		if err := sys.SetHugepageLimit(dirs, l.Pagesize, l.Limit); err != nil {
+		if err := cgroup.SetHugepageLimit(dirs, l.Pagesize, l.Limit); err != nil {
 			return fmt.Errorf("limit huge pages: %w", err)
 		}
 	}
@@ -120,14 +121,14 @@ func updateHugepages(c state.Container, spec *specs.Spec) error {
 // cgroups and of the runtime's update command. A process that may not be given
 // it is no reason to fail: its limits are set.
 func (s *Service) moveScore(ctx context.Context, id state.ContainerID, dirs []string, from, to int) {
-	if err := sys.MoveOOMScoreAdj(ctx, dirs, from, to); err != nil {
+	if err := cgroup.MoveOOMScoreAdj(ctx, dirs, from, to); err != nil {
 		s.Log.Warn("oom_score_adj is not that of all processes", "container", id, "err", err)
 	}
 }
 
 // moveExecScore gives a command that was just started the oom_score_adj of its
 // container after updates. Runtimes start it with that of the container's start.
-func (s *Service) moveExecScore(ctx context.Context, id state.ContainerID, group sys.SubCgroup) {
+func (s *Service) moveExecScore(ctx context.Context, id state.ContainerID, group cgroup.Sub) {
 	c, err := s.Store.Container(string(id))
 	if err != nil || c.StartScore == nil {
 		return

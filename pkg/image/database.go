@@ -23,7 +23,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 const (
@@ -148,7 +148,7 @@ func (d *database) cleanup(ctx context.Context) error {
 	}
 	for _, dir := range aside {
 		if !strings.HasPrefix(filepath.Base(dir), asidePrefix+boot) {
-			errs = append(errs, sys.RemoveTree(ctx, dir))
+			errs = append(errs, tree.Remove(ctx, dir))
 		}
 	}
 	return errors.Join(errs...)
@@ -160,7 +160,7 @@ func removeNameless(ctx context.Context, ingests string) error {
 	dirs, err := filepath.Glob(filepath.Join(ingests, "*"))
 	for _, dir := range dirs {
 		if _, missing := os.Stat(filepath.Join(dir, "ref")); errors.Is(missing, fs.ErrNotExist) {
-			err = errors.Join(err, sys.RemoveTree(ctx, dir))
+			err = errors.Join(err, tree.Remove(ctx, dir))
 		}
 	}
 	return err

@@ -15,7 +15,7 @@ import (
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // Guarded runs a pull so that a panic in it is an error.
@@ -65,7 +65,7 @@ func OccupyWalkers(s *Service) (release func()) {
 }
 
 // Walk replaces the measuring of directories.
-func Walk(s *Service, walk func(ctx context.Context, path string, sofar func(sys.Usage)) (sys.Usage, error)) {
+func Walk(s *Service, walk func(ctx context.Context, path string, sofar func(tree.Usage)) (tree.Usage, error)) {
 	s.samples.walk = walk
 }
 

@@ -16,7 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots/storage"
 	"github.com/containerd/errdefs"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // strayPrefix begins the names of directories that are only to be removed.
@@ -62,7 +62,7 @@ func (l *layerStore) measure(ctx context.Context, key string) (snapshots.Usage, 
 	if err != nil {
 		return snapshots.Usage{}, err
 	}
-	u, err := sys.DiskUsage(ctx, info.Labels[labelUpperDir], nil)
+	u, err := tree.DiskUsage(ctx, info.Labels[labelUpperDir], nil)
 	return snapshots.Usage{Size: int64(u.Bytes), Inodes: int64(u.Inodes)}, err //nolint:gosec // fits a filesystem
 }
 
@@ -74,7 +74,7 @@ func (l *layerStore) Cleanup(ctx context.Context) error {
 func (l *layerStore) removeUnused(ctx context.Context) error {
 	unused, err := l.unused(ctx)
 	for _, dir := range unused {
-		err = errors.Join(err, sys.RemoveTree(ctx, dir))
+		err = errors.Join(err, tree.Remove(ctx, dir))
 	}
 	return err
 }

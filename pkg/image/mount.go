@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // targetMode: a container in a user namespace has to be able to go through the directories above its root.
@@ -74,7 +75,7 @@ func (s *Service) mountWritable(ctx context.Context, key, target string, rec roo
 	// The kernel leaves this mark while a volatile mount is up, and refuses the next one where it finds it: after a
 	// crash the upper layer may be incomplete. Ours is only ever mounted again before the container's first start, or
 	// for a look at what is left of it.
-	if err := sys.RemoveTree(ctx, filepath.Join(s.workDir(key), "work", "incompat", "volatile")); err != nil {
+	if err := tree.Remove(ctx, filepath.Join(s.workDir(key), "work", "incompat", "volatile")); err != nil {
 		return err
 	}
 	return s.withMappedLowers(key, lowers, rec, func(lowers []string) error {

@@ -16,6 +16,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // RootFS says what a root filesystem or a volume is made from.
@@ -93,7 +94,7 @@ func (s *Service) RemoveRootFS(ctx context.Context, key, target string) error {
 	}
 	s.samples.forget(s.upperDir(key))
 	s.samples.forget(s.volumesDir(key))
-	if err := sys.RemoveTree(ctx, s.keyDir(key)); err != nil {
+	if err := tree.Remove(ctx, s.keyDir(key)); err != nil {
 		return fmt.Errorf("remove root filesystem %s: %w", key, err)
 	}
 	if recErr != nil {

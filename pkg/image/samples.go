@@ -14,7 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/cri-shim/cri-shim/pkg/keyed"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 const (
@@ -37,7 +37,7 @@ type samples struct {
 	log     *slog.Logger
 	walkers *walkers
 	walks   keyed.Flight[string, struct{}] // by path
-	walk    func(ctx context.Context, path string, sofar func(sys.Usage)) (sys.Usage, error)
+	walk    func(ctx context.Context, path string, sofar func(tree.Usage)) (tree.Usage, error)
 
 	mu    sync.Mutex         // guards known
 	known map[string]*sample // by path
@@ -51,7 +51,7 @@ type sample struct {
 }
 
 func newSamples(log *slog.Logger) *samples {
-	return &samples{log: log, walkers: newWalkers(), walk: sys.DiskUsage, known: map[string]*sample{}}
+	return &samples{log: log, walkers: newWalkers(), walk: tree.DiskUsage, known: map[string]*sample{}}
 }
 
 // use is what a directory takes: measured in the last seconds if that can be had before ctx ends, else the last known,
@@ -98,11 +98,11 @@ func (m *samples) begin(ctx context.Context, path string) (walk <-chan struct{})
 }
 
 func (m *samples) measure(ctx context.Context, path string, s *sample) {
-	var u sys.Usage
+	var u tree.Usage
 	t, err := m.walkers.begin(ctx)
 	start := time.Now()
 	if err == nil {
-		u, err = m.walk(ctx, path, func(u sys.Usage) {
+		u, err = m.walk(ctx, path, func(u tree.Usage) {
 			m.counted(s, u)
 			t.goOn(ctx)
 		})
@@ -113,7 +113,7 @@ func (m *samples) measure(ctx context.Context, path string, s *sample) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	missing, cut := errors.Is(err, fs.ErrNotExist), ctx.Err() != nil
-	if !cut && u != (sys.Usage{}) { // it came to its end, whatever it could not read
+	if !cut && u != (tree.Usage{}) { // it came to its end, whatever it could not read
 		s.last, s.whole = Usage(u), true
 	}
 	if err != nil && !cut && !missing && (s.err == nil || s.err.Error() != err.Error()) {
@@ -124,7 +124,7 @@ func (m *samples) measure(ctx context.Context, path string, s *sample) {
 
 // counted raises what is known to what a walk has seen so far: a lower bound is better than nothing, or than the last
 // figure of a directory that has grown.
-func (m *samples) counted(s *sample, u sys.Usage) {
+func (m *samples) counted(s *sample, u tree.Usage) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !s.whole || u.Bytes > s.last.Bytes {

@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // nest makes directories inside each other by relative paths, the way a container makes a tree that no path can name.
@@ -154,11 +154,11 @@ func TestHangingWalksBlockNobody(t *testing.T) {
 	id := s.load(t, "example.org/a:v1", simple("a"))
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
-	image.Walk(s.Service, func(ctx context.Context, path string, sofar func(sys.Usage)) (sys.Usage, error) {
+	image.Walk(s.Service, func(ctx context.Context, path string, sofar func(tree.Usage)) (tree.Usage, error) {
 		if strings.Contains(path, "/dead") {
 			<-release // nothing ends a wait for the kernel
 		}
-		return sys.DiskUsage(ctx, path, sofar)
+		return tree.DiskUsage(ctx, path, sofar)
 	})
 	for _, key := range []string{"dead1", "dead2", "dead3", "good"} {
 		s.writable(t, key, id)
@@ -180,16 +180,16 @@ func TestWalksTakeTurns(t *testing.T) {
 	s := open(t)
 	id := s.load(t, "example.org/a:v1", simple("a"))
 	var atWork atomic.Int32
-	image.Walk(s.Service, func(ctx context.Context, path string, sofar func(sys.Usage)) (sys.Usage, error) {
+	image.Walk(s.Service, func(ctx context.Context, path string, sofar func(tree.Usage)) (tree.Usage, error) {
 		for strings.Contains(path, "/large") && ctx.Err() == nil {
 			if atWork.Add(1) > 2 {
 				t.Error("more than two walks side by side")
 			}
 			time.Sleep(time.Millisecond)
 			atWork.Add(-1)
-			sofar(sys.Usage{Bytes: 1, Inodes: 1})
+			sofar(tree.Usage{Bytes: 1, Inodes: 1})
 		}
-		return sys.DiskUsage(ctx, path, sofar)
+		return tree.DiskUsage(ctx, path, sofar)
 	})
 	for _, key := range []string{"large1", "large2", "large3", "large4", "small"} {
 		s.writable(t, key, id)
@@ -231,9 +231,9 @@ func TestUnreadableDirectoryShrinks(t *testing.T) {
 	s := open(t)
 	id := s.load(t, "example.org/a:v1", simple("a"))
 	s.writable(t, "key", id)
-	uses := []sys.Usage{{Bytes: 5000, Inodes: 5}, {Bytes: 4000, Inodes: 4}}
+	uses := []tree.Usage{{Bytes: 5000, Inodes: 5}, {Bytes: 4000, Inodes: 4}}
 	for i, want := range uses {
-		image.Walk(s.Service, func(context.Context, string, func(sys.Usage)) (sys.Usage, error) { return want, unix.EIO })
+		image.Walk(s.Service, func(context.Context, string, func(tree.Usage)) (tree.Usage, error) { return want, unix.EIO })
 		image.AgeSamples(s.Service)
 		if got, err := s.RootFSUsage(t.Context(), "key"); err != nil || got != image.Usage(want) {
 			t.Errorf("%d: %+v, %v", i, got, err)

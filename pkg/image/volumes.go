@@ -17,6 +17,8 @@ import (
 	securejoin "github.com/cyphar/filepath-securejoin"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/hostpath"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // maxVolumes is how many volumes an image may declare: each costs a copy and a mount.
@@ -125,7 +127,7 @@ func makeVolume(ctx context.Context, from, to string, owner sys.OwnerMode, neste
 		}
 		return err
 	}
-	if sys.IsNotDirectory(err) {
+	if hostpath.IsNotDirectory(err) {
 		return fmt.Errorf("a part of the path is no directory: %w", errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
@@ -134,5 +136,5 @@ func makeVolume(ctx context.Context, from, to string, owner sys.OwnerMode, neste
 	if !fi.IsDir() && !fi.Mode().IsRegular() {
 		return fmt.Errorf("neither directory nor file, but %s: %w", fi.Mode().Type(), errdefs.ErrInvalidArgument)
 	}
-	return sys.CopyTree(ctx, from, to, nested)
+	return tree.Copy(ctx, from, to, nested)
 }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // record is what the next monitor needs to know of a container: one JSON file
@@ -58,7 +59,7 @@ const (
 
 func (m *Monitor) newContainer(l *Launch) *container {
 	dir := filepath.Join(m.o.Dir, l.ID)
-	rec := record{Launch: *l, OOMBase: sys.OOMKills(l.Cgroups)}
+	rec := record{Launch: *l, OOMBase: cgroup.OOMKills(l.Cgroups)}
 	rec.Argv, rec.Env = nil, nil
 	return &container{
 		m: m, dir: dir, rec: rec, pidfd: -1, stdin: -1, tty: -1, told: make(chan struct{}), launched: make(chan struct{}),

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // exitKnownAfterReap reports whether this kernel tells the exit of a reaped
@@ -371,7 +371,7 @@ func TestPidOfAnother(t *testing.T) {
 // makeCgroup makes a cgroup for the time of the test.
 func makeCgroup(t *testing.T, name string) string {
 	t.Helper()
-	dirs := sys.CgroupDirs("/" + name)
+	dirs := cgroup.Dirs("/" + name)
 	if len(dirs) == 0 {
 		t.Skip("no cgroups are mounted")
 	}
@@ -380,7 +380,7 @@ func makeCgroup(t *testing.T, name string) string {
 		t.Skipf("make cgroup: %v", err)
 	}
 	t.Cleanup(func() {
-		if err := sys.EndCgroup(context.Background(), "/"+name); err != nil {
+		if err := cgroup.End(context.Background(), "/"+name); err != nil {
 			t.Error(err)
 		}
 	})

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // killPatience bounds the wait for what KillAll kills; a process stuck in the
@@ -51,10 +52,10 @@ func (c *container) end(e Exit) {
 // then the last output, so that the log is complete when the exit is known;
 // then the exit log; then whoever listens.
 func (c *container) finish(e Exit) {
-	e.OOM = sys.OOMKills(c.rec.Cgroups) > c.rec.OOMBase || c.oomLogged(e)
+	e.OOM = cgroup.OOMKills(c.rec.Cgroups) > c.rec.OOMBase || c.oomLogged(e)
 	if c.rec.KillAll {
 		ctx, cancel := context.WithTimeout(c.m.ctx, killPatience)
-		if err := sys.KillCgroups(ctx, c.rec.Cgroups); err != nil {
+		if err := cgroup.Kill(ctx, c.rec.Cgroups); err != nil {
 			c.m.log.Warn("container's processes not all killed", "container", c.rec.ID, "err", err)
 		}
 		cancel()
@@ -116,7 +117,7 @@ func within(done <-chan struct{}, d time.Duration) bool {
 // removal of the cgroup, and its counters with it.
 func (c *container) oomLogged(e Exit) bool {
 	failed := e.Code != 0 || e.Signal != 0
-	if !failed || len(c.rec.Cgroups) == 0 || slices.ContainsFunc(c.rec.Cgroups, sys.CountsOOMKills) {
+	if !failed || len(c.rec.Cgroups) == 0 || slices.ContainsFunc(c.rec.Cgroups, cgroup.CountsOOMKills) {
 		return false
 	}
 	oom, err := sys.LoggedOOMKill(sys.OOMVictim{Cgroups: c.rec.Cgroups, PID: c.rec.Pid, Start: c.rec.StartTime})

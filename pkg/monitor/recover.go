@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // recover takes over what a dead monitor left: first the batches it was in the
@@ -222,7 +223,7 @@ func (c *container) findLaunched() bool {
 	if err != nil {
 		return false
 	}
-	st, err := sys.ProcStatIn(pid, c.rec.Cgroups)
+	st, err := cgroup.MemberStat(pid, c.rec.Cgroups)
 	if err != nil {
 		c.m.log.Warn("pid file names no process of the container", "container", c.rec.ID, "path", c.rec.PidFile, "pid", pid, "err", err)
 		return false

@@ -17,7 +17,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/cmd/pause"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // runtimeNode is a node with the real runtime.
@@ -88,11 +88,11 @@ func (n *runtimeNode) bundle(id string, change func(*specs.Spec), command ...str
 	}
 	n.t.Cleanup(func() {
 		_ = exec.Command(n.runc, append(n.argv()[1:], "delete", "--force", id)...).Run()
-		_ = sys.RemoveCgroup(n.ctx(), n.cgroup(id))
+		_ = cgroup.Remove(n.ctx(), n.cgroup(id))
 	})
 	return monitor.Launch{
 		ID: id, Argv: append(argv, id), Env: []string{"PATH=/usr/bin:/bin"}, Dir: dir, PidFile: pidFile, LogPath: n.logPath(id), Stdio: true,
-		Terminal: spec.Process.Terminal, Cgroups: sys.CgroupDirs(n.cgroup(id)),
+		Terminal: spec.Process.Terminal, Cgroups: cgroup.Dirs(n.cgroup(id)),
 	}
 }
 

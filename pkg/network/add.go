@@ -10,7 +10,8 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"github.com/vishvananda/netlink"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
+	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
 // Add brings the loopback up and attaches the pod to the present network. When a plugin fails, what others did before it
@@ -62,7 +63,7 @@ func (s *Service) Add(ctx context.Context, a Attachment) (Result, error) {
 	return Result{}, err
 }
 
-func (s *Service) add(ctx context.Context, lock *sys.RunLock, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) (Result, error) {
+func (s *Service) add(ctx context.Context, lock *program.Lock, list *libcni.NetworkConfigList, rt *libcni.RuntimeConf) (Result, error) {
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
 	note := func(soFar []byte) { s.noteResult(rt.ContainerID, soFar) }
@@ -75,7 +76,7 @@ func (s *Service) add(ctx context.Context, lock *sys.RunLock, list *libcni.Netwo
 
 // loopbackUp is all that the loopback plugin would do, without running one. The kernel gives lo its addresses itself.
 func loopbackUp(path string) error {
-	err := sys.InNetNS(path, func() error {
+	err := netns.In(path, func() error {
 		lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: 1}} // lo is always the first
 		return netlink.LinkSetUp(lo)
 	})

@@ -20,7 +20,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 func TestAddDelWithRealPlugins(t *testing.T) {
@@ -34,7 +34,7 @@ func TestAddDelWithRealPlugins(t *testing.T) {
 	if len(res.IPs) != 1 || !strings.HasPrefix(res.IPs[0], "10.77.") {
 		t.Fatalf("IPs %v", res.IPs)
 	}
-	must(t, sys.InNetNS(a.NetNS, func() error {
+	must(t, netns.In(a.NetNS, func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
@@ -64,7 +64,7 @@ func TestAddDelWithRealPlugins(t *testing.T) {
 func reachable(t *testing.T, path string, addrs ...string) {
 	t.Helper()
 	var l net.Listener
-	must(t, sys.InNetNS(path, func() (err error) {
+	must(t, netns.In(path, func() (err error) {
 		l, err = net.Listen("tcp4", "0.0.0.0:80")
 		return err
 	}))
@@ -103,7 +103,7 @@ func TestDelWhenConfigurationAndNamespaceAreGone(t *testing.T) {
 	must(t, err)
 	n.write("10-net.conflist", `{"cniVersion":"1.0.0","name":"other","plugins":[`+n.fake("")+`]}`)
 	must(t, os.RemoveAll(n.conf))
-	must(t, sys.RemoveNetNS(a.NetNS))
+	must(t, netns.Remove(a.NetNS))
 	n.restart()
 	must(t, n.Del(t.Context(), a))
 	if got := n.calls("calls"); len(got) != 0 {

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // BenchmarkAttachment measures one pod's ADD and DEL, and what is ours in them.
@@ -35,10 +35,10 @@ func BenchmarkAttachment(b *testing.B) {
 			var ns, add, del time.Duration
 			for i := 0; b.Loop(); i++ {
 				a := network.Attachment{PodID: fmt.Sprintf("p%d", i), NetNS: filepath.Join(opts.CacheDir, fmt.Sprintf("cri-%d", i))}
-				ns += took(b, func() error { return sys.NewNetNS(a.NetNS) })
+				ns += took(b, func() error { return netns.New(a.NetNS) })
 				add += took(b, func() error { _, err := s.Add(b.Context(), a); return err })
 				del += took(b, func() error { return s.Del(b.Context(), a) })
-				ns += took(b, func() error { return sys.RemoveNetNS(a.NetNS) })
+				ns += took(b, func() error { return netns.Remove(a.NetNS) })
 			}
 			per := func(d time.Duration) float64 { return d.Seconds() * 1e3 / float64(b.N) }
 			b.ReportMetric(per(add), "add-ms")

@@ -16,7 +16,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 func withDefault(o *network.Options) {
@@ -156,7 +156,7 @@ func TestMasqueradingOfPackets(t *testing.T) {
 	n := newNode(t, withDefault, func(o *network.Options) { o.Default.Subnets = []string{"10.66.0.0/16", "fd66::/64"} })
 	t.Cleanup(func() { must(t, n.RemoveDefaultNetwork(t.Context())) })
 	outside := n.ns + "/cri-outside"
-	must(t, sys.NewNetNS(outside))
+	must(t, netns.New(outside))
 	wire(t, outside, "198.51.100.1/24", "198.51.100.2/24", "fd51::1/64", "fd51::2/64")
 	a, b := n.pod("a"), n.pod("b")
 	_, err := n.Add(t.Context(), a)
@@ -207,14 +207,14 @@ func wire(t *testing.T, path string, addrs ...string) {
 		return netlink.LinkSetUp(link)
 	}
 	must(t, set("uplink-w", 0))
-	must(t, sys.InNetNS(path, func() error { return set("uplink-x", 1) }))
+	must(t, netns.In(path, func() error { return set("uplink-x", 1) }))
 }
 
 // seenFrom connects from one namespace to another and returns the address that the other saw.
 func seenFrom(t *testing.T, from, to, addr string) string {
 	t.Helper()
 	var l net.Listener
-	must(t, sys.InNetNS(to, func() (err error) {
+	must(t, netns.In(to, func() (err error) {
 		l, err = net.Listen("tcp", net.JoinHostPort(addr, "0"))
 		return err
 	}))
@@ -232,7 +232,7 @@ func seenFrom(t *testing.T, from, to, addr string) string {
 	}()
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	c, err := sys.DialInNetNS(ctx, from, "tcp", l.Addr().String())
+	c, err := netns.Dial(ctx, from, "tcp", l.Addr().String())
 	if err != nil {
 		t.Errorf("reach %s: %v", addr, err)
 		return ""

@@ -12,7 +12,8 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
+	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
 // Del detaches the pod with the configuration that it was attached with, whatever the directory says now and whether or
@@ -35,7 +36,7 @@ func (s *Service) DelLost(ctx context.Context, a Attachment) error {
 		return err
 	}
 	defer lock.Release()
-	if _, err := s.readRecord(a.PodID); errdefs.IsNotFound(err) && sys.IsNS(a.NetNS) {
+	if _, err := s.readRecord(a.PodID); errdefs.IsNotFound(err) && netns.Is(a.NetNS) {
 		// portmap removes all that carries the pod's id, whatever the mappings were, but nothing where there were none.
 		a.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 1, HostPort: 1}}
 		if err := s.delUnrecorded(ctx, lock, a); err != nil {
@@ -47,7 +48,7 @@ func (s *Service) DelLost(ctx context.Context, a Attachment) error {
 
 // lock waits until nobody works on the pod's attachment. A plugin that was left running by this process or the one
 // before has the time limit to end. ErrInvalidArgument for an id that is none.
-func (s *Service) lock(ctx context.Context, id string) (*sys.RunLock, error) {
+func (s *Service) lock(ctx context.Context, id string) (*program.Lock, error) {
 	if err := utils.ValidateContainerID(id); err != nil {
 		return nil, fmt.Errorf("pod id %q: %w: %w", id, err, errdefs.ErrInvalidArgument)
 	}
@@ -59,7 +60,7 @@ func (s *Service) lock(ctx context.Context, id string) (*sys.RunLock, error) {
 }
 
 // detach is Del with the lock held.
-func (s *Service) detach(ctx context.Context, lock *sys.RunLock, a Attachment) error {
+func (s *Service) detach(ctx context.Context, lock *program.Lock, a Attachment) error {
 	rec, err := s.readRecord(a.PodID)
 	switch {
 	case err == nil:
@@ -82,14 +83,14 @@ func (s *Service) detach(ctx context.Context, lock *sys.RunLock, a Attachment) e
 }
 
 // del runs the plugins, and then looks for what they left.
-func (s *Service) del(ctx context.Context, lock *sys.RunLock, rec record) error {
+func (s *Service) del(ctx context.Context, lock *program.Lock, rec record) error {
 	list, rt, err := rec.conf()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := s.deadline(ctx)
 	defer cancel()
-	if !sys.IsNS(rt.NetNS) {
+	if !netns.Is(rt.NetNS) {
 		rt.NetNS = "" // by the CNI specification: the namespace is gone, free what is outside of it
 	}
 	plugins := s.cni(pluginExec{lock: lock, soFar: s.notedResult(rt.ContainerID)})
@@ -109,7 +110,7 @@ func (s *Service) del(ctx context.Context, lock *sys.RunLock, rec record) error 
 
 // delUnrecorded is for a record that a power failure tore: libcni's cache knows the attachment if ADD had finished,
 // else the present configuration is the best guess.
-func (s *Service) delUnrecorded(ctx context.Context, lock *sys.RunLock, a Attachment) error {
+func (s *Service) delUnrecorded(ctx context.Context, lock *program.Lock, a Attachment) error {
 	cached, err := s.cni(pluginExec{}).GetCachedAttachments(a.PodID)
 	if err != nil {
 		return fmt.Errorf("read attachment cache: %w", err)

@@ -21,7 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // node is a service with directories of its own.
@@ -53,10 +53,10 @@ func newNode(t *testing.T, change ...func(*network.Options)) *node {
 		if pid, alive := n.pluginsChild(); alive { // of a plugin that died with its daemon, or is about to
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
-		left, err := sys.ListNetNS(n.ns + "/")
+		left, err := netns.List(n.ns + "/")
 		must(t, err)
 		for _, p := range left {
-			must(t, sys.RemoveNetNS(p))
+			must(t, netns.Remove(p))
 		}
 	})
 	return n
@@ -73,7 +73,7 @@ func (n *node) restart() {
 func (n *node) pod(id string) network.Attachment {
 	n.t.Helper()
 	path := filepath.Join(n.ns, "cri-"+id)
-	must(n.t, sys.NewNetNS(path))
+	must(n.t, netns.New(path))
 	return network.Attachment{PodID: id, Namespace: "default", Name: "web-" + id, UID: "uid-" + id, NetNS: path}
 }
 

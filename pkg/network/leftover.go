@@ -14,7 +14,7 @@ import (
 
 	"github.com/google/nftables"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
 // Rules of a pod stay in the packet filter when the plugin that made them was cut off, when a DEL was, and when it finds
@@ -24,7 +24,7 @@ import (
 
 // removeLeftRules removes what is left of one pod in the packet filter, and tells whether there was anything. It is
 // idempotent, and runs no program where there is nothing, unless the kernel's old tables are in use.
-func (s *Service) removeLeftRules(ctx context.Context, lock *sys.RunLock, network, id string) (found bool, err error) {
+func (s *Service) removeLeftRules(ctx context.Context, lock *program.Lock, network, id string) (found bool, err error) {
 	found, err = removeLeftNFTables(network, id)
 	chain := masqueradeChain(network, id)
 	for _, f := range []struct {
@@ -74,8 +74,8 @@ func hash(text string) string {
 
 // removeMasqueradeChain removes the chain and the jumps to it in one transaction, with the program that the plugins use:
 // it knows whether the rules are in the kernel's old tables or in nftables.
-func removeMasqueradeChain(ctx context.Context, lock *sys.RunLock, tool, chain string) (found bool, err error) {
-	if _, err := sys.FindProgram(tool); err != nil {
+func removeMasqueradeChain(ctx context.Context, lock *program.Lock, tool, chain string) (found bool, err error) {
+	if _, err := program.Find(tool); err != nil {
 		return false, nil // the plugins could not make a chain either
 	}
 	if there, err := chainRules(ctx, lock, tool, chain); err != nil || there == nil {
@@ -97,7 +97,7 @@ func removeMasqueradeChain(ctx context.Context, lock *sys.RunLock, tool, chain s
 }
 
 // chainRules lists a chain of the nat table, its own declaration first; nil when there is no such chain.
-func chainRules(ctx context.Context, lock *sys.RunLock, tool, chain string) ([]string, error) {
+func chainRules(ctx context.Context, lock *program.Lock, tool, chain string) ([]string, error) {
 	out, err := filter(ctx, lock, "", tool, "--wait", "30", "--table", "nat", "--list-rules", chain)
 	if errors.Is(err, errNoSuchRule) {
 		return nil, nil
@@ -108,12 +108,12 @@ func chainRules(ctx context.Context, lock *sys.RunLock, tool, chain string) ([]s
 // errNoSuchRule is an iptables that has no such chain (1), or no such table in the kernel (3).
 var errNoSuchRule = errors.New("no such chain")
 
-func filter(ctx context.Context, lock *sys.RunLock, stdin, tool string, args ...string) (string, error) {
-	path, err := sys.FindProgram(tool)
+func filter(ctx context.Context, lock *program.Lock, stdin, tool string, args ...string) (string, error) {
+	path, err := program.Find(tool)
 	if err != nil {
 		return "", err
 	}
-	out, err := sys.Capture{Path: path, Args: args, Stdin: []byte(stdin), Lock: lock}.Run(ctx)
+	out, err := program.Command{Path: path, Args: args, Stdin: []byte(stdin), Lock: lock}.Run(ctx)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", tool, err)
 	}

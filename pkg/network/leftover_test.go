@@ -17,7 +17,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // filters are the ways to the packet filter that the bridge plugin knows: the word in its configuration and the iptables
@@ -72,14 +72,14 @@ func (n *node) masqueradingConf(backend, more, plugins string) string {
 func TestNoRuleIsLeft(t *testing.T) {
 	needPlugins(t)
 	inside := func(do func() error) func(*node, network.Attachment) error {
-		return func(_ *node, a network.Attachment) error { return sys.InNetNS(a.NetNS, do) }
+		return func(_ *node, a network.Attachment) error { return netns.In(a.NetNS, do) }
 	}
 	before := []struct {
 		name string
 		do   func(*node, network.Attachment) error
 	}{
 		{"nothing", func(*node, network.Attachment) error { return nil }},
-		{"namespace gone", func(_ *node, a network.Attachment) error { return sys.RemoveNetNS(a.NetNS) }},
+		{"namespace gone", func(_ *node, a network.Attachment) error { return netns.Remove(a.NetNS) }},
 		{"interface gone", inside(func() error {
 			l, err := netlink.LinkByName("eth0")
 			if err != nil {

@@ -17,7 +17,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
 // pluginExec runs plugins for libcni. It is here because libcni's own kills only the plugin itself, and then waits for
@@ -25,7 +25,7 @@ import (
 type pluginExec struct {
 	version.PluginDecoder
 	log   *slog.Logger
-	lock  *sys.RunLock       // of the attachment; nil for what works on none, and dies with this process
+	lock  *program.Lock      // of the attachment; nil for what works on none, and dies with this process
 	note  func(soFar []byte) // called with the result of the plugins before, for each plugin of an ADD but the first
 	soFar []byte             // the result for plugins of a DEL that libcni has none for
 }
@@ -46,7 +46,7 @@ func (p *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", stage, err)
 	}
-	out, err := p.start(ctx, sys.Capture{Path: path, Env: env, Stdin: stdin, Lock: p.lock})
+	out, err := p.start(ctx, program.Command{Path: path, Env: env, Stdin: stdin, Lock: p.lock})
 	took := time.Since(start).Round(time.Millisecond)
 	if len(out.Stderr) > 0 {
 		p.log.Debug("cni plugin said", "plugin", stage, "stderr", string(out.Stderr))
@@ -84,10 +84,10 @@ func (p *pluginExec) previous(command string, stdin []byte) ([]byte, error) {
 	return stdin, nil
 }
 
-func (p *pluginExec) start(ctx context.Context, c sys.Capture) (sys.Captured, error) {
+func (p *pluginExec) start(ctx context.Context, c program.Command) (program.Result, error) {
 	for try := 1; ; try++ {
 		out, err := c.Run(ctx)
-		if !sys.IsTextBusy(err) || try == busyTries {
+		if !program.IsTextBusy(err) || try == busyTries {
 			return out, err
 		}
 		select { // the kernel has no event for the last writer's close
@@ -108,7 +108,7 @@ func (p *pluginExec) FindInPath(plugin string, paths []string) (string, error) {
 }
 
 // pluginError is the plugin's own JSON error where it wrote one, else what else is known.
-func pluginError(stage string, out sys.Captured) error {
+func pluginError(stage string, out program.Result) error {
 	var e types.Error
 	if err := json.Unmarshal(out.Stdout, &e); err == nil && (e.Msg != "" || e.Code != 0) {
 		switch e.Code {

@@ -30,7 +30,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
 // ifName is the pod's interface; the kubelet and all of its users count on this name.
@@ -53,7 +53,7 @@ type Options struct {
 type Service struct {
 	o     Options
 	log   *slog.Logger
-	locks *sys.RunLocks // one for each attachment, by the pod's id
+	locks *program.Locks // one for each attachment, by the pod's id
 	conf  atomic.Pointer[conf]
 
 	loadMu sync.Mutex // guards loading the configuration
@@ -86,7 +86,7 @@ func New(o Options) (*Service, error) {
 		o.LockDir = filepath.Join(o.CacheDir, "locks")
 	}
 	o.Default = o.Default.withDefaults()
-	s := &Service{o: o, log: o.Log, locks: sys.NewRunLocks(o.LockDir), mine: map[string]struct{}{}}
+	s := &Service{o: o, log: o.Log, locks: program.NewLocks(o.LockDir), mine: map[string]struct{}{}}
 	if err := s.loadPodCIDRs(); err != nil {
 		return nil, err
 	}

@@ -11,8 +11,9 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/nri/pkg/api"
-	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // adjustment is one container's, being made in its spec.
@@ -197,7 +198,7 @@ func (a *adjustment) process() error {
 // that is the container's alone. Everything in a container's cgroup is killed at its end.
 func (a *adjustment) moveCgroup(to string) error {
 	own := a.spec.Linux.CgroupsPath
-	if strings.Count(to, ":") == 2 != (strings.Count(own, ":") == 2) || !sys.CgroupIsOf(to, a.after.GetId()) {
+	if strings.Count(to, ":") == 2 != (strings.Count(own, ":") == 2) || !cgroup.IsOf(to, a.after.GetId()) {
 		return fmt.Errorf("cgroups path %q is not of the form of %q, with the container's id in its last element: %w", to, own, errdefs.ErrInvalidArgument)
 	}
 	a.spec.Linux.CgroupsPath = to

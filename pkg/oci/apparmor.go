@@ -15,7 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
 // DefaultAppArmor is the name of the profile that RuntimeDefault means.
@@ -36,7 +36,7 @@ func LoadAppArmor(ctx context.Context) error {
 func loadAppArmor(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, parserLimit)
 	defer cancel()
-	parser, err := sys.FindProgram("apparmor_parser")
+	parser, err := program.Find("apparmor_parser")
 	if err != nil {
 		return err
 	}
@@ -45,7 +45,7 @@ func loadAppArmor(ctx context.Context) error {
 		return err
 	}
 	// Without its cache (-K), which may be on a disk that cannot be written.
-	out, err := sys.Capture{Path: parser, Args: []string{"-Kr"}, Env: os.Environ(), Stdin: []byte(text)}.Run(ctx)
+	out, err := program.Command{Path: parser, Args: []string{"-Kr"}, Env: os.Environ(), Stdin: []byte(text)}.Run(ctx)
 	if err == nil && out.Code != 0 {
 		err = fmt.Errorf("%s: exit code %d: %s", parser, out.Code, strings.Join(strings.Fields(string(out.Stderr)), " "))
 	}

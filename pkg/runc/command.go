@@ -17,9 +17,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
+
+	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
 // commandTimeout bounds the short commands. They take milliseconds; one that
@@ -41,7 +42,7 @@ func (s *Service) Delete(ctx context.Context, handler, id string) error {
 	if !h.keeps(id) {
 		return nil
 	}
-	_, err = s.command(ctx, h, id, sys.Capture{Lock: lock}, "delete", id)
+	_, err = s.command(ctx, h, id, program.Command{Lock: lock}, "delete", id)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -77,14 +78,14 @@ func (s *Service) Update(ctx context.Context, handler, id string, r *specs.Linux
 		return err
 	}
 	defer lock.Release()
-	_, err = s.command(ctx, h, id, sys.Capture{Lock: lock, Stdin: data}, "update", "--resources", "-", id)
+	_, err = s.command(ctx, h, id, program.Command{Lock: lock, Stdin: data}, "update", "--resources", "-", id)
 	return err
 }
 
 // lock waits until no command works on the container, also one that an earlier
 // daemon began: half of an update, or a delete without the hooks that follow
 // it, is worse than a late one.
-func (s *Service) lock(ctx context.Context, id string) (*sys.RunLock, error) {
+func (s *Service) lock(ctx context.Context, id string) (*program.Lock, error) {
 	lock, err := s.locks.Take(ctx, id, commandTimeout)
 	if err != nil {
 		return nil, fmt.Errorf("wait for the runtime's command on %.12s: %w", id, err)
@@ -100,7 +101,7 @@ func (s *Service) Features(ctx context.Context, handler string) (*features.Featu
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.command(ctx, h, "", sys.Capture{}, "features")
+	out, err := s.command(ctx, h, "", program.Command{}, "features")
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotImplemented)
 	}
@@ -124,7 +125,7 @@ func (s *Service) Check() error {
 }
 
 // command runs one short runtime command to its end and returns its output.
-func (s *Service) command(ctx context.Context, h Handler, id string, c sys.Capture, args ...string) ([]byte, error) {
+func (s *Service) command(ctx context.Context, h Handler, id string, c program.Command, args ...string) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, commandTimeout,
 		fmt.Errorf("no answer for %s: %w", commandTimeout, context.DeadlineExceeded))
 	defer cancel()

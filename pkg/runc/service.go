@@ -23,8 +23,10 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/cri-shim/cri-shim/pkg/monitor"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
+	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
 // Handler is one RuntimeClass handler: a runtime binary and where it keeps state.
@@ -55,13 +57,13 @@ type Service struct {
 	bundles  string
 	monitor  *monitor.Client
 	log      *slog.Logger
-	cgroups  *sys.CgroupLock
-	locks    *sys.RunLocks // by container id
+	cgroups  *cgroup.MoveLock
+	locks    *program.Locks // by container id
 }
 
 // New checks the handlers and makes the service.
 func New(o Options) (*Service, error) {
-	s := &Service{handlers: map[string]Handler{}, fallback: o.Default, bundles: o.Bundles, monitor: o.Monitor, log: o.Log, cgroups: sys.NewCgroupLock(), locks: sys.NewRunLocks(o.Locks)}
+	s := &Service{handlers: map[string]Handler{}, fallback: o.Default, bundles: o.Bundles, monitor: o.Monitor, log: o.Log, cgroups: cgroup.NewMoveLock(), locks: program.NewLocks(o.Locks)}
 	for _, h := range o.Handlers {
 		if !filepath.IsAbs(h.Path) || !filepath.IsAbs(h.Root) {
 			return nil, fmt.Errorf("runtime handler %q: path %q and root %q must be absolute: %w", h.Name, h.Path, h.Root, errdefs.ErrInvalidArgument)

@@ -9,15 +9,17 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
-	"github.com/opencontainers/runtime-spec/specs-go"
-	"golang.org/x/sync/errgroup"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // NewPod is a request for a pod.
@@ -132,9 +134,9 @@ func (s *Service) makeNamespaces(p state.Pod) error {
 	}
 	uids, gids := oci.IDMappings(p.Config)
 	if len(uids) == 0 {
-		return sys.NewNetNS(p.NetNS)
+		return netns.New(p.NetNS)
 	}
-	return sys.NewUserNetNS(s.Layout.UserNS(p.ID), p.NetNS, idMaps(uids), idMaps(gids))
+	return netns.NewWithUser(s.Layout.UserNS(p.ID), p.NetNS, idMaps(uids), idMaps(gids))
 }
 
 // networkAndPause runs CNI ADD and pause side by side: both need only the
@@ -195,7 +197,7 @@ func (s *Service) runPause(ctx context.Context, p state.Pod, spec *specs.Spec) (
 		return 0, err
 	}
 	launched, err := s.Runtime.Launch(ctx, runc.Launch{
-		Handler: p.Handler, ID: string(p.ID), Cgroups: sys.CgroupDirs(p.Cgroup),
+		Handler: p.Handler, ID: string(p.ID), Cgroups: cgroup.Dirs(p.Cgroup),
 	})
 	if err != nil {
 		return 0, fmt.Errorf("run pause: %w", err)
@@ -245,10 +247,10 @@ func (s *Service) cgroupParent(id state.PodID, c *cri.PodSandboxConfig) string {
 	return "/cri-" + string(id)
 }
 
-func idMaps(maps []specs.LinuxIDMapping) []sys.IDMap {
-	var out []sys.IDMap
+func idMaps(maps []specs.LinuxIDMapping) []netns.IDMap {
+	var out []netns.IDMap
 	for _, m := range maps {
-		out = append(out, sys.IDMap{HostID: m.HostID, ContainerID: m.ContainerID, Size: m.Size})
+		out = append(out, netns.IDMap{HostID: m.HostID, ContainerID: m.ContainerID, Size: m.Size})
 	}
 	return out
 }

@@ -28,7 +28,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/hostpath"
 )
 
 // Options are what the service works with.
@@ -51,7 +51,7 @@ type Options struct {
 // Service runs pods.
 type Service struct {
 	Options
-	paths sys.HostPaths
+	paths hostpath.Paths
 }
 
 // New makes the service.

@@ -8,11 +8,15 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
-	"golang.org/x/sync/errgroup"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // Stop ends the pod's processes and gives its addresses back. Files and
@@ -64,7 +68,7 @@ func (s *Service) teardown(ctx context.Context, id state.PodID) error {
 		state.Step{Name: "forget pause", Do: func(ctx context.Context) error { return s.Monitor.Forget(ctx, string(id)) }},
 		state.Step{Name: "drop bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(string(id)) }},
 		state.Step{Name: "unmount shared memory", Do: func(context.Context) error { return sys.Unmount(s.Layout.PodShm(id)) }},
-		state.Step{Name: "remove pod files", Do: func(ctx context.Context) error { return sys.RemoveTree(ctx, s.Layout.PodFiles(id)) }},
+		state.Step{Name: "remove pod files", Do: func(ctx context.Context) error { return tree.Remove(ctx, s.Layout.PodFiles(id)) }},
 		state.Step{Name: "remove pod cgroup", Do: func(ctx context.Context) error { return s.removePodCgroup(ctx, id) }},
 		state.Step{Name: "tell plugins", Do: func(ctx context.Context) error { s.tellRemoved(ctx, id); return nil }},
 		state.Step{Name: "drop record", Do: func(context.Context) error { return s.Store.DropPod(id) }},
@@ -124,14 +128,14 @@ func (s *Service) haltContainers(ctx context.Context, id state.PodID) error {
 
 // haltPause ends pause, which holds the namespaces.
 func (s *Service) haltPause(ctx context.Context, p state.Pod) error {
-	sys.ThawCgroups(ctx, sys.CgroupDirs(p.Cgroup))
+	cgroup.Thaw(ctx, cgroup.Dirs(p.Cgroup))
 	if err := s.Monitor.Kill(ctx, string(p.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill pause: %w", err)
 	}
 	if err := state.Point(ctx, "pause is killed"); err != nil {
 		return err
 	}
-	if err := sys.EndCgroup(ctx, p.Cgroup); err != nil {
+	if err := cgroup.End(ctx, p.Cgroup); err != nil {
 		return err
 	}
 	return s.Runtime.Delete(ctx, p.Handler, string(p.ID))
@@ -150,11 +154,11 @@ func (s *Service) releaseNetwork(ctx context.Context, p state.Pod) error {
 		if err := state.Point(ctx, "network is released"); err != nil {
 			return err
 		}
-		if err := sys.RemoveNetNS(p.NetNS); err != nil {
+		if err := netns.Remove(p.NetNS); err != nil {
 			return err
 		}
 	}
-	return sys.RemoveNetNS(s.Layout.UserNS(p.ID))
+	return netns.Remove(s.Layout.UserNS(p.ID))
 }
 
 // tellRemoved tells plugins that a pod is gone and frees its SELinux level. A
@@ -175,7 +179,7 @@ func (s *Service) removePodCgroup(ctx context.Context, id state.PodID) error {
 	if err == nil && p.Config.GetLinux().GetCgroupParent() != "" {
 		return nil
 	}
-	return sys.RemoveCgroup(ctx, s.cgroupParent(id, nil)) // empty, so nothing, under systemd
+	return cgroup.Remove(ctx, s.cgroupParent(id, nil)) // empty, so nothing, under systemd
 }
 
 // Died handles the end of a pause process nobody asked for: the pod is

@@ -10,7 +10,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // sweep tears down what carries our names and has no record: ids the monitor
@@ -86,7 +86,7 @@ func (s *Service) removeOrphans(ctx context.Context, ids map[string]bool) error 
 // sweepNetNS removes pinned namespaces of pods that are no more. Their
 // addresses are given back by CollectNetwork.
 func (s *Service) sweepNetNS(ctx context.Context) error {
-	pinned, err := sys.ListNetNS(s.Layout.NetNSTag())
+	pinned, err := netns.List(s.Layout.NetNSTag())
 	if err != nil {
 		return err
 	}
@@ -99,7 +99,7 @@ func (s *Service) sweepNetNS(ctx context.Context) error {
 			continue
 		}
 		s.Log.Warn("orphaned network namespace removed", "netns", path)
-		if err := sys.RemoveNetNS(path); err != nil {
+		if err := netns.Remove(path); err != nil {
 			return err
 		}
 	}

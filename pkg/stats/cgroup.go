@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // usage is what one cgroup used; nil for what can't be known.
@@ -72,14 +73,14 @@ func (s *Service) containerDirs(c Container) dirs {
 	if c.Cgroup == "" {
 		return dirs{}
 	}
-	return s.dirs(sys.CgroupPath(c.Cgroup))
+	return s.dirs(cgroup.Path(c.Cgroup))
 }
 
 func (s *Service) podDirs(p Pod) dirs {
 	if p.CgroupParent == "" {
 		return dirs{}
 	}
-	return s.dirs(sys.CgroupParentPath(p.CgroupParent))
+	return s.dirs(cgroup.ParentPath(p.CgroupParent))
 }
 
 func (s *Service) dirs(path string) dirs {

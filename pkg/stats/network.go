@@ -10,7 +10,7 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // defaultInterface is the one CNI is told to make.
@@ -35,7 +35,7 @@ func (s *Service) interfaces(r *reader, p Pod) []nic {
 		}
 	}
 	var nics []nic
-	err := sys.InNetNS(p.NetNS, func() error {
+	err := netns.In(p.NetNS, func() error {
 		nics = parseInterfaces(r.file("/proc/thread-self/net", "dev"))
 		return nil
 	})

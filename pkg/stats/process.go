@@ -10,6 +10,7 @@ import (
 	"strconv"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
 // processes is what only a walk through a container's processes tells; for metrics.
@@ -27,7 +28,7 @@ func (s *Service) processes(ctx context.Context, r *reader, d dirs, pid int) *pr
 		dir = d.v1("pids")
 	}
 	var p processes
-	_ = sys.CgroupProcs(ctx, dir, func(pid int) { // with an error, what was counted until then
+	_ = cgroup.Procs(ctx, dir, func(pid int) { // with an error, what was counted until then
 		p.count++
 		if fds, sockets, err := sys.OpenFiles(pid); err == nil { // else it has ended since
 			p.fds += fds

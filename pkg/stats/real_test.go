@@ -18,7 +18,8 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/cri-shim/cri-shim/pkg/stats"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // realCgroup makes a cgroup on the machine, whatever versions it has, and puts a process into it.
@@ -32,7 +33,7 @@ func realCgroup(t testing.TB, name string, pid int) (v2 bool) {
 			_ = os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+"+c), 0o600)
 		}
 	}
-	for _, dir := range sys.CgroupDirs("/" + name) {
+	for _, dir := range cgroup.Dirs("/" + name) {
 		if strings.HasSuffix(filepath.Dir(dir), "cpuset") {
 			continue // wants its CPUs set first
 		}
@@ -62,10 +63,10 @@ func TestRealContainer(t *testing.T) {
 	}
 	dir := t.TempDir()
 	pinned := dir + "/cri-netns"
-	must(t, sys.NewNetNS(pinned))
-	t.Cleanup(func() { must(t, sys.RemoveNetNS(pinned)) })
+	must(t, netns.New(pinned))
+	t.Cleanup(func() { must(t, netns.Remove(pinned)) })
 	var child *exec.Cmd
-	must(t, sys.InNetNS(pinned, func() error {
+	must(t, netns.In(pinned, func() error {
 		eth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "far"}
 		lo := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: "lo", Index: 1}}
 		addr, err := netlink.ParseAddr("10.1.1.1/24")
@@ -210,10 +211,10 @@ func BenchmarkPods(b *testing.B) {
 		b.Skip("cgroups need root")
 	}
 	pinned := b.TempDir() + "/cri-netns"
-	if err := sys.NewNetNS(pinned); err != nil {
+	if err := netns.New(pinned); err != nil {
 		b.Fatal(err)
 	}
-	defer func() { _ = sys.RemoveNetNS(pinned) }()
+	defer func() { _ = netns.Remove(pinned) }()
 	child := exec.Command("sleep", "600")
 	child.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
 	if err := child.Start(); err != nil {

@@ -10,8 +10,9 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // dialLimit is for a listener with a full backlog: loopback answers at once or
@@ -83,7 +84,7 @@ func (s *Service) dial(ctx context.Context, pod state.PodID, port int32) (net.Co
 	open := new(net.Dialer).DialContext
 	if pinned != "" {
 		open = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return sys.DialInNetNS(ctx, pinned, network, addr)
+			return netns.Dial(ctx, pinned, network, addr)
 		}
 	}
 	conn, err4 := open(ctx, "tcp", fmt.Sprintf("127.0.0.1:%d", port))

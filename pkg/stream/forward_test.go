@@ -33,7 +33,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/stream"
-	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // podNetwork makes a network namespace with nothing but loopback.
@@ -43,11 +43,11 @@ func podNetwork(t *testing.T) string {
 		t.Skip("making a network namespace needs root")
 	}
 	path := filepath.Join("/var/run/netns", fmt.Sprintf("cri-stream-%d", time.Now().UnixNano()))
-	if err := sys.NewNetNS(path); err != nil {
+	if err := netns.New(path); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { sys.RemoveNetNS(path) })
-	err := sys.InNetNS(path, func() error {
+	t.Cleanup(func() { netns.Remove(path) })
+	err := netns.In(path, func() error {
 		lo, err := netlink.LinkByName("lo")
 		if err != nil {
 			return err
@@ -73,7 +73,7 @@ func listen(t *testing.T, pinned, addr string, serve func(*net.TCPConn)) int {
 	if pinned == "" {
 		err = open()
 	} else {
-		err = sys.InNetNS(pinned, open)
+		err = netns.In(pinned, open)
 	}
 	if err != nil {
 		t.Fatal(err)

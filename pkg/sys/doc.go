@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sys is the door to the kernel: mounts, namespaces, pidfds, cgroups,
-// pipes, capabilities and what /proc and /sys tell about this machine.
+// Package sys is the door to the kernel: mounts, pidfds, locks, pipes, devices,
+// capabilities and what /proc and /sys tell about this machine.
 //
 // Each file is one topic and each function one idea of it. What makes something
 // is idempotent, what removes something does not mind that it is gone, and an
@@ -9,5 +9,7 @@
 // in the comments.
 //
 // The package knows nothing of pods, containers or runtimes, keeps no state and
-// starts no goroutine that outlives a call.
+// starts no goroutine that outlives a call. Its larger topics are packages below
+// it: cgroup, tree (directories that others made), program (programs of others),
+// hostpath and netns.
 package sys

@@ -15,7 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const cgroupRoot = "/sys/fs/cgroup"
+// CgroupRoot is where the hierarchies of cgroups are mounted.
+const CgroupRoot = "/sys/fs/cgroup"
 
 // Facts is what the machine allows, read once at start. It is a plain value, so that everything derived from it can be
 // tested on any machine.
@@ -39,7 +40,7 @@ type Facts struct {
 func ReadFacts() (Facts, error) {
 	f := Facts{Seccomp: SeccompEnabled(), AppArmor: AppArmorEnabled(), SELinux: SELinuxEnabled(), CPUs: runtime.NumCPU()}
 	var st unix.Statfs_t
-	if err := unix.Statfs(cgroupRoot, &st); err != nil {
+	if err := unix.Statfs(CgroupRoot, &st); err != nil {
 		return Facts{}, fmt.Errorf("read cgroup version: %w", err)
 	}
 	f.CgroupV2 = st.Type == unix.CGROUP2_SUPER_MAGIC
@@ -126,10 +127,10 @@ func rlimitMax(privileged bool) (map[string]uint64, error) {
 // files, so the first child that has memory.max decides. Without any, the kernel's default (on) is assumed.
 func swapAccounting(v2 bool) bool {
 	if !v2 {
-		_, err := os.Stat(filepath.Join(cgroupRoot, "memory/memory.memsw.limit_in_bytes"))
+		_, err := os.Stat(filepath.Join(CgroupRoot, "memory/memory.memsw.limit_in_bytes"))
 		return err == nil
 	}
-	limited, err := filepath.Glob(filepath.Join(cgroupRoot, "*/memory.max"))
+	limited, err := filepath.Glob(filepath.Join(CgroupRoot, "*/memory.max"))
 	if err != nil || len(limited) == 0 {
 		return true
 	}
@@ -162,10 +163,10 @@ func hugepageSizes(v2 bool) ([]string, error) {
 
 func hasHugetlb(v2 bool) bool {
 	if !v2 {
-		_, err := os.Stat(filepath.Join(cgroupRoot, "hugetlb"))
+		_, err := os.Stat(filepath.Join(CgroupRoot, "hugetlb"))
 		return err == nil
 	}
-	raw, err := os.ReadFile(filepath.Join(cgroupRoot, "cgroup.controllers"))
+	raw, err := os.ReadFile(filepath.Join(CgroupRoot, "cgroup.controllers"))
 	return err == nil && slices.Contains(strings.Fields(string(raw)), "hugetlb")
 }
 

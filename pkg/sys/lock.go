@@ -28,7 +28,7 @@ func LockFile(path string) (*os.File, error) { return lockFile(path, takeLock) }
 
 // AwaitLock is LockFile for who waits, until ctx ends, for a holder that lives. ErrLocked when it still has it then.
 func AwaitLock(ctx context.Context, path string) (*os.File, error) {
-	return lockFile(path, func(f *os.File) error { return awaitLock(ctx, f) })
+	return lockFile(path, func(f *os.File) error { return AwaitFlock(ctx, f) })
 }
 
 func lockFile(path string, take func(*os.File) error) (*os.File, error) {
@@ -60,7 +60,8 @@ func takeLock(f *os.File) error {
 	return whenFree(f, time.After(lockPatience))
 }
 
-func awaitLock(ctx context.Context, f *os.File) error {
+// AwaitFlock takes an exclusive lock on an open file, as AwaitLock does, and writes nothing into it.
+func AwaitFlock(ctx context.Context, f *os.File) error {
 	over := make(chan time.Time)
 	defer context.AfterFunc(ctx, func() { close(over) })()
 	return whenFree(f, over)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
 // TestProtectionIsNotInherited: a plugin of a daemon that the OOM killer spares is like any other process.
@@ -41,7 +42,7 @@ func TestProtectionIsNotInherited(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	// The value changes while the child runs already.
-	out, err := sys.Capture{
+	out, err := program.Command{
 		Path: "/bin/sh", Args: []string{"-c", "until [ \"$v\" = 0 ]; do read v <" + adj + "; done"}, Env: os.Environ(),
 	}.Run(ctx)
 	if err != nil || out.Code != 0 {

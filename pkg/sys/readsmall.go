@@ -12,7 +12,7 @@ import (
 // ReadSmall reads a whole file of the kernel's (/proc, /sys, cgroups) into buf, growing it when it has to, and returns
 // what it read. It makes four system calls where os.ReadFile makes more, which counts for thousands of files.
 func ReadSmall(path string, buf []byte) ([]byte, error) {
-	fd, err := retry(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	fd, err := Retry(func() (int, error) { return unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
@@ -20,9 +20,9 @@ func ReadSmall(path string, buf []byte) ([]byte, error) {
 	return readSmall(fd, path, buf)
 }
 
-// readSmallAt is ReadSmall for a file of an open directory.
-func readSmallAt(dir int, name string, buf []byte) ([]byte, error) {
-	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
+// ReadSmallAt is ReadSmall for a file of an open directory.
+func ReadSmallAt(dir int, name string, buf []byte) ([]byte, error) {
+	fd, err := Retry(func() (int, error) { return unix.Openat(dir, name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -37,7 +37,7 @@ func readSmall(fd int, path string, buf []byte) ([]byte, error) {
 	}
 	have := 0
 	for {
-		n, err := retry(func() (int, error) { return unix.Read(fd, buf[have:]) })
+		n, err := Retry(func() (int, error) { return unix.Read(fd, buf[have:]) })
 		if err != nil {
 			return nil, &os.PathError{Op: "read", Path: path, Err: err}
 		}
@@ -50,20 +50,21 @@ func readSmall(fd int, path string, buf []byte) ([]byte, error) {
 	}
 }
 
-// writeAt writes to a file of the kernel's in an open directory.
-func writeAt(dir int, name, text string) error {
-	fd, err := retry(func() (int, error) { return unix.Openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
+// WriteAt writes to a file of the kernel's in an open directory.
+func WriteAt(dir int, name, text string) error {
+	fd, err := Retry(func() (int, error) { return unix.Openat(dir, name, unix.O_WRONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0) })
 	if err != nil {
 		return &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	defer unix.Close(fd)
-	if _, err := retry(func() (int, error) { return unix.Write(fd, []byte(text)) }); err != nil {
+	if _, err := Retry(func() (int, error) { return unix.Write(fd, []byte(text)) }); err != nil {
 		return &os.PathError{Op: "write", Path: name, Err: err}
 	}
 	return nil
 }
 
-func retry(f func() (int, error)) (int, error) {
+// Retry calls f until no signal interrupts it (EINTR).
+func Retry(f func() (int, error)) (int, error) {
 	for {
 		if n, err := f(); !errors.Is(err, unix.EINTR) {
 			return n, err

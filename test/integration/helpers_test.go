@@ -16,11 +16,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
-	"github.com/cri-shim/cri-shim/test/harness"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
+	"github.com/cri-shim/cri-shim/test/harness"
 )
 
 const (
@@ -164,7 +165,7 @@ func info(t *testing.T, d *harness.Daemon, container string) infoOf {
 // cgroupFile reads a file of a container's cgroup, by its name in v1 or v2.
 func cgroupFile(t *testing.T, path, v1Controller, v1, v2 string) string {
 	t.Helper()
-	path = sys.CgroupPath(path)
+	path = cgroup.Path(path)
 	file := filepath.Join("/sys/fs/cgroup", path, v2)
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
 		file = filepath.Join("/sys/fs/cgroup", v1Controller, path, v1)

@@ -15,11 +15,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
-	"github.com/cri-shim/cri-shim/test/harness"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
+	"github.com/cri-shim/cri-shim/test/harness"
 )
 
 // limits reads what the kernel has of a container's limits.
@@ -200,7 +201,7 @@ func execHasScore(t *testing.T, d *harness.Daemon, id, want string) {
 // commands among them, in order.
 func processesOf(t *testing.T, d *harness.Daemon, id string) (pids []int) {
 	t.Helper()
-	for _, top := range sys.CgroupDirs(info(t, d, id).CgroupsPath) {
+	for _, top := range cgroup.Dirs(info(t, d, id).CgroupsPath) {
 		err := filepath.WalkDir(top, func(dir string, e fs.DirEntry, err error) error {
 			if err != nil || !e.IsDir() {
 				return nil // gone since

@@ -11,11 +11,12 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/pkg/sys"
-	"github.com/cri-shim/cri-shim/test/harness"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
+	"github.com/cri-shim/cri-shim/test/harness"
 )
 
 func stopWithin(t *testing.T, d *harness.Daemon, id string, grace int64) {
@@ -27,7 +28,7 @@ func stopWithin(t *testing.T, d *harness.Daemon, id string, grace int64) {
 
 // cgroupsOf are the directories of a container's cgroup that are there.
 func cgroupsOf(cgroupsPath string) (there []string) {
-	for _, dir := range sys.CgroupDirs(cgroupsPath) {
+	for _, dir := range cgroup.Dirs(cgroupsPath) {
 		if _, err := os.Stat(dir); err == nil {
 			there = append(there, dir)
 		}

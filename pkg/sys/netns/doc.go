@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package netns makes network namespaces, and user namespaces that own them, pins
+// them at paths and runs functions in them.
+//
+// Making and removing may be repeated. A function runs in a namespace on a thread
+// of its own, which comes back or ends: no other goroutine ever runs there.
+//
+// The package configures no network (pkg/network does) and chooses no ids for
+// user namespaces.
+package netns

@@ -1,0 +1,204 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package program
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
+)
+
+// Locks keeps programs that work on the same object apart, also those of a process that died: a lock is held by its
+// owner and by each program that was run with it (Command), until the last of them has ended. The locks are files in one
+// directory that belongs to no other process at the same time.
+//
+// A program has the lock's file as its standard input, because that is the one descriptor that every program has, keeps
+// to its end, and does not give to what it leaves running: shells and daemons give /dev/null to those.
+type Locks struct {
+	dir  string
+	mu   sync.Mutex // guards held
+	held map[string]*turn
+}
+
+// turn is whose turn it is within this process.
+type turn struct {
+	token chan struct{} // holds one while nobody has the lock
+	users int           // who has it and who waits
+}
+
+// NewLocks makes the locks of dir, which is made when it is needed. It should be on a tmpfs: after a restart of the
+// machine no program of before is left.
+func NewLocks(dir string) *Locks { return &Locks{dir: dir, held: map[string]*turn{}} }
+
+// Lock is the right to run programs on one object.
+type Lock struct {
+	locks *Locks
+	name  string
+	path  string
+	file  *os.File
+	left  atomic.Bool // a program was left running: the lock is its now
+}
+
+// Take waits until nobody has the lock called name: another caller for as long as ctx lasts, a program that was left
+// running for limit, after which it is killed with its process group. Errors: the context's cause; the program can't be
+// killed.
+func (l *Locks) Take(ctx context.Context, name string, limit time.Duration) (*Lock, error) {
+	if err := l.enter(ctx, name); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	r := &Lock{locks: l, name: name, path: filepath.Join(l.dir, name)}
+	if err := r.take(ctx, limit); err != nil {
+		l.leave(name)
+		return nil, fmt.Errorf("lock %s: %w", name, err)
+	}
+	return r, nil
+}
+
+func (l *Locks) enter(ctx context.Context, name string) error {
+	l.mu.Lock()
+	t := l.held[name]
+	if t == nil {
+		t = &turn{token: make(chan struct{}, 1)}
+		t.token <- struct{}{}
+		l.held[name] = t
+	}
+	t.users++
+	l.mu.Unlock()
+	select {
+	case <-t.token:
+		return nil
+	case <-ctx.Done():
+		l.forget(name, t)
+		return context.Cause(ctx)
+	}
+}
+
+func (l *Locks) leave(name string) {
+	l.mu.Lock()
+	t := l.held[name]
+	l.mu.Unlock()
+	t.token <- struct{}{}
+	l.forget(name, t)
+}
+
+func (l *Locks) forget(name string, t *turn) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if t.users--; t.users == 0 {
+		delete(l.held, name)
+	}
+}
+
+// take gets hold of the file that has the lock's name. The one that was waited for may have been removed meanwhile.
+func (r *Lock) take(ctx context.Context, limit time.Duration) error {
+	for {
+		f, err := openLock(r.path)
+		if err != nil {
+			return err
+		}
+		if err := takeFrom(ctx, f, limit); err != nil {
+			f.Close()
+			return err
+		}
+		if r.file = f; isAt(f, r.path) {
+			return nil
+		}
+		f.Close()
+	}
+}
+
+func openLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(filepath.Dir(path), 0o700); err == nil {
+			f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+		}
+	}
+	return f, err
+}
+
+// takeFrom locks f. A program that a predecessor began has it for limit at most.
+func takeFrom(ctx context.Context, f *os.File, limit time.Duration) error {
+	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if !errors.Is(err, unix.EWOULDBLOCK) {
+		return err
+	}
+	over, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := sys.AwaitFlock(over, f); err == nil || !errors.Is(err, sys.ErrLocked) {
+		return err
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("a program begun earlier still runs: %w", context.Cause(ctx))
+	}
+	if err := killHolders(f); err != nil {
+		return err
+	}
+	grace, cancel := context.WithTimeout(ctx, killGrace)
+	defer cancel()
+	err = sys.AwaitFlock(grace, f)
+	if errors.Is(err, sys.ErrLocked) {
+		return fmt.Errorf("a program begun earlier has not ended within %s and does not die: %w", limit, sys.ErrLocked)
+	}
+	return err
+}
+
+func isAt(f *os.File, path string) bool {
+	have, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	want, err := os.Stat(path)
+	return err == nil && os.SameFile(have, want)
+}
+
+// input makes data what the next program reads, and returns the descriptor that gives it the lock.
+func (r *Lock) input(data []byte) (*os.File, error) {
+	err := r.file.Truncate(0)
+	if err == nil {
+		_, err = r.file.WriteAt(data, 0)
+	}
+	if err == nil {
+		_, err = r.file.Seek(0, 0)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("write stdin: %w", err)
+	}
+	fd, err := unix.FcntlInt(r.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("duplicate lock: %w", err)
+	}
+	return os.NewFile(uintptr(fd), r.path), nil
+}
+
+// leave hands the lock to the program that runs.
+func (r *Lock) leave() { r.left.Store(true) }
+
+// free tells whether another program may be run with the lock.
+func (r *Lock) free() error {
+	if r.left.Load() {
+		return fmt.Errorf("lock %s: a program begun earlier still runs: %w", r.name, sys.ErrLocked)
+	}
+	return nil
+}
+
+// Release gives the lock up, once. What programs left running in the background has no part in it then, whereas a
+// program that Command left running has it until it ends.
+func (r *Lock) Release() {
+	if !r.left.Load() {
+		_ = os.Remove(r.path)
+		_ = unix.Flock(int(r.file.Fd()), unix.LOCK_UN) // for every process that has the descriptor
+	}
+	r.file.Close()
+	r.locks.leave(r.name)
+}
