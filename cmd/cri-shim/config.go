@@ -199,7 +199,7 @@ func (c Config) validate() error {
 		{c.Image.MaxDownloads < 1, "image.max_downloads: must be at least 1"},
 		{c.Image.ProgressTimeout <= 0, "image.progress_timeout: must be above zero"},
 		{c.Cgroup.Driver != "" && c.Cgroup.Driver != "systemd" && c.Cgroup.Driver != "cgroupfs", fmt.Sprintf("cgroup.driver: %q is neither systemd nor cgroupfs", c.Cgroup.Driver)},
-		{c.Stream.Port < 0 || c.Stream.Port > 65535, fmt.Sprintf("stream.port: %d is no port", c.Stream.Port)},
+		{c.Stream.Port < 0 || c.Stream.Port > 65535, fmt.Sprintf("stream.port: %d is not a port number", c.Stream.Port)},
 		{c.Stream.IdleTimeout <= 0, "stream.idle_timeout: must be above zero"},
 		{c.NRI.RegistrationTimeout <= 0, "nri.plugin_registration_timeout: must be above zero"},
 		{c.NRI.RequestTimeout <= 0, "nri.plugin_request_timeout: must be above zero"},

@@ -54,7 +54,7 @@ func (d *daemon) together(ctx context.Context, services ...func(context.Context)
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), opsLimit)
 	defer cancel()
 	if late := d.ops.Wait(limit); late != nil {
-		d.log.Warn("operations are left to the next start", "err", late)
+		d.log.Warn("operations still running at shutdown, the next start resumes them", "err", late)
 		d.images = nil // not closed: they may be at work in it
 	}
 	return err
@@ -75,11 +75,11 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 		return err
 	}
 	if err := d.sandboxes.Recover(ctx); err != nil && ctx.Err() == nil {
-		d.log.Error("recovery is not complete, the node starts without", "err", err)
+		d.log.Error("recovery failed, the API opens without it", "err", err)
 	}
 	if err := d.plugins.Start(ctx); err != nil {
 		// Another runtime may own the socket: pods matter more than plugins.
-		d.log.Error("NRI plugins cannot connect", "socket", d.config.NRI.Socket, "err", err)
+		d.log.Error("NRI not started, plugins cannot connect", "socket", d.config.NRI.Socket, "err", err)
 	}
 	oldProfile := d.loadAppArmor()
 	d.server.Open()
@@ -96,10 +96,10 @@ func (d *daemon) recoverAndOpen(ctx context.Context) error {
 	}
 	d.preload(ctx)
 	if err := d.awaitRecovered(ctx); err != nil && ctx.Err() == nil {
-		d.log.Warn("recovery takes long", "err", err)
+		d.log.Warn("recovery still runs", "err", err)
 	}
 	if err := d.sandboxes.CollectNetwork(ctx); err != nil && ctx.Err() == nil {
-		d.log.Warn("addresses of pods that are no more are not collected", "err", err)
+		d.log.Warn("addresses of removed pods not released", "err", err)
 	}
 	return nil
 }
@@ -187,7 +187,7 @@ func listen(path string) (net.Listener, error) {
 	}
 	if info, err := os.Lstat(path); err == nil {
 		if info.Mode()&os.ModeSocket == 0 {
-			return nil, fmt.Errorf("listen: %s exists and is no socket", path)
+			return nil, fmt.Errorf("listen: %s exists and is not a socket", path)
 		}
 		if err := os.Remove(path); err != nil {
 			return nil, fmt.Errorf("listen: %w", err)

@@ -104,7 +104,7 @@ func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img
 		}
 		return s.begin(ctx, pod, in, img)
 	}
-	return existing, false, fmt.Errorf("container %s is this attempt of it already, and %s: %w", existing.ID, existing.Phase, errdefs.ErrAlreadyExists)
+	return existing, false, fmt.Errorf("a container with this name and attempt already exists (id %s, phase %s): %w", existing.ID, existing.Phase, errdefs.ErrAlreadyExists)
 }
 
 // clear tears down what an earlier attempt left half done. The recovery after

@@ -52,7 +52,7 @@ func (s *Service) noteEnd(id state.ContainerID, err error) {
 		delete(s.refused, id)
 		return
 	}
-	err = fmt.Errorf("it has ended, and that cannot be recorded: %w: %w", err, errdefs.ErrUnavailable)
+	err = fmt.Errorf("the container has ended, but the record cannot be written: %w: %w", err, errdefs.ErrUnavailable)
 	s.refused[id] = err
 	for w := range s.waiters {
 		if w.id == id {

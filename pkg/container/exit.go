@@ -67,7 +67,7 @@ func (s *Service) reap(c state.Container) {
 		return s.Settle(ctx, c.ID)
 	}, func(err error) {
 		if err != nil && !errors.Is(err, context.Canceled) {
-			s.Log.Warn("exited container not cleaned up, removal repeats it", "container", c.ID, "err", err)
+			s.Log.Warn("exited container not cleaned up, its removal will try again", "container", c.ID, "err", err)
 		}
 	})
 }
@@ -123,7 +123,7 @@ func exitStatus(e monitor.Exit) (code int32, reason, message string) {
 	case e.OOM:
 		reason = "OOMKilled"
 	case e.Unknown:
-		return unknownCode, "Unknown", "the process ended while nobody could see its exit code"
+		return unknownCode, "Unknown", "the process ended while no monitor watched it, its exit code is unknown"
 	case e.Code == 0 && e.Signal == 0:
 		reason = "Completed"
 	default:

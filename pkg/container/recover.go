@@ -116,7 +116,7 @@ func (s *Service) resumeLaunch(ctx context.Context, c state.Container) error {
 	limited, cancel := context.WithTimeout(ctx, launchLimit)
 	defer cancel()
 	if err := s.Monitor.AwaitLaunch(limited, string(c.ID)); err != nil {
-		s.Log.Warn("a start of the last run is not over", "container", c.ID, "err", err)
+		s.Log.Warn("a start begun by the last daemon is still running", "container", c.ID, "err", err)
 	}
 	_, err := s.resume(ctx, c)
 	return err
@@ -131,7 +131,7 @@ func (s *Service) ForgetExecs(c state.Container) error {
 
 func (s *Service) blindExit(c *state.Container) {
 	c.ExitCode, c.Reason, c.FinishedAt, c.PID = unknownCode, "Unknown", time.Now(), 0
-	c.Message = "the process ended while nobody could see its exit code"
+	c.Message = "the process ended while no monitor watched it, its exit code is unknown"
 	if s.Store.Rebooted() {
 		c.Reason, c.Message = "NodeRebooted", "the node was restarted while the container ran"
 	}

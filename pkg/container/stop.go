@@ -115,7 +115,7 @@ func (s *Service) noteSignal(id state.ContainerID) {
 	s.mu.Unlock()
 	_, err := s.Store.UpdateContainer(id, func(c *state.Container) { c.StopSignaled = time.Now() })
 	if err != nil && !errdefs.IsNotFound(err) {
-		s.Log.Warn("stop signal not recorded, a Stop after a restart of the daemon repeats it", "container", id, "err", err)
+		s.Log.Warn("stop signal not recorded, a Stop after a restart of the daemon would send it again", "container", id, "err", err)
 	}
 }
 

@@ -122,7 +122,7 @@ func updateHugepages(c state.Container, spec *specs.Spec) error {
 // it is no reason to fail: its limits are set.
 func (s *Service) moveScore(ctx context.Context, id state.ContainerID, dirs []string, from, to int) {
 	if err := cgroup.MoveOOMScoreAdj(ctx, dirs, from, to); err != nil {
-		s.Log.Warn("oom_score_adj is not that of all processes", "container", id, "err", err)
+		s.Log.Warn("oom_score_adj not applied to every process", "container", id, "err", err)
 	}
 }
 

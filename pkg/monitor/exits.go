@@ -211,7 +211,7 @@ func (c *Client) serveExits(ctx context.Context, h ExitHandler, again bool) (don
 		return done
 	}
 	if err := h.Reconcile(ctx); err != nil && ctx.Err() == nil {
-		c.o.Log.Warn("containers not compared with the new monitor's, trying again", "err", err)
+		c.o.Log.Warn("containers not reconciled with the new monitor, trying again", "err", err)
 		c.exits.connected(true)
 	}
 	return done
@@ -236,8 +236,8 @@ func (c *Client) record(ctx context.Context, h ExitHandler, r *reported) {
 	before := c.exits.note(r, err)
 	switch {
 	case before == nil && err != nil && ctx.Err() == nil: // once, not once a second
-		c.o.Log.Error("exit not recorded, trying until it is", "container", r.ID, "err", err)
+		c.o.Log.Error("exit not recorded, trying again", "container", r.ID, "err", err)
 	case before != nil && err == nil:
-		c.o.Log.Info("exit recorded after all", "container", r.ID)
+		c.o.Log.Info("exit recorded", "container", r.ID)
 	}
 }

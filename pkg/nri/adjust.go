@@ -145,7 +145,7 @@ func (a *adjustment) hooks() error {
 	} {
 		for _, hook := range kind.from {
 			if !path.IsAbs(hook.GetPath()) {
-				return fmt.Errorf("hook %q is no absolute path: %w", hook.GetPath(), errdefs.ErrInvalidArgument)
+				return fmt.Errorf("hook %q is not an absolute path: %w", hook.GetPath(), errdefs.ErrInvalidArgument)
 			}
 			*kind.to = append(*kind.to, hook.ToOCI())
 		}
@@ -158,7 +158,7 @@ func (a *adjustment) rlimits() error {
 	for _, l := range a.want.GetRlimits() {
 		limit := specs.POSIXRlimit{Type: l.GetType(), Hard: l.GetHard(), Soft: l.GetSoft()}
 		if !strings.HasPrefix(limit.Type, "RLIMIT_") {
-			return fmt.Errorf("%q is no resource limit: %w", limit.Type, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("%q is not a resource limit: %w", limit.Type, errdefs.ErrInvalidArgument)
 		}
 		if most, ok := a.s.o.Host.Facts.RlimitMax[limit.Type]; ok {
 			limit.Hard = min(limit.Hard, most)

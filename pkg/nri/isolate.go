@@ -30,7 +30,7 @@ func (a *adjustment) devices() error {
 			continue
 		}
 		if !path.IsAbs(d.GetPath()) {
-			return fmt.Errorf("%q is no absolute path: %w", d.GetPath(), errdefs.ErrInvalidArgument)
+			return fmt.Errorf("%q is not an absolute path: %w", d.GetPath(), errdefs.ErrInvalidArgument)
 		}
 		node := d.ToOCI()
 		a.spec.Linux.Devices = append(a.spec.Linux.Devices, node)
@@ -100,7 +100,7 @@ func (a *adjustment) namespaces() error {
 		name, remove := n.IsMarkedForRemoval()
 		kind := specs.LinuxNamespaceType(name)
 		if !slices.Contains(known, kind) {
-			return fmt.Errorf("%q is no kind of namespace: %w", name, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("%q is not a namespace type: %w", name, errdefs.ErrInvalidArgument)
 		}
 		at := slices.IndexFunc(a.spec.Linux.Namespaces, func(n specs.LinuxNamespace) bool { return n.Type == kind })
 		next := slices.Clone(a.spec.Linux.Namespaces)

@@ -161,7 +161,7 @@ func replace[T any](field **T, value *T) {
 // and there are none.
 func setClasses(spec *specs.Spec, r *api.LinuxResources) error {
 	if class := r.GetBlockioClass(); class.GetValue() != "" {
-		return fmt.Errorf("block I/O class %q: there are no block I/O classes: %w", class.GetValue(), errdefs.ErrNotImplemented)
+		return fmt.Errorf("block I/O class %q: block I/O classes are not supported: %w", class.GetValue(), errdefs.ErrNotImplemented)
 	} else if class != nil {
 		spec.Linux.Resources.BlockIO = nil
 	}

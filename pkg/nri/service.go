@@ -196,7 +196,7 @@ func (s *Service) tellBlocked(ctx context.Context, what string, request func() e
 // notify relays what no plugin can prevent any more.
 func (s *Service) notify(ctx context.Context, what string, request func() error) {
 	if err := s.tell(ctx, what, request); err != nil {
-		s.log.Warn("plugin's objection comes too late, going on", "err", err)
+		s.log.Warn("plugin error ignored, the operation can no longer be refused", "err", err)
 	}
 }
 

@@ -72,7 +72,7 @@ func devicePath(d *cri.Device) string {
 func validateDevice(field string, d *cri.Device) error {
 	for name, p := range map[string]string{"container_path": devicePath(d), "host_path": d.GetHostPath()} {
 		if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
-			return invalid(field+"."+name, "%q is no absolute path", p)
+			return invalid(field+"."+name, "%q is not an absolute path", p)
 		}
 	}
 	if strings.Trim(d.GetPermissions(), "rwm") != "" {

@@ -251,7 +251,7 @@ func restrictions(field string, asked []string) ([]string, error) {
 func validateMount(field string, m *cri.Mount) error {
 	switch {
 	case !path.IsAbs(m.GetContainerPath()) || strings.ContainsRune(m.GetContainerPath(), 0):
-		return invalid(field+".container_path", "%q is no absolute path", m.GetContainerPath())
+		return invalid(field+".container_path", "%q is not an absolute path", m.GetContainerPath())
 	case path.Clean(m.GetContainerPath()) == "/":
 		return invalid(field+".container_path", "a mount can't replace the root file system")
 	case m.GetImage() != nil && m.GetHostPath() != "":
@@ -265,7 +265,7 @@ func validateMount(field string, m *cri.Mount) error {
 	case m.GetImage() == nil && m.GetImageSubPath() != "":
 		return invalid(field+".image_sub_path", "set without image")
 	case m.GetImage() == nil && (!path.IsAbs(m.GetHostPath()) || strings.ContainsRune(m.GetHostPath(), 0)):
-		return invalid(field+".host_path", "%q is no absolute path", m.GetHostPath())
+		return invalid(field+".host_path", "%q is not an absolute path", m.GetHostPath())
 	case m.GetRecursiveReadOnly() && !m.GetReadonly():
 		return invalid(field+".recursive_read_only", "set without readonly")
 	case m.GetRecursiveReadOnly() && m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE:

@@ -110,7 +110,7 @@ func validateEnvs(envs []*cri.KeyValue) error {
 
 func validateWorkingDir(dir string) error {
 	if dir != "" && !path.IsAbs(dir) || strings.ContainsRune(dir, 0) {
-		return invalid("working_dir", "%q is no absolute path", dir)
+		return invalid("working_dir", "%q is not an absolute path", dir)
 	}
 	return nil
 }
@@ -118,7 +118,7 @@ func validateWorkingDir(dir string) error {
 func validatePaths(field string, paths []string) error {
 	for _, p := range paths {
 		if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
-			return invalid("linux.security_context."+field, "%q is no absolute path", p)
+			return invalid("linux.security_context."+field, "%q is not an absolute path", p)
 		}
 	}
 	return nil

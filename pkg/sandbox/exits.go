@@ -37,7 +37,7 @@ func howEnded(e monitor.Exit) string {
 	case e.OOM:
 		return "was killed for lack of memory"
 	case e.Unknown:
-		return "ended while nobody could see how"
+		return "ended while no monitor watched it"
 	case e.Signal != 0:
 		return fmt.Sprintf("was killed by signal %d", e.Signal)
 	}

@@ -204,7 +204,7 @@ func (s *Service) finish(ctx context.Context, all []rest) {
 			defer cancel()
 			err := do(ctx)
 			if ctx.Err() != nil {
-				s.Log.Warn("recovery of an object takes long, and goes on by itself", "err", err)
+				s.Log.Warn("recovery of an object takes long, it continues in the background", "err", err)
 				return nil
 			}
 			s.logFailure(err)
@@ -216,7 +216,7 @@ func (s *Service) finish(ctx context.Context, all []rest) {
 
 func (s *Service) logFailure(err error) {
 	if err != nil {
-		s.Log.Error("recovery goes on without an object, its removal repeats the attempt", "err", err)
+		s.Log.Error("object not recovered, its removal will try again", "err", err)
 	}
 }
 
@@ -232,7 +232,7 @@ func (s *Service) recoverContainer(ctx context.Context, c state.Container, seen 
 // holdLabels keeps the SELinux level of a pod from being given to another.
 func (s *Service) holdLabels(p state.Pod) {
 	if err := oci.HoldLabels(oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel}); err != nil && p.ProcessLabel != "" {
-		s.Log.Warn("SELinux level not held", "pod", p.ID, "err", err)
+		s.Log.Warn("SELinux level not reserved", "pod", p.ID, "err", err)
 	}
 }
 
@@ -266,7 +266,7 @@ func (s *Service) howGone() string {
 	if s.Store.Rebooted() {
 		return "ended with the node's restart"
 	}
-	return "ended while nobody could see how"
+	return "ended while no monitor watched it"
 }
 
 // undoRetry is the pause between attempts to tear down what the last daemon left
@@ -283,7 +283,7 @@ func (s *Service) undo(ctx context.Context, id state.PodID) error {
 		}
 		if err.Error() != said { // once, not once per attempt
 			said = err.Error()
-			s.Log.Error("pod of the last run not torn down, trying again", "pod", id, "err", err)
+			s.Log.Error("pod left by the last daemon not torn down, trying again", "pod", id, "err", err)
 		}
 		select {
 		case <-time.After(undoRetry):

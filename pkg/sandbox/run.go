@@ -83,7 +83,7 @@ func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error)
 		}
 		return s.begin(ctx, in)
 	}
-	return existing, false, fmt.Errorf("pod %s is this attempt of it already, and %s: %w", existing.ID, existing.Phase, errdefs.ErrAlreadyExists)
+	return existing, false, fmt.Errorf("a sandbox with this name, uid and attempt already exists (id %s, phase %s): %w", existing.ID, existing.Phase, errdefs.ErrAlreadyExists)
 }
 
 // bringUp is everything between the record and the Ready pod.

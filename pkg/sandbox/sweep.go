@@ -137,7 +137,7 @@ const sweepPatience = time.Minute
 // orphan, so nobody would ask for its removal.
 func (s *Service) sweepAgain(ctx context.Context, seen view, err error) error {
 	for pause := undoRetry; err != nil && ctx.Err() == nil; pause = min(2*pause, sweepPatience) {
-		s.Log.Error("orphans of the last run not torn down, trying again", "in", pause, "err", err)
+		s.Log.Error("orphans left by the last daemon not torn down, trying again", "in", pause, "err", err)
 		select {
 		case <-time.After(pause):
 			err = s.sweep(ctx, seen)

@@ -71,7 +71,7 @@ func (f *faults) pod(c *cri.PodSandboxConfig, host oci.Host) {
 }
 
 func (f *faults) logDirectory(field, dir string) {
-	f.unless(dir == "" || filepath.IsAbs(dir) && !strings.ContainsRune(dir, 0), "%s %q is no absolute path", field, dir)
+	f.unless(dir == "" || filepath.IsAbs(dir) && !strings.ContainsRune(dir, 0), "%s %q is not an absolute path", field, dir)
 }
 
 // dns refuses what would become a line of its own in resolv.conf.
@@ -92,13 +92,13 @@ func (f *faults) name(field, name string) {
 
 func (f *faults) port(field string, p *cri.PortMapping) {
 	inRange := func(v int32) bool { return v >= 0 && v <= math.MaxUint16 }
-	f.unless(inRange(p.GetContainerPort()), "%s.container_port %d is no port", field, p.GetContainerPort())
-	f.unless(inRange(p.GetHostPort()), "%s.host_port %d is no port", field, p.GetHostPort())
+	f.unless(inRange(p.GetContainerPort()), "%s.container_port %d is not a port number", field, p.GetContainerPort())
+	f.unless(inRange(p.GetHostPort()), "%s.host_port %d is not a port number", field, p.GetHostPort())
 	f.unless(p.GetHostPort() <= 0 || p.GetContainerPort() != 0, "%s.host_port needs a container_port", field)
 	f.unless(known(cri.Protocol_name, p.GetProtocol()), "%s.protocol %d is unknown", field, p.GetProtocol())
 	if ip := p.GetHostIp(); ip != "" {
 		_, err := netip.ParseAddr(ip)
-		f.unless(err == nil, "%s.host_ip %q is no IP address", field, ip)
+		f.unless(err == nil, "%s.host_ip %q is not an IP address", field, ip)
 	}
 }
 
@@ -173,7 +173,7 @@ func podCIDRs(r *cri.UpdateRuntimeConfigRequest) ([]string, error) {
 	var out []string
 	for _, cidr := range strings.FieldsFunc(r.GetRuntimeConfig().GetNetworkConfig().GetPodCidr(), func(r rune) bool { return r == ',' }) {
 		_, err := netip.ParsePrefix(strings.TrimSpace(cidr))
-		f.unless(err == nil, "pod_cidr %q is no CIDR", cidr)
+		f.unless(err == nil, "pod_cidr %q is not a CIDR", cidr)
 		out = append(out, strings.TrimSpace(cidr))
 	}
 	return out, f.err("update runtime config")

@@ -18,7 +18,7 @@ type Step struct {
 func Steps(ctx context.Context, steps ...Step) error {
 	for _, step := range steps {
 		if err := context.Cause(ctx); err != nil {
-			return fmt.Errorf("%s: not begun: %w", step.Name, err)
+			return fmt.Errorf("%s: not started: %w", step.Name, err)
 		}
 		Stage(ctx, step.Name)
 		if err := fault(ctx, step.Name, before); err != nil {

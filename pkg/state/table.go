@@ -78,7 +78,7 @@ func (t *table[R]) loadFile(path, id string) error {
 	}
 	rowID, name := t.key(row)
 	if rowID != id {
-		return fmt.Errorf("file holds %s %s", t.kind, rowID)
+		return fmt.Errorf("the file holds %s %s", t.kind, rowID)
 	}
 	t.names[name] = id
 	t.put(id, row)
