@@ -220,7 +220,7 @@ type node struct {
 	dead   int // of the monitor killed last
 	log    *slog.Logger
 	stop   context.CancelFunc
-	exits  chan monitor.Exit        // as the client reports them
+	exits  chan monitor.Exit        // as the clients report them; so many that none of them ever waits for the test
 	refuse func(monitor.Exit) error // what recording an exit gives; nil: nothing is refused
 	taken  atomic.Int32             // how many successors of the monitor were reported
 }
@@ -258,7 +258,7 @@ func startNodeWith(t testing.TB, binary string) *node {
 		}
 		os.RemoveAll(dir)
 	})
-	n := &node{t: t, dir: dir, binary: binary, socket: filepath.Join(dir, "sock")}
+	n := &node{t: t, dir: dir, binary: binary, socket: filepath.Join(dir, "sock"), exits: make(chan monitor.Exit, 1024)}
 	n.log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.connect()
 	t.Cleanup(n.end)
@@ -320,7 +320,6 @@ func (n *node) connect() {
 		defer close(done)
 		_ = n.client.Run(ctx)
 	}()
-	n.exits = make(chan monitor.Exit)
 	recorded := make(chan struct{})
 	go func() {
 		defer close(recorded)
@@ -332,12 +331,8 @@ func (n *node) connect() {
 }
 
 // record hands an exit to the test, which decides whether it is refused.
-func (n *node) record(ctx context.Context, e monitor.Exit) error {
-	select {
-	case n.exits <- e:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+func (n *node) record(_ context.Context, e monitor.Exit) error {
+	n.exits <- e
 	if n.refuse != nil {
 		return n.refuse(e)
 	}
