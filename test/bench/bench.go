@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"runtime"
@@ -252,7 +253,7 @@ func (b *bench) restart(ctx context.Context) error {
 			return err
 		}
 		begin := time.Now()
-		if _, err := b.Run(ctx); err != nil {
+		if err := errors.Join(b.Up(ctx), b.AwaitReady(ctx)); err != nil {
 			return err
 		}
 		list, err := b.Runtime.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{

@@ -61,10 +61,13 @@ func (o *options) main() (int, error) {
 	if again, code, err := node.Isolate(); again || err != nil {
 		return code, err
 	}
+	if err := node.Adopt(); err != nil {
+		return 1, err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
-	if o.bin, err = filepath.Abs("bin"); err != nil {
+	if o.bin, err = node.Programs(); err != nil {
 		return 1, err
 	}
 	var results []*result
@@ -125,12 +128,12 @@ func (o *options) measure(ctx context.Context, kind node.Kind) (r *result, err e
 	}
 	n, err := node.Start(ctx, node.Options{
 		Kind: kind, Dir: dir, Bin: o.bin, Registry: reg.Addr, Hosts: certs, NRI: true,
-		Network: node.Network{Bridge: "cri-bench", Subnet: "10.112.0.0/16"},
+		Network: node.Network{Bridge: "cri-bench", Subnet: "10.112.0.0/16"}, Alone: true,
 	})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, n.Stop(ctx), n.Wipe(ctx)) }()
+	defer func() { err = errors.Join(err, n.Down(ctx)) }()
 	b := &bench{Node: n, options: o, result: newResult(kind)}
 	return b.result, b.run(ctx)
 }

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -24,8 +24,8 @@ import (
 // times are an hour and a day away, which is what they are after the clock was
 // set while nobody looked. The machine's own clock is left alone.
 func TestClockJumps(t *testing.T) {
-	d := newNode(t, func(*harness.Daemon) {})
-	n := &node{Daemon: d, t: t}
+	d := newNode(t, func(*nodetest.Node) {})
+	n := &node{Node: d, t: t}
 	for _, tt := range []struct {
 		name string
 		set  time.Duration // by which the clock is set
@@ -33,11 +33,11 @@ func TestClockJumps(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			n.t = t
 			j := n.beforeJump(t)
-			monitor := monitorPID(d)
+			monitor := d.MonitorPID()
 			if err := errors.Join(d.Kill(), unix.Kill(monitor, unix.SIGKILL), unix.Kill(j.exiting, unix.SIGQUIT)); err != nil {
 				t.Fatal(err)
 			}
-			harness.Eventually(t, 5*time.Second, "the monitor is gone", func() bool { return monitorPID(d) == 0 })
+			nodetest.Eventually(t, 5*time.Second, "the monitor is gone", func() bool { return d.MonitorPID() == 0 })
 			shift(t, d, -tt.set)
 			if err := d.Up(t.Context()); err != nil {
 				t.Fatal(err)
@@ -57,7 +57,7 @@ func TestClockJumps(t *testing.T) {
 var timestamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)`)
 
 // shift moves every time in the daemon's records.
-func shift(t *testing.T, d *harness.Daemon, by time.Duration) {
+func shift(t *testing.T, d *nodetest.Node, by time.Duration) {
 	t.Helper()
 	records, _ := filepath.Glob(filepath.Join(d.Layout().Records(), "*", "*.json"))
 	moved := 0
@@ -118,7 +118,7 @@ func (j *jump) worlds() []*world { return []*world{j.runs, j.idles, j.stubborn, 
 // answers holds what is said of pods and containers from another time.
 func (j *jump) answers() {
 	j.t.Helper()
-	answers(j.t, j.Daemon)
+	answers(j.t, j.Node)
 	for _, w := range j.worlds() {
 		p, err := j.Runtime.PodSandboxStatus(j.t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: w.pod})
 		if err != nil || p.Status.CreatedAt <= 0 || p.Status.State != cri.PodSandboxState_SANDBOX_READY {
@@ -132,7 +132,7 @@ func (j *jump) answers() {
 		j.t.Errorf("a container that ended meanwhile: %v", s)
 	}
 	most := uint64(runtime.NumCPU()) * uint64(time.Second)
-	harness.Eventually(j.t, 10*time.Second, "there are CPU rates", func() bool {
+	nodetest.Eventually(j.t, 10*time.Second, "there are CPU rates", func() bool {
 		c, err := j.Runtime.ContainerStats(j.t.Context(), &cri.ContainerStatsRequest{ContainerId: j.runs.id})
 		if err != nil {
 			j.t.Fatal(err)
@@ -169,7 +169,7 @@ func (j *jump) goesOn() {
 	if err := errors.Join(j.idles.run(), j.idles.create()); err != nil || j.idles.pod != pod || j.idles.id != id {
 		j.t.Errorf("repeated requests made pod %s and container %s of %s and %s, %v", j.idles.pod, j.idles.id, pod, id, err)
 	}
-	removeImage(j.t, j.Daemon, harness.TestImage) // and collects what is not in use
+	removeImage(j.t, j.Node, nodetest.TestImage) // and collects what is not in use
 	if err := errors.Join(j.idles.start(), j.runs.exec()); err != nil {
 		j.t.Error(err)
 	}
@@ -181,8 +181,8 @@ func (j *jump) goesOn() {
 	if s := j.Status(j.t, j.stubborn.id); s.ExitCode != 137 {
 		j.t.Errorf("stopped: %v", s)
 	}
-	restart(j.t, j.Daemon)
-	j.awaitImage() // is preloaded anew
+	restart(j.t, j.Node)
+	j.AwaitImage(j.t, nodetest.TestImage) // is preloaded anew
 	fresh := j.world(j.t)
 	fresh.pod, fresh.config = j.runs.pod, j.runs.config
 	if err := errors.Join(fresh.create(), fresh.start()); err != nil {
@@ -214,5 +214,5 @@ func (j *jump) clear() {
 			j.t.Error(err)
 		}
 	}
-	harness.Eventually(j.t, 8*time.Second, "nothing is left of the pods", func() bool { return j.Remains() == nil })
+	nodetest.Eventually(j.t, 8*time.Second, "nothing is left of the pods", func() bool { return j.Remains() == nil })
 }

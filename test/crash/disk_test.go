@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -25,14 +25,14 @@ type disk struct{ root string }
 
 func (s *disk) node(t *testing.T, mount func(root string) error) *node {
 	t.Helper()
-	d := newNode(t, func(d *harness.Daemon) {
+	d := newNode(t, func(d *nodetest.Node) {
 		s.root = filepath.Join(d.Dir, "root")
 		if err := errors.Join(os.Mkdir(s.root, 0o755), mount(s.root)); err != nil {
 			t.Fatal(err)
 		}
 	})
 	t.Cleanup(func() { unix.Unmount(s.root, unix.MNT_DETACH) })
-	return &node{Daemon: d, t: t}
+	return &node{Node: d, t: t}
 }
 
 func small(root string) error { return unix.Mount("cri-small", root, "tmpfs", 0, "size=48m") }
@@ -76,9 +76,9 @@ func TestRootStopsTakingWrites(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &disk{}
 			n := s.node(t, small)
-			warm(t, n.Daemon)
+			warm(t, n.Node)
 			by := n.bystander()
-			clean := look(t, n.Daemon)
+			clean := n.Node.Look(t)
 			p := n.poor(t)
 			if err := tt.take(s); err != nil {
 				t.Fatal(err)
@@ -127,7 +127,7 @@ func (p *poor) ready() *cri.RuntimeCondition {
 func (p *poor) endures(cause string) {
 	p.t.Helper()
 	pid, _ := strconv.Atoi(p.pidOf(p.ends.id))
-	before := look(p.t, p.Daemon)
+	before := p.Look(p.t)
 	refused := func(what string, err error) {
 		p.t.Helper()
 		if err == nil || !strings.Contains(err.Error(), cause) {
@@ -142,8 +142,8 @@ func (p *poor) endures(cause string) {
 	if c := p.ready(); c.Status || c.Reason != "RootNotWritable" || c.Message == "" {
 		p.t.Errorf("RuntimeReady: %v", c)
 	}
-	answers(p.t, p.Daemon)
-	settle(p.t, p.Daemon, before, "what was refused left something")
+	answers(p.t, p.Node)
+	p.Node.AwaitSame(p.t, before, "what was refused left something")
 	began := time.Now()
 	err := p.stopped.kill()
 	refused("stop", err)
@@ -151,11 +151,11 @@ func (p *poor) endures(cause string) {
 		p.t.Errorf("stop, after %s: %v", took, err)
 	}
 	unix.Kill(pid, unix.SIGQUIT) // at which Go programs end with 2
-	harness.Eventually(p.t, 10*time.Second, "both ends were seen", func() bool {
+	nodetest.Eventually(p.t, 10*time.Second, "both ends were seen", func() bool {
 		return strings.Count(p.Log(), "exit not recorded") >= 2
 	})
 	refused("stop of what has ended by itself", p.ends.stop())
-	answers(p.t, p.Daemon)
+	answers(p.t, p.Node)
 }
 
 // recovers holds that all goes on without a restart, and that what happened
@@ -180,14 +180,14 @@ func (p *poor) recovers() {
 	}
 }
 
-func (p *poor) clear(clean facts) {
+func (p *poor) clear(clean nodetest.Snapshot) {
 	p.t.Helper()
 	for _, w := range []*world{p.ends, p.stopped, p.idling} {
 		if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
 			p.t.Error(err)
 		}
 	}
-	settle(p.t, p.Daemon, clean, "after the pods' removal")
+	p.Node.AwaitSame(p.t, clean, "after the pods' removal")
 }
 
 // TestRootStopsAtAnError lets the file system of root come upon an error, which
@@ -211,7 +211,7 @@ func TestRootStopsAtAnError(t *testing.T) {
 	}
 	unix.Unmount(probe, 0)
 	n := s.node(t, func(root string) error { return exec.Command("mount", "-o", "loop", image, root).Run() })
-	warm(t, n.Daemon)
+	warm(t, n.Node)
 	p, running := n.poor(t), n.world(t)
 	running.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
 	if out, err := exec.Command("mount", "-o", "remount,abort", s.root).CombinedOutput(); err != nil {
@@ -221,10 +221,10 @@ func TestRootStopsAtAnError(t *testing.T) {
 	if err := errors.Join(n.Kill(), unix.Unmount(s.root, unix.MNT_DETACH), n.Up(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	n.awaitImage()
+	n.AwaitImage(n.t, nodetest.TestImage)
 	w := n.world(t)
 	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start, (*world).stopPod, (*world).removePod)})
-	harness.Eventually(t, 10*time.Second, "nothing is left of the pods whose records are lost", func() bool {
+	nodetest.Eventually(t, 10*time.Second, "nothing is left of the pods whose records are lost", func() bool {
 		return n.Remains() == nil
 	})
 	if strings.Contains(n.Log(), "recovery is not complete") {

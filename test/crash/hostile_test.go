@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -34,10 +34,10 @@ func TestDamagedRecords(t *testing.T) {
 		"a directory": func(path string) error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := newNode(t, func(*harness.Daemon) {})
-			n := &node{Daemon: d, t: t}
+			d := newNode(t, func(*nodetest.Node) {})
+			n := &node{Node: d, t: t}
 			by := n.bystander()
-			clean := look(t, d)
+			clean := d.Look(t)
 			lost, kept := n.world(t), n.world(t)
 			started := subject{before: upTo((*world).run, (*world).create, (*world).start)}
 			lost.prepare(started)
@@ -78,10 +78,10 @@ func TestDamagedRecords(t *testing.T) {
 // TestOrphanWhoseNetworkFails loses a pod's record while its plugin cannot
 // detach it: nobody knows of the pod, so the daemon tries again by itself.
 func TestOrphanWhoseNetworkFails(t *testing.T) {
-	d := newNode(t, func(d *harness.Daemon) { slowNetwork(t, d) })
-	n := &node{Daemon: d, t: t}
+	d := newNode(t, func(d *nodetest.Node) { slowNetwork(t, d) })
+	n := &node{Node: d, t: t}
 	by := n.bystander()
-	clean := look(t, d)
+	clean := d.Look(t)
 	lost := n.world(t)
 	lost.prepare(subject{before: upTo((*world).run)})
 	if err := d.Kill(); err != nil {
@@ -95,11 +95,11 @@ func TestOrphanWhoseNetworkFails(t *testing.T) {
 	if err := d.Up(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 10*time.Second, "the failure is told", func() bool { return strings.Contains(d.Log(), "cannot detach") })
+	nodetest.Eventually(t, 10*time.Second, "the failure is told", func() bool { return strings.Contains(d.Log(), "cannot detach") })
 	letGo(filepath.Join(d.Dir, "fail-DEL"))
 	letGo(record + ".bad")
 	by.check(t, n)
-	settle(t, d, clean, "after the plugin works again")
+	d.AwaitSame(t, clean, "after the plugin works again")
 }
 
 func truncate(path string, part int64) error {
@@ -128,8 +128,8 @@ func edit(path, old, text string) error {
 // TestWrongPermissions takes every permission off records and directories.
 // Root reads them all the same; the daemon must not be the one that minds.
 func TestWrongPermissions(t *testing.T) {
-	d := newNode(t, func(*harness.Daemon) {})
-	n := &node{Daemon: d, t: t}
+	d := newNode(t, func(*nodetest.Node) {})
+	n := &node{Node: d, t: t}
 	by := n.bystander()
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
@@ -147,8 +147,8 @@ func TestWrongPermissions(t *testing.T) {
 func TestDamagedImageStore(t *testing.T) {
 	for _, file := range []string{"metadata.db", "layers/metadata.db"} {
 		t.Run(strings.ReplaceAll(file, "/", " "), func(t *testing.T) {
-			d := newNode(t, func(*harness.Daemon) {})
-			n := &node{Daemon: d, t: t}
+			d := newNode(t, func(*nodetest.Node) {})
+			n := &node{Node: d, t: t}
 			by := n.bystander()
 			if err := d.Kill(); err != nil {
 				t.Fatal(err)
@@ -169,8 +169,8 @@ func TestDamagedImageStore(t *testing.T) {
 			if !strings.Contains(d.Log(), "image store is damaged") {
 				t.Error("the log does not say so")
 			}
-			by.check(t, n) // runs on the layers that were set aside
-			n.awaitImage() // is preloaded anew
+			by.check(t, n)                        // runs on the layers that were set aside
+			n.AwaitImage(n.t, nodetest.TestImage) // is preloaded anew
 			w := n.world(t)
 			w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
 			if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
@@ -183,14 +183,14 @@ func TestDamagedImageStore(t *testing.T) {
 // TestReboot makes a daemon believe that the machine was restarted: what ran
 // is gone, the state directory with it, and the boot id is another.
 func TestReboot(t *testing.T) {
-	d := newNode(t, func(*harness.Daemon) {})
-	n := &node{Daemon: d, t: t}
+	d := newNode(t, func(*nodetest.Node) {})
+	n := &node{Node: d, t: t}
 	warm(t, d)
-	clean := look(t, d)
+	clean := d.Look(t)
 	w, idle := n.world(t), n.world(t)
 	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
 	idle.prepare(subject{before: upTo((*world).run, (*world).create)})
-	monitor := monitorPID(d)
+	monitor := d.MonitorPID()
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -222,26 +222,29 @@ func TestReboot(t *testing.T) {
 
 // powerOff ends every process of the daemon's containers, and takes away what a
 // restart of the machine takes away.
-func powerOff(t *testing.T, d *harness.Daemon) {
+func powerOff(t *testing.T, d *nodetest.Node) {
 	t.Helper()
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
-		if rootedIn(dir, d.Dir) {
+		if d.Rooted(filepath.Base(dir)) {
 			var pid int
 			fmt.Sscan(filepath.Base(dir), &pid)
 			unix.Kill(pid, unix.SIGKILL)
 		}
 	}
 	time.Sleep(200 * time.Millisecond) // their ends
-	for _, m := range mounts(d) {
+	for _, m := range d.Mounts() {
 		unix.Unmount(m, unix.MNT_DETACH)
 	}
-	for _, path := range namespaces(d) {
+	for _, path := range d.NetNS() {
 		unix.Unmount(path, unix.MNT_DETACH)
 		os.Remove(path)
 	}
-	harness.Eventually(t, 10*time.Second, "the links of the namespaces are gone", func() bool { return len(links(d)) == 0 })
-	groups := cgroups(d)
+	nodetest.Eventually(t, 10*time.Second, "the links of the namespaces are gone", func() bool {
+		ports, err := d.Ports()
+		return err == nil && len(ports) == 0
+	})
+	groups := d.Cgroups()
 	for i := len(groups) - 1; i >= 0; i-- {
 		os.Remove(groups[i])
 	}
@@ -254,14 +257,14 @@ func powerOff(t *testing.T, d *harness.Daemon) {
 // the right to write away.
 func TestFullAndReadOnlyDisk(t *testing.T) {
 	var root string
-	d := newNode(t, func(d *harness.Daemon) {
+	d := newNode(t, func(d *nodetest.Node) {
 		root = filepath.Join(d.Dir, "root")
 		if err := errors.Join(os.Mkdir(root, 0o755), unix.Mount("cri-small", root, "tmpfs", 0, "size=48m")); err != nil {
 			t.Fatal(err)
 		}
 	})
 	t.Cleanup(func() { unix.Unmount(root, unix.MNT_DETACH) })
-	n := &node{Daemon: d, t: t}
+	n := &node{Node: d, t: t}
 	by := n.bystander()
 	w := n.world(t)
 	w.prepare(subject{before: upTo((*world).run, (*world).create)})
@@ -316,7 +319,7 @@ func TestFullAndReadOnlyDisk(t *testing.T) {
 
 // readOnly starts the daemon on a root that cannot be written: it could keep
 // nothing that it acknowledges, so it says why and ends; what runs, runs on.
-func readOnly(t *testing.T, d *harness.Daemon, root string) {
+func readOnly(t *testing.T, d *nodetest.Node, root string) {
 	t.Helper()
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)

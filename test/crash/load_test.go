@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -29,10 +29,10 @@ func (w weight) String() string {
 	return fmt.Sprintf("%d descriptors, %d threads, %d goroutines, %d KiB", w.descriptors, w.threads, w.goroutines, w.pss)
 }
 
-func weigh(t testing.TB, d *harness.Daemon, metrics string) weight {
+func weigh(t testing.TB, d *nodetest.Node, metrics string) weight {
 	t.Helper()
 	var w weight
-	for _, pid := range []int{d.PID(), monitorPID(d)} {
+	for _, pid := range []int{d.PID(), d.MonitorPID()} {
 		proc := fmt.Sprintf("/proc/%d/", pid)
 		fds, _ := os.ReadDir(proc + "fd")
 		tasks, _ := os.ReadDir(proc + "task")
@@ -95,17 +95,13 @@ func TestRoundsOfPods(t *testing.T) {
 		pods = int(number("CRASH_PODS", 40))
 	}
 	metrics := fmt.Sprintf("127.0.0.1:%d", freePort(t))
-	harness.Require(t)
-	d, err := harness.New(harness.Preload(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	appendConfig(t, d, "[cni]\n", fmt.Sprintf("[metrics]\naddress = %q\n[cni]\n", metrics))
+	d := nodetest.New(t, nodetest.Preload(t))
+	d.Edit(t, "[cni]\n", fmt.Sprintf("[metrics]\naddress = %q\n[cni]\n", metrics))
 	d.StartFor(t)
-	n := &node{Daemon: d, t: t}
-	n.awaitImage()
+	n := &node{Node: d, t: t}
+	n.AwaitImage(n.t, nodetest.TestImage)
 	warm(t, d)
-	clean := look(t, d)
+	clean := d.Look(t)
 	var after []weight
 	for round := range rounds {
 		began := time.Now()
@@ -116,7 +112,7 @@ func TestRoundsOfPods(t *testing.T) {
 		n.many(t, pods, "down", up)
 		t.Logf("round %d: %d pods up in %s (%.1f/s), down in %s; up: %v", round, pods, upTook.Round(time.Millisecond),
 			float64(pods)/upTook.Seconds(), time.Since(began).Round(time.Millisecond), full)
-		settle(t, d, clean, fmt.Sprintf("after round %d", round))
+		d.AwaitSame(t, clean, fmt.Sprintf("after round %d", round))
 		time.Sleep(2 * time.Second) // what idles is given back
 		w := weigh(t, d, metrics)
 		t.Logf("round %d: left: %v", round, w)
@@ -168,10 +164,10 @@ func (n *node) many(t *testing.T, count int, what string, worlds []*world) []*wo
 // its first request again, with pods on the node. The goal is 200 ms with 100.
 func BenchmarkRecovery(b *testing.B) {
 	pods := int(number("CRASH_PODS", 100))
-	d := harness.Start(b, harness.Preload(b))
+	d := nodetest.Start(b, nodetest.Preload(b))
 	for i := range pods {
 		config := d.PodConfig(fmt.Sprintf("pod-%d", i))
-		d.Run(b, d.Pod(b, config), harness.ContainerConfig(fmt.Sprintf("app-%d", i), "sleep"), config)
+		d.Run(b, d.Pod(b, config), nodetest.ContainerConfig(fmt.Sprintf("app-%d", i), "sleep"), config)
 	}
 	var recovered []string
 	for b.Loop() {

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -32,7 +32,7 @@ func letGo(path string) { os.Remove(path) }
 
 // slowNetwork is a bridge network whose first plugin hangs or fails while there
 // is a file named after the command.
-func slowNetwork(t *testing.T, d *harness.Daemon) {
+func slowNetwork(t *testing.T, d *nodetest.Node) {
 	t.Helper()
 	plugin := fmt.Sprintf(`#!/bin/sh
 [ "$CNI_COMMAND" = VERSION ] && exec echo '{"cniVersion":"1.1.0","supportedVersions":["0.4.0","1.0.0","1.1.0"]}'
@@ -50,23 +50,11 @@ exit 0
 	); err != nil {
 		t.Fatal(err)
 	}
-	appendConfig(t, d, "[cni]\n", fmt.Sprintf("[cni]\nbin_dir = [%q]\n", filepath.Join(d.Dir, "plugins")))
-}
-
-// appendConfig replaces part of the daemon's configuration.
-func appendConfig(t *testing.T, d *harness.Daemon, old, text string) {
-	t.Helper()
-	data, err := os.ReadFile(d.Config)
-	if err == nil {
-		err = os.WriteFile(d.Config, []byte(strings.Replace(string(data), old, text, 1)), 0o600)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	d.Edit(t, "[cni]\n", fmt.Sprintf("[cni]\nbin_dir = [%q]\n", filepath.Join(d.Dir, "plugins")))
 }
 
 // answers fails when what must not wait for a neighbour does.
-func answers(t *testing.T, d *harness.Daemon) {
+func answers(t *testing.T, d *nodetest.Node) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
@@ -93,7 +81,7 @@ func impatient(t *testing.T, do func(ctx context.Context) error) {
 
 // restart kills the daemon and starts it anew. It answers although what it
 // has to undo hangs.
-func restart(t *testing.T, d *harness.Daemon) {
+func restart(t *testing.T, d *nodetest.Node) {
 	t.Helper()
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
@@ -107,24 +95,20 @@ func restart(t *testing.T, d *harness.Daemon) {
 	}
 }
 
-func newNode(t *testing.T, prepare func(*harness.Daemon)) *harness.Daemon {
+func newNode(t *testing.T, prepare func(*nodetest.Node)) *nodetest.Node {
 	t.Helper()
-	harness.Require(t)
-	d, err := harness.New(harness.Preload(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := nodetest.New(t, nodetest.Preload(t))
 	prepare(d)
 	d.StartFor(t)
-	(&node{Daemon: d, t: t}).awaitImage()
+	d.AwaitImage(t, nodetest.TestImage)
 	return d
 }
 
 // TestNetworkPluginHangs lets a CNI plugin hang in each of its commands.
 func TestNetworkPluginHangs(t *testing.T) {
-	d := newNode(t, func(d *harness.Daemon) { slowNetwork(t, d) })
+	d := newNode(t, func(d *nodetest.Node) { slowNetwork(t, d) })
 	at := func(command string) string { return filepath.Join(d.Dir, "hang-"+command) }
-	n := &node{Daemon: d, t: t}
+	n := &node{Node: d, t: t}
 	t.Run("ADD", func(t *testing.T) {
 		w := n.world(t)
 		w.config.PortMappings = nil
@@ -134,7 +118,7 @@ func TestNetworkPluginHangs(t *testing.T) {
 			return err
 		})
 		answers(t, d)
-		harness.Eventually(t, 5*time.Second, "the log names the stage and how long it lasts", func() bool {
+		nodetest.Eventually(t, 5*time.Second, "the log names the stage and how long it lasts", func() bool {
 			return strings.Contains(d.Log(), `still at \"set up network and run pause\" for`)
 		})
 		time.AfterFunc(300*time.Millisecond, func() { letGo(at("ADD")) })
@@ -205,7 +189,7 @@ func TestNetworkPluginHangs(t *testing.T) {
 
 // slowRuntime is a second runtime handler that hangs before, or dies within,
 // the subcommands that there are files for.
-func slowRuntime(t *testing.T, d *harness.Daemon) {
+func slowRuntime(t *testing.T, d *nodetest.Node) {
 	t.Helper()
 	path := filepath.Join(d.Dir, "slow-runc")
 	script := fmt.Sprintf(`#!/bin/sh
@@ -213,19 +197,19 @@ for a in "$@"; do case $a in run|exec|delete|update|create|start|features) verb=
 [ -e %[1]s/die-$verb ] && { %[2]s "$@" & sleep 0.03; kill -9 $! $$; }
 while [ -e %[1]s/hang-$verb ]; do sleep 0.05; done
 exec %[2]s "$@"
-`, d.Dir, harness.Bin("runc"))
+`, d.Dir, nodetest.Bin(t, "runc"))
 	if err := os.WriteFile(path, []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	appendConfig(t, d, "[cni]\n", fmt.Sprintf("[runtime.handlers.runc]\n[runtime.handlers.slow]\npath = %q\n[cni]\n", path))
+	d.Edit(t, "[cni]\n", fmt.Sprintf("[runtime.handlers.runc]\n[runtime.handlers.slow]\npath = %q\n[cni]\n", path))
 }
 
 // TestRuntimeHangs lets the OCI runtime hang and die half way.
 func TestRuntimeHangs(t *testing.T) {
-	d := newNode(t, func(d *harness.Daemon) { slowRuntime(t, d) })
+	d := newNode(t, func(d *nodetest.Node) { slowRuntime(t, d) })
 	warm(t, d)
-	clean := look(t, d)
-	n := &node{Daemon: d, t: t}
+	clean := d.Look(t)
+	n := &node{Node: d, t: t}
 	at := func(what string) string { return filepath.Join(d.Dir, what) }
 	run := func(w *world, ctx context.Context) error {
 		r, err := d.Runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: w.config, RuntimeHandler: "slow"})
@@ -252,7 +236,7 @@ func TestRuntimeHangs(t *testing.T) {
 		restart(t, d)
 		answers(t, d)
 		letGo(at("hang-run"))
-		settle(t, d, clean, "after a start nobody heard of")
+		d.AwaitSame(t, clean, "after a start nobody heard of")
 		if err := run(w, t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -271,7 +255,7 @@ func TestRuntimeHangs(t *testing.T) {
 		restart(t, d)
 		answers(t, d)
 		letGo(at("hang-run"))
-		harness.Eventually(t, 20*time.Second, "the container starts after all, or can be started", func() bool {
+		nodetest.Eventually(t, 20*time.Second, "the container starts after all, or can be started", func() bool {
 			return w.start() == nil || w.containerState() == running
 		})
 		w.clear(clean)
@@ -287,7 +271,7 @@ func TestRuntimeHangs(t *testing.T) {
 		}
 		letGo(at("die-run"))
 		w.pod = ""
-		settle(t, d, clean, "after runtimes that died")
+		d.AwaitSame(t, clean, "after runtimes that died")
 		if err := run(w, t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -335,10 +319,10 @@ func TestRuntimeHangs(t *testing.T) {
 // has no effect on it, as on a process that waits for a dead disk. Its own cgroup
 // would be thawed.
 func TestUnkillableContainer(t *testing.T) {
-	d := newNode(t, func(*harness.Daemon) {})
+	d := newNode(t, func(*nodetest.Node) {})
 	warm(t, d)
-	clean := look(t, d)
-	n := &node{Daemon: d, t: t}
+	clean := d.Look(t)
+	n := &node{Node: d, t: t}
 	w := n.world(t)
 	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
 	freezer := fmt.Sprintf("/sys/fs/cgroup/freezer/cri-%s/freezer.state", w.pod)

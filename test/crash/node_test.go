@@ -23,7 +23,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -43,7 +43,7 @@ func (p plannedFault) String() string {
 
 // node is a daemon that fails on demand.
 type node struct {
-	*harness.Daemon
+	*nodetest.Node
 	t      testing.TB
 	faults string // directory of plan and record
 	serial atomic.Int64
@@ -52,27 +52,16 @@ type node struct {
 // faultyNode starts a daemon that follows a plan of faults.
 func faultyNode(t testing.TB, extra ...string) *node {
 	t.Helper()
-	harness.Require(t)
-	if _, err := os.Stat(harness.Bin("faults/cri-shim")); err != nil {
+	nodetest.Require(t)
+	if _, err := os.Stat(nodetest.Bin(t, "faults/cri-shim")); err != nil {
 		t.Fatal("bin/faults/cri-shim is missing: run make bin/faults/cri-shim")
 	}
-	d, err := harness.New(append(extra, harness.Preload(t))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n := &node{Daemon: d, t: t, faults: t.TempDir()}
-	d.Program, d.Env = harness.Bin("faults/cri-shim"), []string{"CRI_SHIM_FAULTS=" + n.faults}
+	d := nodetest.New(t, append(extra, nodetest.Preload(t))...)
+	n := &node{Node: d, t: t, faults: t.TempDir()}
+	d.Program, d.Env = nodetest.Bin(t, "faults/cri-shim"), []string{"CRI_SHIM_FAULTS=" + n.faults}
 	d.StartFor(t)
-	n.awaitImage()
+	n.AwaitImage(t, nodetest.TestImage)
 	return n
-}
-
-func (n *node) awaitImage() {
-	n.t.Helper()
-	harness.Eventually(n.t, 20*time.Second, "images are preloaded", func() bool {
-		r, err := n.Images.ImageStatus(n.t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: harness.TestImage}})
-		return err == nil && r.Image != nil
-	})
 }
 
 // plan replaces the plan of faults.
@@ -135,7 +124,7 @@ func (n *node) bystander() *bystander {
 	n.t.Helper()
 	b := &bystander{config: n.PodConfig("bystander")}
 	b.pod = n.Pod(n.t, b.config)
-	b.id = n.Run(n.t, b.pod, harness.ContainerConfig("bystander", "lines", "0", "5"), b.config)
+	b.id = n.Run(n.t, b.pod, nodetest.ContainerConfig("bystander", "lines", "0", "5"), b.config)
 	n.AwaitLog(n.t, "bystander", "line 3")
 	b.pid = n.pidOf(b.id)
 	return b
@@ -168,7 +157,7 @@ func (b *bystander) check(t testing.TB, n *node) {
 		t.Errorf("bystander's pid was %s, is %s", b.pid, pid)
 	}
 	before := b.lines
-	harness.Eventually(t, 10*time.Second, "the bystander's log goes on", func() bool {
+	nodetest.Eventually(t, 10*time.Second, "the bystander's log goes on", func() bool {
 		var err error
 		if b.lines, err = countLines(n.LogOf(t, "bystander")); err != nil {
 			t.Fatal(err)

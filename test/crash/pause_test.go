@@ -12,16 +12,16 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // TestPauseKilled ends the process that holds a pod together.
 func TestPauseKilled(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := nodetest.Start(t, nodetest.Preload(t))
 	warm(t, d)
-	clean := look(t, d)
-	n := &node{Daemon: d, t: t}
+	clean := d.Look(t)
+	n := &node{Node: d, t: t}
 	w := n.world(t)
 	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
 	events, err := d.Runtime.GetContainerEvents(t.Context(), &cri.GetEventsRequest{})
@@ -48,7 +48,7 @@ func TestPauseKilled(t *testing.T) {
 	}
 	time.Sleep(50 * time.Millisecond) // the stream has no answer that says it listens
 	syscall.Kill(pidIn(t, status().Info["info"]), syscall.SIGKILL)
-	harness.Eventually(t, 10*time.Second, "the pod is not ready", func() bool {
+	nodetest.Eventually(t, 10*time.Second, "the pod is not ready", func() bool {
 		return status().Status.State == cri.PodSandboxState_SANDBOX_NOTREADY
 	})
 	if info := status().Info["info"]; !strings.Contains(info, "PauseExited") || !strings.Contains(info, "signal 9") {
@@ -64,7 +64,7 @@ func TestPauseKilled(t *testing.T) {
 	if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
 		t.Error(err)
 	}
-	settle(t, d, clean, "after the pod's removal")
+	d.AwaitSame(t, clean, "after the pod's removal")
 }
 
 func pidIn(t testing.TB, info string) int {
@@ -101,15 +101,15 @@ func awaitStopped(t *testing.T, told <-chan *cri.ContainerEventResponse, pod str
 
 // TestPauseKilledWhileAway ends pause while neither daemon nor monitor runs.
 func TestPauseKilledWhileAway(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
-	n := &node{Daemon: d, t: t}
+	d := nodetest.Start(t, nodetest.Preload(t))
+	n := &node{Node: d, t: t}
 	w := n.world(t)
 	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
 	r, err := d.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: w.pod, Verbose: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	monitor := monitorPID(d)
+	monitor := d.MonitorPID()
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestPauseKilledWhileAway(t *testing.T) {
 	if err := d.Up(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 10*time.Second, "the pod is not ready", func() bool { return w.podState() == notReady })
+	nodetest.Eventually(t, 10*time.Second, "the pod is not ready", func() bool { return w.podState() == notReady })
 	d.AwaitExit(t, w.id)
 	if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
 		t.Error(err)

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 	"github.com/cri-shim/cri-shim/test/registry"
 	"google.golang.org/grpc/codes"
@@ -39,7 +39,7 @@ func number(name string, otherwise uint64) uint64 {
 
 // churn is a node under load whose processes are killed.
 type churn struct {
-	*harness.Daemon
+	*nodetest.Node
 	t    testing.TB
 	over context.Context // ends when the load is to stop
 	seen counts
@@ -65,18 +65,18 @@ func TestKillsUnderLoad(t *testing.T) {
 	}
 	defer reg.Close()
 	image := pushImage(t, reg)
-	d := harness.Start(t, harness.Preload(t))
+	d := nodetest.Start(t, nodetest.Preload(t))
 	if err := reg.WriteHosts(filepath.Join(d.Dir, "certs.d"), "crash.test"); err != nil {
 		t.Fatal(err)
 	}
 	pull(t, d, image) // so that the store's own files are there
 	removeImage(t, d, image)
 	warm(t, d)
-	clean := look(t, d)
+	clean := d.Look(t)
 
 	writers := startWriters(t, d, 3)
 	ctx, stop := context.WithCancel(t.Context())
-	c := &churn{Daemon: d, t: t, over: ctx}
+	c := &churn{Node: d, t: t, over: ctx}
 	var load sync.WaitGroup
 	c.runPods(&load, seed)
 	load.Go(func() { c.execs(writers[0].id) })
@@ -91,7 +91,7 @@ func TestKillsUnderLoad(t *testing.T) {
 	}
 	pull(t, d, image) // ends what killed pulls kept for it
 	removeImage(t, d, image)
-	settle(t, d, clean, "after the load")
+	d.AwaitSame(t, clean, "after the load")
 }
 
 // runPods has four callers run pods.
@@ -104,9 +104,9 @@ func (c *churn) runPods(load *sync.WaitGroup, seed uint64) {
 
 // warm runs and removes one pod, so that what the first pod of a node makes for
 // all others is there.
-func warm(t *testing.T, d *harness.Daemon) {
+func warm(t *testing.T, d *nodetest.Node) {
 	t.Helper()
-	n := &node{Daemon: d, t: t}
+	n := &node{Node: d, t: t}
 	w := n.world(t)
 	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
 	if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
@@ -122,7 +122,7 @@ func (c *churn) kill(n int, random *rand.Rand) {
 		daemon, monitor := what != 1, what != 0
 		if monitor {
 			c.seen.monitors.Add(1)
-			if pid := monitorPID(c.Daemon); pid > 0 {
+			if pid := c.Node.MonitorPID(); pid > 0 {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
@@ -141,20 +141,6 @@ func (c *churn) kill(n int, random *rand.Rand) {
 			return
 		}
 	}
-}
-
-// monitorPID finds the daemon's monitor; 0 when none runs.
-func monitorPID(d *harness.Daemon) int {
-	dirs, _ := filepath.Glob("/proc/[0-9]*")
-	for _, dir := range dirs {
-		exe, _ := os.Readlink(filepath.Join(dir, "exe"))
-		cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if strings.HasSuffix(strings.TrimSuffix(exe, " (deleted)"), "/cri-monitor") && strings.Contains(string(cmdline), d.Dir) {
-			pid, _ := strconv.Atoi(filepath.Base(dir))
-			return pid
-		}
-	}
-	return 0
 }
 
 // patience is how long a request is repeated for while its daemon is away.
@@ -203,7 +189,7 @@ func (c *churn) pod(name string, code, lines int) {
 		c.t.Errorf("%s: RunPodSandbox: %v", name, err)
 		return
 	}
-	container := harness.ContainerConfig(name, "say", strconv.Itoa(lines), strconv.Itoa(code))
+	container := nodetest.ContainerConfig(name, "say", strconv.Itoa(lines), strconv.Itoa(code))
 	err = c.try(func(ctx context.Context) error {
 		r, err := c.Runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: pod, Config: container, SandboxConfig: config})
 		id = r.GetContainerId()
@@ -347,14 +333,14 @@ func pushImage(t *testing.T, reg *registry.Registry) string {
 	return "crash.test/" + name
 }
 
-func pull(t testing.TB, d *harness.Daemon, image string) {
+func pull(t testing.TB, d *nodetest.Node, image string) {
 	t.Helper()
 	if _, err := d.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image}}); err != nil {
 		t.Errorf("PullImage: %v", err)
 	}
 }
 
-func removeImage(t testing.TB, d *harness.Daemon, image string) {
+func removeImage(t testing.TB, d *nodetest.Node, image string) {
 	t.Helper()
 	if _, err := d.Images.RemoveImage(t.Context(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: image}}); err != nil {
 		t.Errorf("RemoveImage: %v", err)
@@ -367,15 +353,15 @@ type writer struct {
 	pid           int
 }
 
-func startWriters(t *testing.T, d *harness.Daemon, n int) []*writer {
+func startWriters(t *testing.T, d *nodetest.Node, n int) []*writer {
 	t.Helper()
 	var out []*writer
-	node := &node{Daemon: d, t: t}
+	node := &node{Node: d, t: t}
 	for i := range n {
 		name := fmt.Sprintf("writer-%d", i)
 		config := d.PodConfig(name)
 		w := &writer{name: name, pod: d.Pod(t, config)}
-		w.id = d.Run(t, w.pod, harness.ContainerConfig(name, "lines", "0", strconv.Itoa(1+i)), config)
+		w.id = d.Run(t, w.pod, nodetest.ContainerConfig(name, "lines", "0", strconv.Itoa(1+i)), config)
 		w.pid, _ = strconv.Atoi(node.pidOf(w.id))
 		out = append(out, w)
 	}
@@ -384,13 +370,13 @@ func startWriters(t *testing.T, d *harness.Daemon, n int) []*writer {
 
 // check ends the writer: it must have run all the time, seen no broken pipe,
 // and have each of its lines in its log once.
-func (w *writer) check(t *testing.T, d *harness.Daemon) {
+func (w *writer) check(t *testing.T, d *nodetest.Node) {
 	t.Helper()
 	s := d.Status(t, w.id)
 	if s.State != cri.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("%s: %v", w.name, s)
 	}
-	if pid := (&node{Daemon: d, t: t}).pidOf(w.id); pid != strconv.Itoa(w.pid) {
+	if pid := (&node{Node: d, t: t}).pidOf(w.id); pid != strconv.Itoa(w.pid) {
 		t.Errorf("%s: pid was %d, is %s", w.name, w.pid, pid)
 	}
 	ctx := within(t, time.Minute)

@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // BenchmarkBusyRecovery measures how long the first List takes to be answered
@@ -27,20 +27,20 @@ import (
 func BenchmarkBusyRecovery(b *testing.B) {
 	const writers = 30
 	pods := int(number("CRASH_PODS", 100))
-	d := harness.Start(b, harness.Preload(b))
+	d := nodetest.Start(b, nodetest.Preload(b))
 	for i := range pods {
 		config := d.PodConfig(fmt.Sprintf("pod-%d", i))
 		command := []string{"sleep"}
 		if i < writers {
 			command = []string{"lines", "0", "1"} // a line each millisecond
 		}
-		d.Run(b, d.Pod(b, config), harness.ContainerConfig(fmt.Sprintf("app-%d", i), command...), config)
+		d.Run(b, d.Pod(b, config), nodetest.ContainerConfig(fmt.Sprintf("app-%d", i), command...), config)
 	}
 	over, stop := context.WithCancel(b.Context())
-	c := &churn{Daemon: d, t: b, over: over}
+	c := &churn{Node: d, t: b, over: over}
 	var load sync.WaitGroup
 	c.runPods(&load, 1)
-	programs := []string{harness.Bin("cri-shim")}
+	programs := []string{nodetest.Bin(b, "cri-shim")}
 	if other := os.Getenv("CRASH_OTHER"); other != "" {
 		programs = append(programs, other)
 	}
@@ -51,7 +51,7 @@ func BenchmarkBusyRecovery(b *testing.B) {
 		d.Program = programs[i%len(programs)]
 		c.seen.monitors.Add(1)
 		c.seen.daemons.Add(1)
-		syscall.Kill(monitorPID(d), syscall.SIGKILL)
+		syscall.Kill(d.MonitorPID(), syscall.SIGKILL)
 		if err := d.Kill(); err != nil {
 			b.Fatal(err)
 		}

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -29,7 +29,7 @@ type world struct {
 
 func (n *node) world(t *testing.T) *world {
 	name := fmt.Sprintf("app-%d", n.serial.Add(1))
-	c := harness.ContainerConfig(name, "sleep")
+	c := nodetest.ContainerConfig(name, "sleep")
 	config := n.PodConfig("subject")
 	config.PortMappings = []*cri.PortMapping{{Protocol: cri.Protocol_TCP, ContainerPort: 80, HostPort: freePort(t)}}
 	return &world{node: n, t: t, config: config, container: c}
@@ -177,7 +177,7 @@ var (
 func TestEachStep(t *testing.T) {
 	n := faultyNode(t)
 	by := n.bystander()
-	clean := look(t, n.Daemon)
+	clean := n.Node.Look(t)
 	for _, s := range subjects {
 		t.Run(s.name, func(t *testing.T) {
 			n.plan()
@@ -233,14 +233,14 @@ func (w *world) prepare(s subject) {
 
 // strike runs the operation into one fault and holds what is left against what
 // was acknowledged.
-func (n *node) strike(t *testing.T, s subject, place plannedFault, clean facts) {
+func (n *node) strike(t *testing.T, s subject, place plannedFault, clean nodetest.Snapshot) {
 	w := n.world(t)
 	n.plan()
 	w.prepare(s)
-	prepared := look(t, n.Daemon)
+	prepared := n.Node.Look(t)
 	n.plan(place)
 	err := s.act(w)
-	harness.Eventually(t, 5*time.Second, "the fault strikes", n.struck)
+	nodetest.Eventually(t, 5*time.Second, "the fault strikes", n.struck)
 	if place.Action == "kill" {
 		w.revive()
 		if err == nil && w.stateIs(s, s.done) {
@@ -255,7 +255,7 @@ func (n *node) strike(t *testing.T, s subject, place plannedFault, clean facts) 
 		}
 	case got == s.undone && s.undone != s.done:
 		if len(s.before) < 3 { // a running container's own files change
-			settle(t, n.Daemon, prepared, "what did not happen left something")
+			n.Node.AwaitSame(t, prepared, "what did not happen left something")
 		}
 	case got != s.done && got != s.between:
 		t.Errorf("after %v the state is %s", err, got)
@@ -264,7 +264,7 @@ func (n *node) strike(t *testing.T, s subject, place plannedFault, clean facts) 
 	}
 	w.repeat(s, got)
 	if s.undone == s.done {
-		settle(t, n.Daemon, prepared, "what left the container as it was left something")
+		n.Node.AwaitSame(t, prepared, "what left the container as it was left something")
 	}
 	w.clear(clean)
 }
@@ -308,12 +308,12 @@ func (w *world) repeat(s subject, was string) {
 }
 
 // clear removes the pod; everything must be as it was before it.
-func (w *world) clear(clean facts) {
+func (w *world) clear(clean nodetest.Snapshot) {
 	w.t.Helper()
 	if w.pod != "" {
 		if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
 			w.t.Error(err)
 		}
 	}
-	settle(w.t, w.Daemon, clean, "after the pod's removal")
+	w.Node.AwaitSame(w.t, clean, "after the pod's removal")
 }

@@ -22,7 +22,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"github.com/cri-shim/cri-shim/test/registry"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -55,10 +55,10 @@ func hungFilesystem(t *testing.T) (dir string, die func()) {
 
 // TestHungMountSource mounts a directory of a file system that hangs.
 func TestHungMountSource(t *testing.T) {
-	d := newNode(t, func(*harness.Daemon) {})
+	d := newNode(t, func(*nodetest.Node) {})
 	warm(t, d)
-	clean := look(t, d)
-	n := &node{Daemon: d, t: t}
+	clean := d.Look(t)
+	n := &node{Node: d, t: t}
 	dir, die := hungFilesystem(t)
 	w := n.world(t)
 	w.container.Mounts = []*cri.Mount{{HostPath: filepath.Join(dir, "volume"), ContainerPath: "/volume"}}
@@ -76,7 +76,7 @@ func TestHungMountSource(t *testing.T) {
 	impatient(t, begun)
 	answers(t, d)
 	impatient(t, begun)
-	harness.Eventually(t, 5*time.Second, "the log names the stage and how long it lasts", func() bool {
+	nodetest.Eventually(t, 5*time.Second, "the log names the stage and how long it lasts", func() bool {
 		return strings.Contains(d.Log(), "still at")
 	})
 	restart(t, d)
@@ -170,15 +170,15 @@ func TestKilledPulls(t *testing.T) {
 	defer reg.Close()
 	image := pushImage(t, reg)
 	p := newProxy(t, reg.URL)
-	var d *harness.Daemon
-	d = newNode(t, func(d *harness.Daemon) {
+	var d *nodetest.Node
+	d = newNode(t, func(d *nodetest.Node) {
 		if err := p.writeHosts(filepath.Join(d.Dir, "certs.d"), "crash.test"); err != nil {
 			t.Fatal(err)
 		}
 	})
 	pull(t, d, image)
 	removeImage(t, d, image)
-	clean := look(t, d)
+	clean := d.Look(t)
 	rounds := 6
 	if os.Getenv("CRASH_KILLS") != "" {
 		rounds = 40
@@ -190,7 +190,7 @@ func TestKilledPulls(t *testing.T) {
 			_, err := d.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image}})
 			done <- err
 		}()
-		harness.Eventually(t, 20*time.Second, "the registry stops, or all is there", func() bool { return p.quota.Load() == 0 || len(done) > 0 })
+		nodetest.Eventually(t, 20*time.Second, "the registry stops, or all is there", func() bool { return p.quota.Load() == 0 || len(done) > 0 })
 		if err := d.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -205,7 +205,7 @@ func TestKilledPulls(t *testing.T) {
 		}
 		pull(t, d, image)
 		removeImage(t, d, image)
-		settle(t, d, clean, fmt.Sprintf("after kill %d", i))
+		d.AwaitSame(t, clean, fmt.Sprintf("after kill %d", i))
 	}
 }
 
@@ -218,7 +218,7 @@ func TestRegistryStops(t *testing.T) {
 	defer reg.Close()
 	image := pushImage(t, reg)
 	p := newProxy(t, reg.URL)
-	d := newNode(t, func(d *harness.Daemon) {
+	d := newNode(t, func(d *nodetest.Node) {
 		if err := p.writeHosts(filepath.Join(d.Dir, "certs.d"), "crash.test"); err != nil {
 			t.Fatal(err)
 		}

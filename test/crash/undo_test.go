@@ -8,7 +8,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // undoings are operations that fail late, so that there is much to undo.
@@ -29,8 +29,8 @@ const sample = 5
 func TestDieWhileUndoing(t *testing.T) {
 	n := faultyNode(t)
 	by := n.bystander()
-	warm(t, n.Daemon)
-	clean := look(t, n.Daemon)
+	warm(t, n.Node)
+	clean := n.Node.Look(t)
 	for _, u := range undoings {
 		for _, first := range []string{"error", "kill"} {
 			late := u.late
@@ -60,7 +60,7 @@ func TestDieWhileUndoing(t *testing.T) {
 
 // placesOfUndoing lets the operation fail once, and lists the places that
 // undoing it passes.
-func (n *node) placesOfUndoing(t *testing.T, s subject, late plannedFault, recovery string, clean facts) []plannedFault {
+func (n *node) placesOfUndoing(t *testing.T, s subject, late plannedFault, recovery string, clean nodetest.Snapshot) []plannedFault {
 	t.Helper()
 	n.plan()
 	w := n.world(t)
@@ -91,11 +91,11 @@ func (n *node) placesOfUndoing(t *testing.T, s subject, late plannedFault, recov
 }
 
 // dieTwice lets the operation fail or die, and the daemon die while it undoes that.
-func (n *node) dieTwice(t *testing.T, s subject, late, place plannedFault, clean facts) {
+func (n *node) dieTwice(t *testing.T, s subject, late, place plannedFault, clean nodetest.Snapshot) {
 	w := n.world(t)
 	n.plan()
 	w.prepare(s)
-	prepared := look(t, n.Daemon)
+	prepared := n.Node.Look(t)
 	n.plan(late, place)
 	if err := s.act(w); err == nil {
 		t.Error("the operation works in spite of a fault")
@@ -106,12 +106,12 @@ func (n *node) dieTwice(t *testing.T, s subject, late, place plannedFault, clean
 		}
 		w.Up(t.Context()) // dies in the recovery, before or after it serves
 	}
-	harness.Eventually(t, patience, "both faults strike", n.struck)
+	nodetest.Eventually(t, patience, "both faults strike", n.struck)
 	w.revive()
 	if got := s.state(w); got != s.undone {
 		t.Errorf("the state is %s, want %s", got, s.undone)
 	}
-	settle(t, n.Daemon, prepared, "what did not happen left something")
+	n.Node.AwaitSame(t, prepared, "what did not happen left something")
 	w.repeat(s, s.undone)
 	w.clear(clean)
 }

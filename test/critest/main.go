@@ -81,7 +81,8 @@ func (o *options) main() (int, error) {
 		if again, code, err := node.Isolate(); again || err != nil {
 			return code, err
 		}
-	} else if err := node.Adopt(); err != nil {
+	}
+	if err := node.Adopt(); err != nil {
 		return 1, err
 	}
 	return o.onNode(ctx)
@@ -98,7 +99,7 @@ func (o *options) resolve(ctx context.Context) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("must run as root")
 	}
-	if o.bin, err = filepath.Abs("bin"); err != nil {
+	if o.bin, err = node.Programs(); err != nil {
 		return err
 	}
 	if o.cache, err = filepath.Abs(".cache/critest"); err != nil {
@@ -132,10 +133,6 @@ func (o *options) onNode(ctx context.Context) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	before, err := node.TakeSnapshot()
-	if err != nil {
-		return 1, err
-	}
 	n, reg, err := o.start(ctx, dir)
 	if reg != nil {
 		defer reg.Close()
@@ -145,21 +142,13 @@ func (o *options) onNode(ctx context.Context) (code int, err error) {
 	}
 	logs := filepath.Join(o.cache, "logs", time.Now().Format("20060102-150405"))
 	code, err = o.run(ctx, "unix://"+n.Socket, n.NRISocket, logs)
-	err = errors.Join(err, n.Stop(ctx), keep(logs, n.LogFile, filepath.Join(dir, "state", "monitor.log")))
-	leaks, lookErr := before.Leaks(dir, n.LogFile)
-	for _, l := range leaks {
-		fmt.Println("left behind:", l)
-	}
-	if len(leaks) > 0 {
-		err = errors.Join(err, fmt.Errorf("%s left %d things behind", o.kind, len(leaks)))
-	}
-	return code, errors.Join(err, lookErr)
+	return code, errors.Join(err, n.Down(ctx), keep(logs, n.LogFile, filepath.Join(dir, "state", "monitor.log")))
 }
 
 func (o *options) start(ctx context.Context, dir string) (*node.Node, *registry.Registry, error) {
 	no := node.Options{
 		Kind: o.kind, Dir: dir, Bin: o.bin, NRI: o.nri, LogLevel: o.logLevel,
-		Network: node.Network{Bridge: "cri-critest", Subnet: "10.111.0.0/16"},
+		Network: node.Network{Bridge: "cri-critest", Subnet: "10.111.0.0/16"}, Alone: !o.public,
 	}
 	var reg *registry.Registry
 	if !o.public {

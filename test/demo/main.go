@@ -41,11 +41,10 @@ func main() {
 			os.Exit(code)
 		}
 		exitOn(err)
-	} else {
-		exitOn(node.Adopt())
 	}
+	exitOn(node.Adopt())
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, *keep)
+	err := run(ctx, *host, *keep)
 	stop()
 	exitOn(err)
 }
@@ -58,28 +57,24 @@ func exitOn(err error) {
 }
 
 // run prepares a folder, shows the pod in it and checks that nothing stays behind.
-func run(ctx context.Context, keep bool) (err error) {
+func run(ctx context.Context, host, keep bool) (err error) {
 	dir, err := os.MkdirTemp("", "cri-demo-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	bin, err := filepath.Abs("bin")
+	bin, err := node.Programs()
 	if err != nil {
 		return err
 	}
 	if err := step("image built from examples/web", func() (string, error) { return "", writeImage(ctx, dir) }); err != nil {
 		return err
 	}
-	before, err := node.TakeSnapshot()
-	if err != nil {
-		return err
-	}
 	var n *node.Node
 	err = step("node up: daemon and monitor", func() (string, error) {
 		n, err = node.Start(ctx, node.Options{
 			Kind: node.CRIShim, Dir: dir, Bin: bin, Preload: filepath.Join(dir, "preload"),
-			Network: node.Network{Default: true, Bridge: "cri-demo"},
+			Network: node.Network{Default: true, Bridge: "cri-demo"}, Alone: !host,
 		})
 		return "", err
 	})
@@ -87,23 +82,9 @@ func run(ctx context.Context, keep bool) (err error) {
 		return err
 	}
 	shown := show(ctx, n, keep)
-	down := step("node down", func() (string, error) { return "", errors.Join(n.Stop(ctx), n.Wipe(ctx)) })
+	down := step("node down", func() (string, error) { return "", n.Down(ctx) })
 	if err := errors.Join(shown, down); err != nil {
 		return fmt.Errorf("%w (the daemon's log:\n%s)", err, logOf(n))
-	}
-	return nothingLeft(before, n)
-}
-
-func nothingLeft(before node.Snapshot, n *node.Node) error {
-	leaks, err := before.Leaks(n.Dir, n.LogFile)
-	if err != nil {
-		return err
-	}
-	for _, l := range leaks {
-		fmt.Println("  left behind:", l)
-	}
-	if len(leaks) > 0 {
-		return fmt.Errorf("%d things left behind", len(leaks))
 	}
 	fmt.Println("\nLeft on the machine: no process, mount, cgroup, network namespace, interface, packet filter rule or file.")
 	return nil

@@ -20,7 +20,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 const (
@@ -39,11 +39,11 @@ type kubelet struct {
 	http           *http.Client
 }
 
-func kubeletProgram() string { return filepath.Join(harness.Root(), ".cache", "kubelet") }
+func kubeletProgram(t *testing.T) string { return filepath.Join(nodetest.Root(t), ".cache", "kubelet") }
 
 // startKubelet runs a kubelet on d for the length of the test, with feature
 // gates besides those that are on by default.
-func startKubelet(t *testing.T, d *harness.Daemon, c *cgroup, gates ...string) *kubelet {
+func startKubelet(t *testing.T, d *nodetest.Node, c *cgroup, gates ...string) *kubelet {
 	t.Helper()
 	k := &kubelet{
 		cgroup: c, gates: map[string]bool{}, dir: filepath.Join(d.Dir, "kubelet"), manifests: filepath.Join(d.Dir, "manifests"), ended: make(chan struct{}),
@@ -66,14 +66,14 @@ func startKubelet(t *testing.T, d *harness.Daemon, c *cgroup, gates ...string) *
 			t.Logf("kubelet log:\n%s", k.tail(t))
 		}
 	})
-	if err := k.start(d); err != nil {
+	if err := k.start(t, d); err != nil {
 		t.Fatal(err)
 	}
 	k.await(t, patience, "kubelet serves", func([]pod) bool { return true })
 	return k
 }
 
-func (k *kubelet) start(d *harness.Daemon) (err error) {
+func (k *kubelet) start(t *testing.T, d *nodetest.Node) (err error) {
 	config := map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"staticPodPath": k.manifests, "fileCheckFrequency": "1s", "syncFrequency": "2s",
@@ -97,7 +97,7 @@ func (k *kubelet) start(d *harness.Daemon) (err error) {
 	if k.log, err = os.Create(filepath.Join(k.dir, "kubelet.log")); err != nil {
 		return err
 	}
-	k.cmd = exec.Command(kubeletProgram(), "--config", file, "--root-dir", filepath.Join(k.dir, "root"),
+	k.cmd = exec.Command(kubeletProgram(t), "--config", file, "--root-dir", filepath.Join(k.dir, "root"),
 		"--cert-dir", filepath.Join(k.dir, "pki"), "--hostname-override", nodeName, "--v", "2")
 	k.cmd.Stdout, k.cmd.Stderr = k.log, k.log
 	k.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -170,7 +170,7 @@ func named(pods []pod, name string) (pod, bool) {
 func (k *kubelet) add(t *testing.T, name string, container map[string]any, init ...map[string]any) {
 	t.Helper()
 	for _, c := range append(init, container) {
-		c["image"], c["imagePullPolicy"] = harness.TestImage, "Never"
+		c["image"], c["imagePullPolicy"] = nodetest.TestImage, "Never"
 	}
 	data, err := json.Marshal(map[string]any{
 		"apiVersion": "v1", "kind": "Pod", "metadata": map[string]any{"name": name, "namespace": "default"},

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -40,7 +40,7 @@ func newCgroup(t *testing.T) *cgroup {
 
 // prepare makes the cgroup as the runtime's driver has it. The kubelet wants it there, and ready for processes, before
 // it starts.
-func (c *cgroup) prepare(t *testing.T, d *harness.Daemon) {
+func (c *cgroup) prepare(t *testing.T, d *nodetest.Node) {
 	t.Helper()
 	answer, err := d.Runtime.RuntimeConfig(t.Context(), &cri.RuntimeConfigRequest{})
 	if err == nil && answer.GetLinux().GetCgroupDriver() == cri.CgroupDriver_SYSTEMD {

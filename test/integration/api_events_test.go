@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -19,7 +19,7 @@ import (
 type eventStream = grpc.ServerStreamingClient[cri.ContainerEventResponse]
 
 // watch is a reader of events that misses nothing from here on.
-func watch(t *testing.T, d *harness.Daemon) eventStream {
+func watch(t *testing.T, d *nodetest.Node) eventStream {
 	t.Helper()
 	s, err := d.Runtime.GetContainerEvents(within(t, time.Minute), &cri.GetEventsRequest{})
 	if err == nil {
@@ -46,7 +46,7 @@ func told(t *testing.T, s eventStream, n int) (got []string, events []*cri.Conta
 }
 
 // stop stops a container at once.
-func stop(t *testing.T, d *harness.Daemon, id string) {
+func stop(t *testing.T, d *nodetest.Node, id string) {
 	t.Helper()
 	if _, err := d.Runtime.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: id, Timeout: 10}); err != nil {
 		t.Error(err)

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -117,7 +117,7 @@ func TestUserNamespaceOnHostNetwork(t *testing.T) {
 	volume := filepath.Join(d.Dir, "volume")
 	mustMkdir(t, volume)
 	mustWrite(t, filepath.Join(volume, "roots"), "mine")
-	c := options(harness.ContainerConfig("app", "sleep"), o)
+	c := options(nodetest.ContainerConfig("app", "sleep"), o)
 	c.Mounts = []*cri.Mount{{HostPath: volume, ContainerPath: "/volume", UidMappings: ids, GidMappings: ids}}
 	id := d.Run(t, pod, c, config)
 	got := spaces(t, d, id)
@@ -158,7 +158,7 @@ func TestUserNamespaceOnHostNetwork(t *testing.T) {
 func TestMountFields(t *testing.T) {
 	d := node(t)
 	pod, p := quickPod(t, d, "options")
-	img, err := d.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: harness.TestImage}})
+	img, err := d.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: nodetest.TestImage}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func TestMountFields(t *testing.T) {
 	c.Mounts = []*cri.Mount{
 		{HostPath: host, ContainerPath: "/plain"},
 		{HostPath: host, ContainerPath: "/options", MountOptions: []string{"exec", "noexec", "nosuid", "nosuid", "nodev"}},
-		{ContainerPath: "/image", Image: &cri.ImageSpec{Image: harness.TestImage}, ImageSubPath: "etc", Readonly: true},
+		{ContainerPath: "/image", Image: &cri.ImageSpec{Image: nodetest.TestImage}, ImageSubPath: "etc", Readonly: true},
 	}
 	id := d.Run(t, pod, c, p)
 	var options string
@@ -182,7 +182,7 @@ func TestMountFields(t *testing.T) {
 	if len(m) != 3 || !reflect.DeepEqual(m[1].MountOptions, c.Mounts[1].MountOptions) {
 		t.Fatalf("mounts in the status: %v", m)
 	}
-	if m[2].Image.ImageRef != img.Image.Id || m[2].Image.Image != harness.TestImage || m[2].ImageSubPath != "etc" {
+	if m[2].Image.ImageRef != img.Image.Id || m[2].Image.Image != nodetest.TestImage || m[2].ImageSubPath != "etc" {
 		t.Errorf("image volume in the status: %v, the image is %s", m[2], img.Image.Id)
 	}
 	s, err := d.Runtime.Status(t.Context(), &cri.StatusRequest{})

@@ -13,7 +13,7 @@ import (
 
 	"github.com/containerd/nri/pkg/api"
 	"github.com/containerd/nri/pkg/stub"
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -45,7 +45,7 @@ func (w *witness) PostUpdatePodSandbox(_ context.Context, pod *api.PodSandbox) e
 }
 
 // connect brings the plugin to a daemon and returns the pods it is told of.
-func (w *witness) connect(t *testing.T, d *harness.Daemon) []*api.PodSandbox {
+func (w *witness) connect(t *testing.T, d *nodetest.Node) []*api.PodSandbox {
 	t.Helper()
 	s, err := stub.New(w, stub.WithPluginName("witness"), stub.WithPluginIdx("10"), stub.WithSocketPath(filepath.Join(d.Dir, "nri.sock")), stub.WithOnClose(func() {}))
 	if err != nil {
@@ -73,9 +73,9 @@ func received[T any](t *testing.T, c <-chan T) T {
 // plugins, also to those that connect after a restart of the daemon.
 func TestPodResourcesReachPlugins(t *testing.T) {
 	t.Parallel()
-	d := edited(t, func(_ *harness.Daemon, config string) string {
+	d := edited(t, func(_ *nodetest.Node, config string) string {
 		return strings.Replace(config, "[nri]\nenable = false", "[nri]\nenable = true", 1)
-	}, harness.Preload(t))
+	}, nodetest.Preload(t))
 	w := &witness{pods: make(chan *api.PodSandbox, 8), synced: make(chan []*api.PodSandbox, 8), updates: make(chan [2]*api.LinuxResources, 8)}
 	if pods := w.connect(t, d); len(pods) != 0 {
 		t.Errorf("pods of an empty node: %v", pods)

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -26,7 +26,7 @@ import (
 // copied is a program of ours in a place where a test can take it away.
 func copied(t *testing.T, name string) string {
 	t.Helper()
-	data, err := os.ReadFile(harness.Bin(name))
+	data, err := os.ReadFile(nodetest.Bin(t, name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,9 +39,9 @@ func copied(t *testing.T, name string) string {
 
 // ready waits until RuntimeReady is what it should be, and returns it. Each
 // question must be answered at once, whatever is broken.
-func ready(t *testing.T, d *harness.Daemon, want bool) (c *cri.RuntimeCondition) {
+func ready(t *testing.T, d *nodetest.Node, want bool) (c *cri.RuntimeCondition) {
 	t.Helper()
-	harness.Eventually(t, 20*time.Second, fmt.Sprintf("RuntimeReady is %t", want), func() bool {
+	nodetest.Eventually(t, 20*time.Second, fmt.Sprintf("RuntimeReady is %t", want), func() bool {
 		began := time.Now()
 		c = condition(t, d, cri.RuntimeReady)
 		if took := time.Since(began); took > 2*time.Second {
@@ -53,7 +53,7 @@ func ready(t *testing.T, d *harness.Daemon, want bool) (c *cri.RuntimeCondition)
 }
 
 // monitorOf finds the monitor of a daemon.
-func monitorOf(t *testing.T, d *harness.Daemon) int {
+func monitorOf(t *testing.T, d *nodetest.Node) int {
 	t.Helper()
 	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, file := range dirs {
@@ -73,7 +73,7 @@ func monitorOf(t *testing.T, d *harness.Daemon) int {
 // Without a monitor nothing can be started: the node says so until there is one
 // again, and goes on with what ran.
 func TestNotReadyWithoutMonitor(t *testing.T) {
-	harness.Require(t)
+	nodetest.Require(t)
 	program := copied(t, "cri-monitor")
 	d := node(t, fmt.Sprintf("[runtime]\nmonitor = %q\n", program))
 	pod, config := quickPod(t, d, "before")
@@ -104,7 +104,7 @@ func TestNotReadyWithoutMonitor(t *testing.T) {
 
 // A node whose OCI runtime is gone is not ready.
 func TestNotReadyWithoutRuntime(t *testing.T) {
-	harness.Require(t)
+	nodetest.Require(t)
 	program := copied(t, "runc")
 	d := node(t, fmt.Sprintf("[runtime.handlers.runc]\npath = %q\n", program))
 	ready(t, d, true)
@@ -115,7 +115,7 @@ func TestNotReadyWithoutRuntime(t *testing.T) {
 		t.Errorf("condition %v", c)
 	}
 	refusedPod(t, d, hostNet(d.PodConfig("meanwhile")), "", codes.FailedPrecondition, program)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 	mustWrite(t, program, "#!/bin/sh\n") // there, and not executable
 	if c := ready(t, d, false); c.Reason != "RuntimeMissing" {
 		t.Errorf("condition %v", c)
@@ -125,7 +125,7 @@ func TestNotReadyWithoutRuntime(t *testing.T) {
 	}
 	ready(t, d, true)
 	removePod(t, d, d.Pod(t, hostNet(d.PodConfig("meanwhile"))))
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 // A node that cannot write down what it does is not ready.
@@ -165,7 +165,7 @@ func TestStatusOfHangingPlugin(t *testing.T) {
 [ $CNI_COMMAND = STATUS ] || exit 0
 while [ ! -e %s ]; do sleep 0.1; done`, gate))
 	writeConf(t, d, "10-test.conflist", `{"cniVersion":"1.1.0","name":"test","plugins":[{"type":"cri-fake"}]}`)
-	harness.Eventually(t, 5*time.Second, "the network is not ready for the plugin's sake", func() bool {
+	nodetest.Eventually(t, 5*time.Second, "the network is not ready for the plugin's sake", func() bool {
 		began := time.Now()
 		c := networkReady(t, d)
 		if took := time.Since(began); took > 2*time.Second {
@@ -177,12 +177,12 @@ while [ ! -e %s ]; do sleep 0.1; done`, gate))
 		t.Errorf("the runtime is not ready because of its network: %v", c)
 	}
 	mustWrite(t, gate, "")
-	harness.Eventually(t, 20*time.Second, "the network is ready", func() bool { return networkReady(t, d).Status })
+	nodetest.Eventually(t, 20*time.Second, "the network is ready", func() bool { return networkReady(t, d).Status })
 	plugin(t, plugins, "cri-fake", `
 [ $CNI_COMMAND = STATUS ] || exit 0
 echo '{"cniVersion":"1.1.0","code":50,"msg":"no addresses left"}'
 exit 1`)
-	harness.Eventually(t, 20*time.Second, "the network says why it is not ready", func() bool {
+	nodetest.Eventually(t, 20*time.Second, "the network says why it is not ready", func() bool {
 		c := networkReady(t, d)
 		return !c.Status && strings.Contains(c.Message, "no addresses left")
 	})
@@ -191,7 +191,7 @@ exit 1`)
 // What the node promises of its handlers is what the runtime says of itself.
 func TestHandlerFeatures(t *testing.T) {
 	d := node(t)
-	out, err := osexec.Command(harness.Bin("runc"), "features").Output()
+	out, err := osexec.Command(nodetest.Bin(t, "runc"), "features").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -252,7 +252,7 @@ func TestPodCIDR(t *testing.T) {
 		t.Helper()
 		config := d.PodConfig(name)
 		pod := d.Pod(t, config)
-		d.Run(t, pod, harness.ContainerConfig(name, "serve", "80"), config)
+		d.Run(t, pod, nodetest.ContainerConfig(name, "serve", "80"), config)
 		d.AwaitLog(t, name, "serving")
 		return pod
 	}

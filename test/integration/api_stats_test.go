@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -27,23 +27,23 @@ const inUse = 16 << 20
 
 // statsNode is a daemon with a pod that serves on a network of its own, one on
 // the host's network and a container that has ended.
-func statsNode(t *testing.T) (d *harness.Daemon, pod, web, quiet string) {
+func statsNode(t *testing.T) (d *nodetest.Node, pod, web, quiet string) {
 	t.Helper()
 	d = node(t)
 	config := d.PodConfig("measured")
 	pod = d.Pod(t, config)
-	c := harness.ContainerConfig("web", "serve", "8080", strconv.Itoa(inUse>>20))
+	c := nodetest.ContainerConfig("web", "serve", "8080", strconv.Itoa(inUse>>20))
 	c.Labels = map[string]string{"part": "web"}
 	c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 256 << 20}
 	web = d.Run(t, pod, c, config)
-	d.AwaitExit(t, d.Run(t, pod, harness.ContainerConfig("ended", "exit", "0"), config))
+	d.AwaitExit(t, d.Run(t, pod, nodetest.ContainerConfig("ended", "exit", "0"), config))
 	quiet, quietConfig := quickPod(t, d, "quiet")
 	d.Run(t, quiet, inHostNet("quiet", "sleep"), quietConfig)
 	d.AwaitLog(t, "web", "serving")
 	return d, pod, web, quiet
 }
 
-func containerStats(t *testing.T, d *harness.Daemon, id string) *cri.ContainerStats {
+func containerStats(t *testing.T, d *nodetest.Node, id string) *cri.ContainerStats {
 	t.Helper()
 	r, err := d.Runtime.ContainerStats(t.Context(), &cri.ContainerStatsRequest{ContainerId: id})
 	if err != nil {
@@ -52,7 +52,7 @@ func containerStats(t *testing.T, d *harness.Daemon, id string) *cri.ContainerSt
 	return r.Stats
 }
 
-func podStats(t *testing.T, d *harness.Daemon, id string) *cri.LinuxPodSandboxStats {
+func podStats(t *testing.T, d *nodetest.Node, id string) *cri.LinuxPodSandboxStats {
 	t.Helper()
 	r, err := d.Runtime.PodSandboxStats(t.Context(), &cri.PodSandboxStatsRequest{PodSandboxId: id})
 	if err != nil {
@@ -62,7 +62,7 @@ func podStats(t *testing.T, d *harness.Daemon, id string) *cri.LinuxPodSandboxSt
 }
 
 // work makes a container use its processor, its disk and its pod's network.
-func work(t *testing.T, d *harness.Daemon, pod, web string) {
+func work(t *testing.T, d *nodetest.Node, pod, web string) {
 	t.Helper()
 	if _, err := d.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: web, Cmd: []string{tb, "bytes", "400000000"}, Timeout: 60}); err != nil {
 		t.Fatal(err)
@@ -108,7 +108,7 @@ func TestContainerStats(t *testing.T) {
 	if rate := busy.UsageNanoCores.GetValue(); rate == 0 || rate > 64e9 {
 		t.Errorf("CPU rate %d", rate)
 	}
-	harness.Eventually(t, 20*time.Second, "the writable layer is measured anew", func() bool {
+	nodetest.Eventually(t, 20*time.Second, "the writable layer is measured anew", func() bool {
 		l := containerStats(t, d, web).WritableLayer
 		return l.GetUsedBytes().GetValue() >= before.WritableLayer.GetUsedBytes().GetValue()+20*100000
 	})
@@ -247,7 +247,7 @@ func TestMetrics(t *testing.T) {
 		name := map[bool]string{true: "measured", false: "quiet"}[serving]
 		check(p.Metrics, "pod", map[string]string{"pod": name, "namespace": "default", "container": "", "name": p.PodSandboxId}, serving)
 		for _, c := range p.ContainerMetrics {
-			labels := map[string]string{"pod": name, "namespace": "default", "name": c.ContainerId, "image": harness.TestImage}
+			labels := map[string]string{"pod": name, "namespace": "default", "name": c.ContainerId, "image": nodetest.TestImage}
 			if serving {
 				labels["container"] = "web"
 				if c.ContainerId != web {

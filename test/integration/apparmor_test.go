@@ -14,7 +14,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/sys"
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -24,22 +24,19 @@ const label = "/proc/self/attr/current"
 
 // confined is a daemon on a machine with AppArmor. The tests that use it change
 // profiles of the whole machine, hence run with no other daemon beside them.
-func confined(t *testing.T, env ...string) *harness.Daemon {
+func confined(t *testing.T, env ...string) *nodetest.Node {
 	t.Helper()
-	harness.Require(t)
+	nodetest.Require(t)
 	if !sys.AppArmorEnabled() {
 		t.Skip("needs AppArmor: switched on in the kernel, securityfs mounted")
 	}
 	if _, err := osexec.LookPath("apparmor_parser"); err != nil {
 		t.Skip("needs apparmor_parser")
 	}
-	d, err := harness.New(harness.Preload(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := nodetest.New(t, nodetest.Preload(t))
 	d.Env = env
 	d.StartFor(t)
-	awaitImage(t, d, harness.TestImage)
+	d.AwaitImage(t, nodetest.TestImage)
 	return d
 }
 
@@ -142,7 +139,7 @@ func TestAppArmor(t *testing.T) {
 
 // unloaded takes the default profile out of the kernel under the daemon, as the restart of a distribution's AppArmor
 // service does: execs, starts and creates go on with it.
-func unloaded(t *testing.T, d *harness.Daemon, pod string, p *cri.PodSandboxConfig) {
+func unloaded(t *testing.T, d *nodetest.Node, pod string, p *cri.PodSandboxConfig) {
 	runs := d.Run(t, pod, inHostNet("runs", "sleep"), p)
 	created := d.Create(t, pod, inHostNet("created", "read", label), p)
 	for what, act := range map[string]func() string{
@@ -198,7 +195,7 @@ func TestAppArmorIsMissing(t *testing.T) {
 	refusedContainer(t, d, pod, c, codes.FailedPrecondition, "AppArmor")
 }
 
-func pausePID(t *testing.T, d *harness.Daemon, pod string) int {
+func pausePID(t *testing.T, d *nodetest.Node, pod string) int {
 	t.Helper()
 	r, err := d.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: pod, Verbose: true})
 	if err != nil {

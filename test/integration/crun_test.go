@@ -9,7 +9,7 @@ import (
 	osexec "os/exec"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -28,7 +28,7 @@ func TestCrun(t *testing.T) {
 		t.Fatal(err)
 	}
 	pod := r.PodSandboxId
-	id := d.Run(t, pod, harness.ContainerConfig("lives", "lines", "0", "20"), config)
+	id := d.Run(t, pod, nodetest.ContainerConfig("lives", "lines", "0", "20"), config)
 	d.AwaitLog(t, "lives", "line 3")
 	contains(t, "exec", exec(t, d, id, "echo", "hello"), "hello")
 	if _, _, code := d.Exec(t, id, tb, "exit", "7"); code != 7 {
@@ -37,10 +37,10 @@ func TestCrun(t *testing.T) {
 	_, err = d.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"/no/such/program"}})
 	code(t, err, codes.InvalidArgument, "/no/such/program")
 	bounce(t, d, false, func() {})
-	if st := d.AwaitExit(t, d.Run(t, pod, harness.ContainerConfig("ends", "exit", "3"), config)); st.ExitCode != 3 {
+	if st := d.AwaitExit(t, d.Run(t, pod, nodetest.ContainerConfig("ends", "exit", "3"), config)); st.ExitCode != 3 {
 		t.Errorf("status %v", st)
 	}
-	missing := harness.ContainerConfig("missing")
+	missing := nodetest.ContainerConfig("missing")
 	missing.Command = []string{"no-such-program"}
 	_, err = d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: d.Create(t, pod, missing, config)})
 	code(t, err, codes.InvalidArgument, "no-such-program")
@@ -50,5 +50,5 @@ func TestCrun(t *testing.T) {
 		t.Error(err)
 	}
 	removePod(t, d, pod)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }

@@ -6,28 +6,21 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
-	osexec "os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"github.com/pelletier/go-toml/v2"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// shim runs the daemon's program with its output as a string.
-func shim(t *testing.T, args ...string) (string, error) {
-	t.Helper()
-	out, err := osexec.CommandContext(within(t, harnessPatience), harness.Bin("cri-shim"), args...).CombinedOutput()
-	return string(out), err
-}
-
 func TestConfigurationErrors(t *testing.T) {
 	t.Parallel()
-	harness.Require(t)
+	nodetest.Require(t)
 	file := filepath.Join(t.TempDir(), "config.toml")
 	for _, c := range []struct {
 		name, text string
@@ -67,18 +60,18 @@ func TestConfigurationErrors(t *testing.T) {
 			if head != "" { // lines are counted from the head's end
 				c.mention = shiftLine(c.mention)
 			}
-			out, err := shim(t, "--config", file)
+			out, err := nodetest.Shim(t, "--config", file)
 			if err == nil {
 				t.Fatalf("the daemon ran: %s", out)
 			}
 			contains(t, "error", out, c.mention...)
 		})
 	}
-	out, err := shim(t, "--config", filepath.Join(t.TempDir(), "none.toml"))
+	out, err := nodetest.Shim(t, "--config", filepath.Join(t.TempDir(), "none.toml"))
 	if err == nil || !strings.Contains(out, "none.toml") {
 		t.Errorf("a missing file that was asked for: %v, %s", err, out)
 	}
-	if out, err := shim(t, "--roott", "/x"); err == nil || !strings.Contains(out, "roott") {
+	if out, err := nodetest.Shim(t, "--roott", "/x"); err == nil || !strings.Contains(out, "roott") {
 		t.Errorf("an unknown flag: %v, %s", err, out)
 	}
 }
@@ -100,10 +93,10 @@ func shiftLine(mention []string) []string {
 // `cri-shim config` prints every key, and what it prints is a configuration.
 func TestConfigPrintsEveryKey(t *testing.T) {
 	t.Parallel()
-	harness.Require(t)
+	nodetest.Require(t)
 	file := filepath.Join(t.TempDir(), "config.toml")
 	mustWrite(t, file, "[image]\nmax_downloads = 7\n[runtime.handlers.second]\npath = \"/opt/second\"\n")
-	out, err := shim(t, "--config", file, "--root", "/tmp/elsewhere", "config")
+	out, err := nodetest.Shim(t, "--config", file, "--root", "/tmp/elsewhere", "config")
 	if err != nil {
 		t.Fatal(err, out)
 	}
@@ -130,7 +123,7 @@ func TestConfigPrintsEveryKey(t *testing.T) {
 	}
 	contains(t, "config", out, "max_downloads = 7", "/tmp/elsewhere", "/opt/second", "runtime.handlers.runc")
 	mustWrite(t, file, out)
-	if again, err := shim(t, "--config", file, "config"); err != nil || again != out {
+	if again, err := nodetest.Shim(t, "--config", file, "config"); err != nil || again != out {
 		t.Errorf("what it prints is no fixed point: %v\n%s", err, again)
 	}
 }
@@ -140,12 +133,12 @@ func TestSecondDaemon(t *testing.T) {
 	d := node(t)
 	pod, config := quickPod(t, d, "first")
 	id := d.Run(t, pod, inHostNet("app", "sleep"), config)
-	out, err := shim(t, "--config", d.Config, "--listen", filepath.Join(d.Dir, "second.sock"), "--state", filepath.Join(d.Dir, "second"))
+	out, err := nodetest.Shim(t, "--config", d.Config, "--listen", filepath.Join(d.Dir, "second.sock"), "--state", filepath.Join(d.Dir, "second"))
 	if err == nil {
 		t.Fatalf("the second daemon ran: %s", out)
 	}
 	contains(t, "error", out, "another cri-shim works on", filepath.Join(d.Dir, "root"))
-	if out, err := shim(t, "--config", d.Config, "wipe"); err == nil {
+	if out, err := nodetest.Shim(t, "--config", d.Config, "wipe"); err == nil {
 		t.Fatalf("wipe ran beside the daemon: %s", out)
 	}
 	contains(t, "exec", exec(t, d, id, "echo", "fine"), "fine")
@@ -167,7 +160,7 @@ func TestBrokenRecords(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad := r.PodSandboxId
-	inBad := d.Run(t, bad, harness.ContainerConfig("in-bad", "sleep"), badConfig)
+	inBad := d.Run(t, bad, nodetest.ContainerConfig("in-bad", "sleep"), badConfig)
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
 	}
@@ -188,10 +181,10 @@ func TestBrokenRecords(t *testing.T) {
 	_, err = d.Runtime.ContainerStatus(t.Context(), &cri.ContainerStatusRequest{ContainerId: lost})
 	code(t, err, codes.NotFound, lost)
 	d.Run(t, good, inHostNet("lost", "sleep"), goodConfig) // same name, same attempt
-	d.Run(t, d.Pod(t, badConfig), harness.ContainerConfig("in-bad", "sleep"), badConfig)
+	d.Run(t, d.Pod(t, badConfig), nodetest.ContainerConfig("in-bad", "sleep"), badConfig)
 	remove(t, d, inBad) // if it is still known at all
 	for _, id := range []string{lost, bad, inBad} {
-		if left := d.Leaks(); strings.Contains(left.Error(), id) {
+		if left := d.Remains(); strings.Contains(fmt.Sprint(left), id) {
 			t.Errorf("%s left something: %v", id, left)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -21,11 +21,7 @@ import (
 // and when there is space again all is well.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	harness.Require(t)
-	d, err := harness.New(harness.Preload(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := nodetest.New(t, nodetest.Preload(t))
 	root := filepath.Join(d.Dir, "root")
 	mustMkdir(t, root)
 	if err := runHost("mount", "-t", "tmpfs", "-o", "size=64m", "cri-test", root); err != nil {
@@ -47,11 +43,11 @@ func TestFullDisk(t *testing.T) {
 		if err := d.Stop(); err != nil {
 			t.Error(err)
 		}
-		if err := d.Wipe(); err != nil {
+		if err := d.Wipe(t.Context()); err != nil {
 			t.Error(err)
 		}
 	})
-	awaitImage(t, d, harness.TestImage)
+	d.AwaitImage(t, nodetest.TestImage)
 	pod, config := quickPod(t, d, "before")
 	running := d.Run(t, pod, inHostNet("runs", "stubborn"), config)
 	if c := condition(t, d, cri.RuntimeReady); !c.Status {
@@ -63,7 +59,7 @@ func TestFullDisk(t *testing.T) {
 	if c := condition(t, d, cri.RuntimeReady); c.Status || !strings.Contains(c.Message, root+": filesystem is full") || c.Reason != "RootNotWritable" {
 		t.Errorf("condition on a full disk: %v", c)
 	}
-	_, err = d.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: hostNet(d.PodConfig("full"))})
+	_, err := d.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: hostNet(d.PodConfig("full"))})
 	full(t, err)
 	_, err = d.Runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: inHostNet("full")})
 	full(t, err)

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -118,7 +118,7 @@ func TestExecSync(t *testing.T) {
 func TestStopSignals(t *testing.T) {
 	t.Parallel()
 	preload := t.TempDir()
-	image := testboxImage()
+	image := testboxImage(t)
 	writeLayout(t, preload, testImage, image)
 	image.Config.StopSignal = "SIGQUIT"
 	const quits = "cri-shim.test/quits:1"
@@ -172,7 +172,7 @@ func TestExecCgroupsDoNotPileUp(t *testing.T) {
 		exec(t, d, id, "exit", "0")
 		return len(groups())
 	}
-	harness.Eventually(t, harnessPatience, "only the cgroup that is in use is left", func() bool { return held() == 1 })
+	nodetest.Eventually(t, harnessPatience, "only the cgroup that is in use is left", func() bool { return held() == 1 })
 	if n := held(); n != 1 {
 		t.Errorf("the cgroup of what still runs is gone: %v", groups())
 	}

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/remotecommand"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -31,7 +31,7 @@ func TestNothingHoldsAnotherPodUp(t *testing.T) {
 	}
 	for _, hang := range []struct {
 		name  string
-		begin func(*testing.T, *harness.Daemon)
+		begin func(*testing.T, *nodetest.Node)
 	}{
 		{"log on a file system that is frozen", hangLog},
 		{"FIFO and device at a log path", hangLogPath},
@@ -50,7 +50,7 @@ func TestNothingHoldsAnotherPodUp(t *testing.T) {
 
 // visit makes every call for a pod of its own and for the node.
 type visit struct {
-	d      *harness.Daemon
+	d      *nodetest.Node
 	serial int
 	usual  map[string]time.Duration // the longest that each call took when nothing hung
 }
@@ -80,7 +80,7 @@ func (v *visit) calls(t *testing.T) map[string]time.Duration {
 	v.serial++
 	r, im := v.d.Runtime, v.d.Images
 	config := v.d.PodConfig(fmt.Sprint("visit-", v.serial))
-	c := harness.ContainerConfig(fmt.Sprint("visitor-", v.serial), "sleep")
+	c := nodetest.ContainerConfig(fmt.Sprint("visitor-", v.serial), "sleep")
 	var pod, id, execURL string
 	took := map[string]time.Duration{}
 	for _, call := range []struct {
@@ -264,13 +264,13 @@ func aside(t *testing.T, calls ...func(context.Context)) {
 
 // hangLog freezes the file system of a container's log while it writes, has the
 // log opened anew and the container stopped.
-func hangLog(t *testing.T, d *harness.Daemon) {
+func hangLog(t *testing.T, d *nodetest.Node) {
 	dir := t.TempDir()
 	pod, p := quickPodIn(t, d, "frozen", dir)
 	freeze := freezable(t, dir)
 	id := d.Run(t, pod, inHostNet("frozen", "lines", "1000000000"), p)
 	other := d.Run(t, pod, inHostNet("frozen-too", "lines", "1000000000"), p)
-	harness.Eventually(t, harnessPatience, "lines are logged", func() bool {
+	nodetest.Eventually(t, harnessPatience, "lines are logged", func() bool {
 		info, err := os.Stat(filepath.Join(dir, "frozen-too.log"))
 		return err == nil && info.Size() > 0
 	})
@@ -286,7 +286,7 @@ func hangLog(t *testing.T, d *harness.Daemon) {
 }
 
 // quickPodIn is a host-network pod whose logs are in dir.
-func quickPodIn(t *testing.T, d *harness.Daemon, name, dir string) (string, *cri.PodSandboxConfig) {
+func quickPodIn(t *testing.T, d *nodetest.Node, name, dir string) (string, *cri.PodSandboxConfig) {
 	t.Helper()
 	config := hostNet(d.PodConfig(name))
 	config.LogDirectory = dir
@@ -323,7 +323,7 @@ func freezable(t *testing.T, dir string) (freeze func()) {
 }
 
 // hangLogPath has what blocks an open where logs should be.
-func hangLogPath(t *testing.T, d *harness.Daemon) {
+func hangLogPath(t *testing.T, d *nodetest.Node) {
 	dir := t.TempDir()
 	pod, p := quickPodIn(t, d, "odd-log", dir)
 	for name, kind := range map[string]uint32{"fifo": unix.S_IFIFO, "device": unix.S_IFCHR} {
@@ -344,12 +344,12 @@ func hangLogPath(t *testing.T, d *harness.Daemon) {
 }
 
 // hangDeepTree measures and removes 100,000 directories inside each other.
-func hangDeepTree(t *testing.T, d *harness.Daemon) { hangTree(t, d, "deepen", "/tree", "100000", "1") }
+func hangDeepTree(t *testing.T, d *nodetest.Node) { hangTree(t, d, "deepen", "/tree", "100000", "1") }
 
 // hangManyFiles measures and removes 100,000 files.
-func hangManyFiles(t *testing.T, d *harness.Daemon) { hangTree(t, d, "files", "/tree", "100000") }
+func hangManyFiles(t *testing.T, d *nodetest.Node) { hangTree(t, d, "files", "/tree", "100000") }
 
-func hangTree(t *testing.T, d *harness.Daemon, command ...string) {
+func hangTree(t *testing.T, d *nodetest.Node, command ...string) {
 	pod, p := quickPod(t, d, command[0])
 	id := d.Run(t, pod, inHostNet(command[0], "sleep"), p)
 	exec(t, d, id, command...)
@@ -368,7 +368,7 @@ func hangTree(t *testing.T, d *harness.Daemon, command ...string) {
 }
 
 // hangClients floods clients of every kind of stream, none of which reads.
-func hangClients(t *testing.T, d *harness.Daemon) {
+func hangClients(t *testing.T, d *nodetest.Node) {
 	pod, p := quickPod(t, d, "flood")
 	id := d.Run(t, pod, inHostNet("flood", "lines", "1000000000"), p)
 	r, err := d.Runtime.Exec(t.Context(), &cri.ExecRequest{ContainerId: id, Cmd: []string{tb, "lines", "1000000000"}, Stdout: true})
@@ -404,7 +404,7 @@ func (s stalled) Write(b []byte) (int, error) {
 
 // hangMount has a file system that answers nothing in a container's layer,
 // which is measured, and as a volume of a container that is being created.
-func hangMount(t *testing.T, d *harness.Daemon) {
+func hangMount(t *testing.T, d *nodetest.Node) {
 	pod, p := quickPod(t, d, "dead")
 	id := d.Run(t, pod, inHostNet("dead", "sleep"), p)
 	exec(t, d, id, "mkdir", "/remote")

@@ -21,7 +21,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 const (
@@ -31,20 +31,16 @@ const (
 
 // node is a daemon with the test image, shared by the parts of one test. Tests
 // of different nodes run side by side.
-func node(t *testing.T, extra ...string) *harness.Daemon {
+func node(t *testing.T, extra ...string) *nodetest.Node {
 	t.Helper()
 	t.Parallel()
-	return harness.Start(t, append(extra, harness.Preload(t))...)
+	return nodetest.Start(t, append(extra, nodetest.Preload(t))...)
 }
 
 // edited starts a daemon whose configuration file change has edited.
-func edited(t *testing.T, change func(d *harness.Daemon, config string) string, extra ...string) *harness.Daemon {
+func edited(t *testing.T, change func(d *nodetest.Node, config string) string, extra ...string) *nodetest.Node {
 	t.Helper()
-	harness.Require(t)
-	d, err := harness.New(extra...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := nodetest.New(t, extra...)
 	data, err := os.ReadFile(d.Config)
 	if err != nil {
 		t.Fatal(err)
@@ -56,23 +52,6 @@ func edited(t *testing.T, change func(d *harness.Daemon, config string) string, 
 	return d
 }
 
-// awaitImage waits until the preloaded image is there.
-func awaitImage(t *testing.T, d *harness.Daemon, ref string) {
-	t.Helper()
-	harness.Eventually(t, 20*time.Second, "image "+ref, func() bool {
-		r, err := d.Images.ImageStatus(t.Context(), &cri.ImageStatusRequest{Image: &cri.ImageSpec{Image: ref}})
-		return err == nil && r.Image != nil
-	})
-}
-
-// nothingLeft checks that every pod and container is gone without a trace.
-func nothingLeft(t *testing.T, d *harness.Daemon) {
-	t.Helper()
-	if err := d.Remains(); err != nil {
-		t.Error(err)
-	}
-}
-
 // hostNet makes a pod cheap where the test is not about its network.
 func hostNet(c *cri.PodSandboxConfig) *cri.PodSandboxConfig {
 	c.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_NODE
@@ -81,13 +60,13 @@ func hostNet(c *cri.PodSandboxConfig) *cri.PodSandboxConfig {
 
 // inHostNet is a container of such a pod.
 func inHostNet(name string, args ...string) *cri.ContainerConfig {
-	c := harness.ContainerConfig(name, args...)
+	c := nodetest.ContainerConfig(name, args...)
 	c.Linux.SecurityContext.NamespaceOptions.Network = cri.NamespaceMode_NODE
 	return c
 }
 
 // quickPod is a host-network pod for the length of the test.
-func quickPod(t *testing.T, d *harness.Daemon, name string) (string, *cri.PodSandboxConfig) {
+func quickPod(t *testing.T, d *nodetest.Node, name string) (string, *cri.PodSandboxConfig) {
 	t.Helper()
 	config := hostNet(d.PodConfig(name))
 	return d.Pod(t, config), config
@@ -95,7 +74,7 @@ func quickPod(t *testing.T, d *harness.Daemon, name string) (string, *cri.PodSan
 
 // output runs a container of host-network pod to its end and returns its log;
 // it must end with 0.
-func output(t *testing.T, d *harness.Daemon, pod string, c *cri.ContainerConfig, p *cri.PodSandboxConfig) string {
+func output(t *testing.T, d *nodetest.Node, pod string, c *cri.ContainerConfig, p *cri.PodSandboxConfig) string {
 	t.Helper()
 	id := d.Run(t, pod, c, p)
 	st := d.AwaitExit(t, id)
@@ -107,7 +86,7 @@ func output(t *testing.T, d *harness.Daemon, pod string, c *cri.ContainerConfig,
 }
 
 // exec runs testbox in a container; it must succeed.
-func exec(t *testing.T, d *harness.Daemon, id string, args ...string) string {
+func exec(t *testing.T, d *nodetest.Node, id string, args ...string) string {
 	t.Helper()
 	out, stderr, code := d.Exec(t, id, append([]string{tb}, args...)...)
 	if code != 0 {
@@ -125,14 +104,14 @@ func contains(t *testing.T, what, text string, want ...string) {
 	}
 }
 
-func remove(t *testing.T, d *harness.Daemon, container string) {
+func remove(t *testing.T, d *nodetest.Node, container string) {
 	t.Helper()
 	if _, err := d.Runtime.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: container}); err != nil {
 		t.Errorf("RemoveContainer: %v", err)
 	}
 }
 
-func removePod(t *testing.T, d *harness.Daemon, pod string) {
+func removePod(t *testing.T, d *nodetest.Node, pod string) {
 	t.Helper()
 	if _, err := d.Runtime.RemovePodSandbox(t.Context(), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
 		t.Errorf("RemovePodSandbox: %v", err)
@@ -149,7 +128,7 @@ type infoOf struct {
 	} `json:"runtimeSpec"`
 }
 
-func info(t *testing.T, d *harness.Daemon, container string) infoOf {
+func info(t *testing.T, d *nodetest.Node, container string) infoOf {
 	t.Helper()
 	r, err := d.Runtime.ContainerStatus(t.Context(), &cri.ContainerStatusRequest{ContainerId: container, Verbose: true})
 	if err != nil {
@@ -180,7 +159,7 @@ func cgroupFile(t *testing.T, path, v1Controller, v1, v2 string) string {
 func clone[M proto.Message](m M) M { return proto.Clone(m).(M) }
 
 // refusedPod checks that a pod is not made.
-func refusedPod(t *testing.T, d *harness.Daemon, c *cri.PodSandboxConfig, handler string, want codes.Code, mention ...string) {
+func refusedPod(t *testing.T, d *nodetest.Node, c *cri.PodSandboxConfig, handler string, want codes.Code, mention ...string) {
 	t.Helper()
 	r, err := d.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: c, RuntimeHandler: handler})
 	code(t, err, want, mention...)
@@ -190,7 +169,7 @@ func refusedPod(t *testing.T, d *harness.Daemon, c *cri.PodSandboxConfig, handle
 }
 
 // refusedContainer checks that a container is not made.
-func refusedContainer(t *testing.T, d *harness.Daemon, pod string, c *cri.ContainerConfig, want codes.Code, mention ...string) {
+func refusedContainer(t *testing.T, d *nodetest.Node, pod string, c *cri.ContainerConfig, want codes.Code, mention ...string) {
 	t.Helper()
 	r, err := d.Runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c})
 	code(t, err, want, mention...)

@@ -48,7 +48,7 @@ func TestMissingHostPathIsMade(t *testing.T) {
 		t.Errorf("after the container's removal: %v", err)
 	}
 	removePod(t, d, pod)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 // Log directories are made: the pod's with the pod, the container's with the container and once more at its start.

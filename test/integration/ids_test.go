@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -49,7 +49,7 @@ func podCalls() []idCall {
 			return err
 		}},
 		{"CreateContainer", false, func(ctx context.Context, r cri.RuntimeServiceClient, id string) error {
-			_, err := r.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: id, Config: harness.ContainerConfig("x")})
+			_, err := r.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: id, Config: nodetest.ContainerConfig("x")})
 			return err
 		}},
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -36,14 +36,14 @@ func fileImage(path, content string) ocilayout.Image {
 	return ocilayout.Image{Layers: []ocilayout.Layer{append(l, ocilayout.File{Path: path, Content: []byte(content)})}}
 }
 
-const testImage = harness.TestImage
+const testImage = nodetest.TestImage
 
-func testboxImage() ocilayout.Image { return harness.TestboxImage() }
+func testboxImage(t testing.TB) ocilayout.Image { return nodetest.TestboxImage(t) }
 
 // startPreloaded starts a daemon with the images of a directory; ref is one of them.
-func startPreloaded(t *testing.T, preload, ref string) *harness.Daemon {
+func startPreloaded(t *testing.T, preload, ref string) *nodetest.Node {
 	t.Helper()
-	d := harness.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", preload))
-	awaitImage(t, d, ref)
+	d := nodetest.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", preload))
+	d.AwaitImage(t, ref)
 	return d
 }

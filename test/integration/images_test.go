@@ -16,7 +16,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 	"github.com/cri-shim/cri-shim/test/registry"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -81,13 +81,13 @@ func (d *door) through(t *testing.T, blob string, instead http.HandlerFunc) http
 	}
 }
 
-func pull(t *testing.T, d *harness.Daemon, ref string) (string, error) {
+func pull(t *testing.T, d *nodetest.Node, ref string) (string, error) {
 	t.Helper()
 	r, err := d.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: ref}})
 	return r.GetImageRef(), err
 }
 
-func images(t *testing.T, d *harness.Daemon) []*cri.Image {
+func images(t *testing.T, d *nodetest.Node) []*cri.Image {
 	t.Helper()
 	l, err := d.Images.ListImages(t.Context(), &cri.ListImagesRequest{})
 	if err != nil {
@@ -98,7 +98,7 @@ func images(t *testing.T, d *harness.Daemon) []*cri.Image {
 
 func TestPullFaults(t *testing.T) {
 	t.Parallel()
-	d, r := harness.Start(t), openDoor(t)
+	d, r := nodetest.Start(t), openDoor(t)
 	built, err := fileImage("a/file", strings.Repeat("content", 100)).Build()
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +152,7 @@ func TestPullFaults(t *testing.T) {
 // place, are refused; nothing outside of the image store is touched.
 func TestHostileImages(t *testing.T) {
 	t.Parallel()
-	d, r := harness.Start(t), openDoor(t)
+	d, r := nodetest.Start(t), openDoor(t)
 	canary := filepath.Join(d.Dir, "canary")
 	mustWrite(t, canary, "untouched")
 	up := strings.Repeat("../", 24)
@@ -208,13 +208,13 @@ func TestHostileImages(t *testing.T) {
 // A node whose registries are all one on loopback pulls by tag and by digest.
 func TestPullThroughHosts(t *testing.T) {
 	t.Parallel()
-	d, r := harness.Start(t), openDoor(t)
+	d, r := nodetest.Start(t), openDoor(t)
 	const name = "registry.cri-shim.test/e2e/web"
 	if err := r.registry.WriteHosts(filepath.Join(d.Dir, "certs.d"), "registry.cri-shim.test"); err != nil {
 		t.Fatal(err)
 	}
 	before := imageBytes(t, d)
-	desc, err := ocilayout.Push(t.Context(), r.registry.URL, "e2e/web:1", harness.TestboxImage())
+	desc, err := ocilayout.Push(t.Context(), r.registry.URL, "e2e/web:1", nodetest.TestboxImage(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +255,7 @@ func TestPullThroughHosts(t *testing.T) {
 	if l := images(t, d); len(l) > 0 {
 		t.Errorf("images after the removal: %v", l)
 	}
-	harness.Eventually(t, harnessPatience, "space of the image is free", func() bool { return imageBytes(t, d) == before })
+	nodetest.Eventually(t, harnessPatience, "space of the image is free", func() bool { return imageBytes(t, d) == before })
 }
 
 func inHostNetImage(name, ref string) *cri.ContainerConfig {
@@ -264,7 +264,7 @@ func inHostNetImage(name, ref string) *cri.ContainerConfig {
 	return c
 }
 
-func imageBytes(t *testing.T, d *harness.Daemon) uint64 {
+func imageBytes(t *testing.T, d *nodetest.Node) uint64 {
 	t.Helper()
 	r, err := d.Images.ImageFsInfo(t.Context(), &cri.ImageFsInfoRequest{})
 	if err != nil || len(r.ImageFilesystems) != 1 {
@@ -277,7 +277,7 @@ func imageBytes(t *testing.T, d *harness.Daemon) uint64 {
 func TestPreload(t *testing.T) {
 	t.Parallel()
 	dir, layout := t.TempDir(), t.TempDir()
-	writeLayout(t, dir, harness.TestImage, harness.TestboxImage())
+	writeLayout(t, dir, nodetest.TestImage, nodetest.TestboxImage(t))
 	writeLayout(t, layout, "cri-shim.test/tar:1", fileImage("from/tar", "x"))
 	f, err := os.Create(filepath.Join(dir, "image.tar"))
 	if err != nil {
@@ -295,8 +295,8 @@ func TestPreload(t *testing.T) {
 		mustWrite(t, blob, "bits have rotted")
 	}
 	mustWrite(t, broken+".tar", "no archive")
-	d := harness.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", dir))
-	awaitImage(t, d, "cri-shim.test/tar:1")
+	d := nodetest.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", dir))
+	d.AwaitImage(t, "cri-shim.test/tar:1")
 	l := images(t, d)
 	if len(l) != 2 {
 		t.Errorf("images %v, want the two that are sound", l)
@@ -306,7 +306,7 @@ func TestPreload(t *testing.T) {
 			t.Errorf("image %v, want it pinned and named", i)
 		}
 	}
-	harness.Eventually(t, harnessPatience, "the log tells of what is broken", func() bool {
+	nodetest.Eventually(t, harnessPatience, "the log tells of what is broken", func() bool {
 		return strings.Contains(d.Log(), "cri-shim.test-broken-1") && strings.Contains(d.Log(), "broken.tar")
 	})
 }

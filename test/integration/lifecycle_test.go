@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -43,19 +43,19 @@ func TestRemoveWhatRuns(t *testing.T) {
 	d := node(t)
 	config := d.PodConfig("removal")
 	pod := d.Pod(t, config)
-	one := d.Run(t, pod, harness.ContainerConfig("one", "stubborn"), config)
+	one := d.Run(t, pod, nodetest.ContainerConfig("one", "stubborn"), config)
 	remove(t, d, one)
 	remove(t, d, one)
-	d.Run(t, pod, harness.ContainerConfig("one", "stubborn"), config) // the name is free
-	d.Run(t, pod, harness.ContainerConfig("two", "sleep"), config)
-	d.Create(t, pod, harness.ContainerConfig("three"), config)
+	d.Run(t, pod, nodetest.ContainerConfig("one", "stubborn"), config) // the name is free
+	d.Run(t, pod, nodetest.ContainerConfig("two", "sleep"), config)
+	d.Create(t, pod, nodetest.ContainerConfig("three"), config)
 	removePod(t, d, pod)
 	removePod(t, d, pod)
 	l, err := d.Runtime.ListContainers(t.Context(), &cri.ListContainersRequest{})
 	if err != nil || len(l.Containers) > 0 {
 		t.Errorf("containers of a removed pod: %v, %v", l, err)
 	}
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 	contains(t, "the log outlives its container", d.LogOf(t, "two"), "")
 }
 

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -23,9 +23,9 @@ func TestMonitorLosesContainers(t *testing.T) {
 	d := node(t)
 	config, other := d.PodConfig("loses"), d.PodConfig("loses-pause")
 	pod, dead := d.Pod(t, config), d.Pod(t, other)
-	lost := d.Run(t, pod, harness.ContainerConfig("lost", "sleep"), config)
-	inDead := d.Run(t, dead, harness.ContainerConfig("in-dead", "sleep"), other)
-	kept := d.Run(t, pod, harness.ContainerConfig("kept", "lines", "0", "5"), config)
+	lost := d.Run(t, pod, nodetest.ContainerConfig("lost", "sleep"), config)
+	inDead := d.Run(t, dead, nodetest.ContainerConfig("in-dead", "sleep"), other)
+	kept := d.Run(t, pod, nodetest.ContainerConfig("kept", "lines", "0", "5"), config)
 	d.AwaitLog(t, "kept", "line 3")
 	pid := info(t, d, lost).PID
 	successor(t, d, func(monitor string) {
@@ -40,7 +40,7 @@ func TestMonitorLosesContainers(t *testing.T) {
 		t.Errorf("the container that was lost: %v", st)
 	}
 	t.Logf("known after %s", time.Since(began))
-	harness.Eventually(t, 20*time.Second, "no process of it is left", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
+	nodetest.Eventually(t, 20*time.Second, "no process of it is left", func() bool { return syscall.Kill(pid, 0) == syscall.ESRCH })
 	d.AwaitExit(t, inDead)
 	if s, err := d.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: dead}); err != nil || s.Status.State != cri.PodSandboxState_SANDBOX_NOTREADY {
 		t.Errorf("the pod whose pause was lost: %v, %v", s, err)
@@ -56,12 +56,12 @@ func TestMonitorLosesContainers(t *testing.T) {
 	remove(t, d, lost)
 	removePod(t, d, dead)
 	removePod(t, d, pod)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 // successor kills the monitor, does something to its directory, and waits for
 // the next monitor. The daemon is stopped meanwhile, for it would start one.
-func successor(t *testing.T, d *harness.Daemon, meanwhile func(dir string)) {
+func successor(t *testing.T, d *nodetest.Node, meanwhile func(dir string)) {
 	t.Helper()
 	before := monitorPID(t, d)
 	daemon, err := os.FindProcess(d.PID())
@@ -74,7 +74,7 @@ func successor(t *testing.T, d *harness.Daemon, meanwhile func(dir string)) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 20*time.Second, "the monitor is gone", func() bool {
+	nodetest.Eventually(t, 20*time.Second, "the monitor is gone", func() bool {
 		args, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", before))
 		return len(args) == 0
 	})

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -112,10 +112,10 @@ func TestImageVolumes(t *testing.T) {
 	t.Parallel()
 	preload := t.TempDir()
 	const data = "cri-shim.test/data:1"
-	writeLayout(t, preload, harness.TestImage, harness.TestboxImage())
+	writeLayout(t, preload, nodetest.TestImage, nodetest.TestboxImage(t))
 	writeLayout(t, preload, data, fileImage("models/small/weights", "0.1 0.2"))
-	d := harness.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", preload))
-	awaitImage(t, d, data)
+	d := nodetest.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", preload))
+	d.AwaitImage(t, data)
 	pod, p := quickPod(t, d, "volumes")
 	c := inHostNet("app", "sleep")
 	c.Mounts = []*cri.Mount{
@@ -137,7 +137,7 @@ func TestImageVolumes(t *testing.T) {
 	contains(t, "after the removal", exec(t, d, id, "read", "/sub/weights"), "0.1 0.2")
 	remove(t, d, id)
 	removePod(t, d, pod)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 func TestDevices(t *testing.T) {
@@ -174,7 +174,7 @@ func TestDevices(t *testing.T) {
 
 // A second handler is a second runtime with its own state.
 func TestRuntimeHandler(t *testing.T) {
-	d := node(t, fmt.Sprintf("[runtime.handlers.second]\npath = %q\n", harness.Bin("runc")))
+	d := node(t, fmt.Sprintf("[runtime.handlers.second]\npath = %q\n", nodetest.Bin(t, "runc")))
 	s, err := d.Runtime.Status(t.Context(), &cri.StatusRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -202,5 +202,5 @@ func TestRuntimeHandler(t *testing.T) {
 		t.Errorf("the second runtime's state of the container: %v", found)
 	}
 	removePod(t, d, r.PodSandboxId)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }

@@ -11,13 +11,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // spaces are the namespaces a container is in, by kind.
-func spaces(t *testing.T, d *harness.Daemon, id string) map[string]string {
+func spaces(t *testing.T, d *nodetest.Node, id string) map[string]string {
 	t.Helper()
 	out := map[string]string{}
 	for line := range strings.Lines(exec(t, d, id, "ns")) {
@@ -51,8 +51,8 @@ func TestNamespaces(t *testing.T) {
 	t.Run("shared", func(t *testing.T) {
 		o := &cri.NamespaceOption{}
 		p, config := pod(t, o)
-		a := spaces(t, d, d.Run(t, p, options(harness.ContainerConfig("a", "sleep"), o), config))
-		b := spaces(t, d, d.Run(t, p, options(harness.ContainerConfig("b", "sleep"), o), config))
+		a := spaces(t, d, d.Run(t, p, options(nodetest.ContainerConfig("a", "sleep"), o), config))
+		b := spaces(t, d, d.Run(t, p, options(nodetest.ContainerConfig("b", "sleep"), o), config))
 		for _, kind := range []string{"net", "ipc", "pid", "uts"} {
 			if a[kind] != b[kind] || a[kind] == hostSpace(t, kind) {
 				t.Errorf("%s: %s and %s, the host has %s", kind, a[kind], b[kind], hostSpace(t, kind))
@@ -65,15 +65,15 @@ func TestNamespaces(t *testing.T) {
 	t.Run("container", func(t *testing.T) {
 		o := &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}
 		p, config := pod(t, o)
-		first := d.Run(t, p, options(harness.ContainerConfig("a", "sleep"), o), config)
-		a, b := spaces(t, d, first), spaces(t, d, d.Run(t, p, options(harness.ContainerConfig("b", "sleep"), o), config))
+		first := d.Run(t, p, options(nodetest.ContainerConfig("a", "sleep"), o), config)
+		a, b := spaces(t, d, first), spaces(t, d, d.Run(t, p, options(nodetest.ContainerConfig("b", "sleep"), o), config))
 		if a["pid"] == b["pid"] || a["net"] != b["net"] || a["ipc"] != b["ipc"] {
 			t.Errorf("namespaces %v and %v", a, b)
 		}
 		if out := exec(t, d, first, "pid1"); strings.TrimSpace(out) != "testbox" {
 			t.Errorf("PID 1 is %q", out)
 		}
-		target := options(harness.ContainerConfig("debug", "sleep"), &cri.NamespaceOption{Pid: cri.NamespaceMode_TARGET, TargetId: first})
+		target := options(nodetest.ContainerConfig("debug", "sleep"), &cri.NamespaceOption{Pid: cri.NamespaceMode_TARGET, TargetId: first})
 		if got := spaces(t, d, d.Run(t, p, target, config)); got["pid"] != a["pid"] {
 			t.Errorf("target's PID namespace is %s, the debugger's %s", a["pid"], got["pid"])
 		}
@@ -84,7 +84,7 @@ func TestNamespaces(t *testing.T) {
 		o := &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_NODE, Ipc: cri.NamespaceMode_NODE}
 		p, config := pod(t, o)
 		config.Hostname = ""
-		id := d.Run(t, p, options(harness.ContainerConfig("a", "sleep"), o), config)
+		id := d.Run(t, p, options(nodetest.ContainerConfig("a", "sleep"), o), config)
 		got := spaces(t, d, id)
 		for _, kind := range []string{"net", "ipc", "pid", "uts"} {
 			if got[kind] != hostSpace(t, kind) {
@@ -100,17 +100,17 @@ func TestNamespaces(t *testing.T) {
 	t.Run("host network only", func(t *testing.T) {
 		o := &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_CONTAINER}
 		p, config := pod(t, o)
-		got := spaces(t, d, d.Run(t, p, options(harness.ContainerConfig("a", "sleep"), o), config))
+		got := spaces(t, d, d.Run(t, p, options(nodetest.ContainerConfig("a", "sleep"), o), config))
 		if got["net"] != hostSpace(t, "net") || got["ipc"] == hostSpace(t, "ipc") || got["pid"] == hostSpace(t, "pid") {
 			t.Errorf("namespaces %v", got)
 		}
-		refusedContainer(t, d, p, options(harness.ContainerConfig("b"), &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Ipc: cri.NamespaceMode_NODE}),
+		refusedContainer(t, d, p, options(nodetest.ContainerConfig("b"), &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Ipc: cri.NamespaceMode_NODE}),
 			codes.InvalidArgument, "ipc")
 	})
 }
 
 // quickTarget is another pod.
-func quickTarget(t *testing.T, d *harness.Daemon) string { return d.Pod(t, d.PodConfig("elsewhere")) }
+func quickTarget(t *testing.T, d *nodetest.Node) string { return d.Pod(t, d.PodConfig("elsewhere")) }
 
 // What a pod gives to its containers: names, files, memory, sysctls.
 func TestPodFiles(t *testing.T) {
@@ -120,7 +120,7 @@ func TestPodFiles(t *testing.T) {
 	config.DnsConfig = &cri.DNSConfig{Servers: []string{"10.1.2.3", "10.1.2.4"}, Searches: []string{"a.test", "b.test"}, Options: []string{"ndots:5"}}
 	config.Linux.Sysctls = map[string]string{"net.core.somaxconn": "777\n", "kernel.shm_rmid_forced": "1", "net/ipv4/ip_local_port_range": "20000 30000"}
 	pod := d.Pod(t, config)
-	id := d.Run(t, pod, harness.ContainerConfig("app", "sleep"), config)
+	id := d.Run(t, pod, nodetest.ContainerConfig("app", "sleep"), config)
 	contains(t, "host name", exec(t, d, id, "ns"), "hostname box-7")
 	contains(t, "/etc/hostname", exec(t, d, id, "read", "/etc/hostname"), "box-7\n")
 	contains(t, "resolv.conf", exec(t, d, id, "read", "/etc/resolv.conf"), "search a.test b.test\n", "nameserver 10.1.2.3\nnameserver 10.1.2.4\n", "options ndots:5\n")
@@ -135,7 +135,7 @@ func TestPodFiles(t *testing.T) {
 	}
 	kubelet := filepath.Join(d.Dir, "hosts")
 	mustWrite(t, kubelet, "10.9.9.9 from-the-kubelet\n")
-	c := harness.ContainerConfig("kubelet", "sleep")
+	c := nodetest.ContainerConfig("kubelet", "sleep")
 	c.Mounts = []*cri.Mount{{HostPath: kubelet, ContainerPath: "/etc/hosts"}}
 	other := d.Run(t, pod, c, config)
 	if got := exec(t, d, other, "read", "/etc/hosts"); got != "10.9.9.9 from-the-kubelet\n" {
@@ -148,7 +148,7 @@ func TestPodFiles(t *testing.T) {
 	plain := d.PodConfig("plain")
 	plain.Hostname = ""
 	p2 := d.Pod(t, plain)
-	id2 := d.Run(t, p2, harness.ContainerConfig("plain", "sleep"), plain)
+	id2 := d.Run(t, p2, nodetest.ContainerConfig("plain", "sleep"), plain)
 	host, err := os.ReadFile("/etc/resolv.conf")
 	if err == nil && exec(t, d, id2, "read", "/etc/resolv.conf") != string(host) {
 		t.Error("a pod without DNS has not the node's resolv.conf")
@@ -168,7 +168,7 @@ func TestUserNamespaces(t *testing.T) {
 	o := &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}}
 	config.Linux.SecurityContext.NamespaceOptions = o
 	pod := d.Pod(t, config)
-	id := d.Run(t, pod, options(harness.ContainerConfig("app", "sleep"), o), config)
+	id := d.Run(t, pod, options(nodetest.ContainerConfig("app", "sleep"), o), config)
 	if got := strings.Fields(exec(t, d, id, "read", "/proc/self/uid_map")); fmt.Sprint(got) != "[0 200000 65536]" {
 		t.Errorf("uid_map is %v", got)
 	}
@@ -188,14 +188,14 @@ func TestUserNamespaces(t *testing.T) {
 	if uid := ownerOf(st); uid != 200000 {
 		t.Errorf("on the host the file belongs to %d, want 200000", uid)
 	}
-	again := d.Run(t, pod, options(harness.ContainerConfig("again", "again"), o), config)
+	again := d.Run(t, pod, options(nodetest.ContainerConfig("again", "again"), o), config)
 	if st := d.AwaitExit(t, again); st.ExitCode != 0 {
 		t.Errorf("opening /dev/stdout again: %v, %s", st, d.LogOf(t, "again"))
 	}
 	contains(t, "log", d.LogOf(t, "again"), "again /dev/stdout", "again /dev/stderr")
-	web := options(harness.ContainerConfig("web", "again"), o)
+	web := options(nodetest.ContainerConfig("web", "again"), o)
 	web.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: 1000}
 	contains(t, "log", output(t, d, pod, web, config), "again /dev/stdout")
-	refusedContainer(t, d, pod, options(harness.ContainerConfig("other"), &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER,
+	refusedContainer(t, d, pod, options(nodetest.ContainerConfig("other"), &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER,
 		UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: []*cri.IDMapping{{HostId: 0, Length: 10}}, Gids: ids}}), codes.InvalidArgument, "userns")
 }

@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -24,24 +24,24 @@ import (
 
 // cniNode is a daemon without a default network; its plugins are those of dir
 // plugins, then the real ones.
-func cniNode(t *testing.T, conf string) (d *harness.Daemon, plugins string) {
+func cniNode(t *testing.T, conf string) (d *nodetest.Node, plugins string) {
 	t.Helper()
 	t.Parallel()
-	d = edited(t, func(d *harness.Daemon, config string) string {
+	d = edited(t, func(d *nodetest.Node, config string) string {
 		plugins = filepath.Join(d.Dir, "plugins")
 		mustMkdir(t, plugins, filepath.Join(d.Dir, "cni"))
 		config = strings.Replace(config, "default_network = true", "", 1)
-		return strings.Replace(config, "[cni]\n", fmt.Sprintf("[cni]\nbin_dir = [%q, %q]\n", plugins, harness.Bin("cni")), 1)
-	}, harness.Preload(t))
+		return strings.Replace(config, "[cni]\n", fmt.Sprintf("[cni]\nbin_dir = [%q, %q]\n", plugins, nodetest.Bin(t, "cni")), 1)
+	}, nodetest.Preload(t))
 	if conf != "" {
 		writeConf(t, d, "10-test.conflist", conf)
 	}
-	awaitImage(t, d, harness.TestImage)
+	d.AwaitImage(t, nodetest.TestImage)
 	return d, plugins
 }
 
 // writeConf puts a network configuration in place as an installer does.
-func writeConf(t *testing.T, d *harness.Daemon, name, conf string) {
+func writeConf(t *testing.T, d *nodetest.Node, name, conf string) {
 	t.Helper()
 	dir := filepath.Join(d.Dir, "cni")
 	mustMkdir(t, dir)
@@ -71,33 +71,33 @@ func networkPrefix() string { return fmt.Sprintf("10.%d.", 200+os.Getpid()%50) }
 
 // bridgeConf is a network with a bridge of the daemon's; more are the plugins
 // that follow.
-func bridgeConf(d *harness.Daemon, more string) string {
+func bridgeConf(d *nodetest.Node, more string) string {
 	third := subnets.Add(1) % 256
 	return fmt.Sprintf(`{"cniVersion":"1.0.0","name":"test","plugins":[{"type":"bridge","bridge":%q,"isGateway":true,
 "ipam":{"type":"host-local","dataDir":%q,"ranges":[[{"subnet":"%s%d.0/24"}],[{"subnet":"fd00:%x:%x::/64"}]]}}%s]}`,
-		d.Bridge, filepath.Join(d.Dir, "ipam"), networkPrefix(), third, os.Getpid()%0xffff, third, more)
+		d.Network.Bridge, filepath.Join(d.Dir, "ipam"), networkPrefix(), third, os.Getpid()%0xffff, third, more)
 }
 
-func dropBridge(t *testing.T, d *harness.Daemon) {
+func dropBridge(t *testing.T, bridge string) {
 	t.Cleanup(func() {
-		if err := runHost("ip", "link", "del", d.Bridge); err != nil {
+		if err := runHost("ip", "link", "del", bridge); err != nil {
 			t.Log(err)
 		}
 	})
 }
 
 // leases are the addresses that host-local has given out.
-func leases(d *harness.Daemon) []string {
+func leases(d *nodetest.Node) []string {
 	found, _ := filepath.Glob(filepath.Join(d.Dir, "ipam", "test", "*.*.*.*"))
 	six, _ := filepath.Glob(filepath.Join(d.Dir, "ipam", "test", "*:*"))
 	return append(found, six...)
 }
 
-func networkReady(t *testing.T, d *harness.Daemon) *cri.RuntimeCondition {
+func networkReady(t *testing.T, d *nodetest.Node) *cri.RuntimeCondition {
 	return condition(t, d, cri.NetworkReady)
 }
 
-func condition(t *testing.T, d *harness.Daemon, kind string) *cri.RuntimeCondition {
+func condition(t *testing.T, d *nodetest.Node, kind string) *cri.RuntimeCondition {
 	t.Helper()
 	s, err := d.Runtime.Status(t.Context(), &cri.StatusRequest{})
 	if err != nil {
@@ -118,7 +118,7 @@ func TestNoNetwork(t *testing.T) {
 		t.Errorf("without a configuration: %v", c)
 	}
 	refusedPod(t, d, d.PodConfig("a"), "", codes.Unavailable, "no CNI configuration", filepath.Join(d.Dir, "cni"))
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 	p, _ := quickPod(t, d, "host") // needs no CNI
 	removePod(t, d, p)
 
@@ -127,7 +127,7 @@ func TestNoNetwork(t *testing.T) {
 		t.Errorf("without its plugin: %v", c)
 	}
 	refusedPod(t, d, d.PodConfig("a"), "", codes.Unavailable, "cri-absent", plugins)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 
 	writeConf(t, d, "10-test.conflist", `{"cniVersion":"1.0.0","name":"te`)
 	if c := networkReady(t, d); c.Status || !strings.Contains(c.Message, "10-test.conflist") {
@@ -139,14 +139,14 @@ func TestNoNetwork(t *testing.T) {
 		t.Errorf("with configuration and plugin: %v", c)
 	}
 	removePod(t, d, d.Pod(t, d.PodConfig("a")))
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 // A plugin that says no: the pod is refused with the plugin's words, what the
 // plugins before it did is undone, and the same pod comes up later.
 func TestPluginFails(t *testing.T) {
 	d, plugins := cniNode(t, "")
-	dropBridge(t, d)
+	dropBridge(t, d.Network.Bridge)
 	conf := bridgeConf(d, `,{"type":"cri-fake"}`)
 	writeConf(t, d, "10-test.conflist", conf)
 	plugin(t, plugins, "cri-fake", `
@@ -159,14 +159,14 @@ fi`)
 	if l := leases(d); len(l) > 0 {
 		t.Errorf("addresses leaked: %v", l)
 	}
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 	plugin(t, plugins, "cri-fake", `
 if [ $CNI_COMMAND = ADD ]; then
   echo '{"cniVersion":"1.0.0","code":11,"msg":"not yet"}'
   exit 1
 fi`)
 	refusedPod(t, d, config, "", codes.Unavailable, "not yet")
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 	writeConf(t, d, "10-test.conflist", strings.Replace(conf, `,{"type":"cri-fake"}`, "", 1))
 	pod := d.Pod(t, config)
 	if len(leases(d)) != 2 {
@@ -176,7 +176,7 @@ fi`)
 	if l := leases(d); len(l) > 0 {
 		t.Errorf("addresses leaked: %v", l)
 	}
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 // A plugin that hangs: the caller's deadline says where the pod is stuck, a
@@ -197,7 +197,7 @@ echo '{"cniVersion":"1.0.0","ips":[{"address":"203.0.113.7/24"}]}'`, count, gate
 		t.Fatalf("impatient caller: %v", err)
 	}
 	// The client's own deadline hides the answer; the daemon's log has it.
-	harness.Eventually(t, 5*time.Second, "the log names the stage", func() bool { return strings.Contains(d.Log(), "set up network and run pause") })
+	nodetest.Eventually(t, 5*time.Second, "the log names the stage", func() bool { return strings.Contains(d.Log(), "set up network and run pause") })
 	if c := networkReady(t, d); !c.Status {
 		t.Errorf("status while a plugin hangs: %v", c)
 	}
@@ -225,12 +225,12 @@ echo '{"cniVersion":"1.0.0","ips":[{"address":"203.0.113.7/24"}]}'`, count, gate
 		t.Fatal(err)
 	}
 	removePod(t, d, id)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 func TestPortMappingsAndDualStack(t *testing.T) {
 	d, _ := cniNode(t, "")
-	dropBridge(t, d)
+	dropBridge(t, d.Network.Bridge)
 	writeConf(t, d, "10-test.conflist", bridgeConf(d, `,{"type":"portmap","capabilities":{"portMappings":true},"snat":true}`))
 	port := freePort(t)
 	config := d.PodConfig("ports")
@@ -244,7 +244,7 @@ func TestPortMappingsAndDualStack(t *testing.T) {
 	if first.To4() == nil || len(more) != 1 || net.ParseIP(more[0].Ip) == nil || net.ParseIP(more[0].Ip).To4() != nil {
 		t.Fatalf("addresses %v, want an IPv4 and an IPv6", s.Status.Network)
 	}
-	c := d.Run(t, pod, harness.ContainerConfig("web", "serve", "80"), config)
+	c := d.Run(t, pod, nodetest.ContainerConfig("web", "serve", "80"), config)
 	d.AwaitLog(t, "web", "serving")
 	for _, address := range []string{net.JoinHostPort(s.Status.Network.Ip, "80"), net.JoinHostPort(more[0].Ip, "80"), net.JoinHostPort("127.0.0.1", strconv.Itoa(port))} {
 		if answer := dial(t, address); answer != "hello from testbox\n" {
@@ -265,7 +265,7 @@ func TestPortMappingsAndDualStack(t *testing.T) {
 	again := clone(config)
 	again.Metadata.Attempt = 1
 	p2 := d.Pod(t, again) // the port is free again
-	d.Run(t, p2, harness.ContainerConfig("web2", "serve", "80"), again)
+	d.Run(t, p2, nodetest.ContainerConfig("web2", "serve", "80"), again)
 	d.AwaitLog(t, "web2", "serving")
 	if answer := dial(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(port))); answer != "hello from testbox\n" {
 		t.Errorf("the next pod answers %q at the port", answer)
@@ -290,11 +290,11 @@ func TestConfigurationReplacesDefaultNetwork(t *testing.T) {
 	if c := networkReady(t, d); !c.Status {
 		t.Errorf("with the default network: %v", c)
 	}
-	bridge := d.Bridge
-	d.Bridge = bridge + "x"
+	bridge := d.Network.Bridge
+	d.Network.Bridge = bridge + "x"
 	conf := bridgeConf(d, "")
-	dropBridge(t, &harness.Daemon{Bridge: d.Bridge})
-	d.Bridge = bridge
+	dropBridge(t, d.Network.Bridge)
+	d.Network.Bridge = bridge
 	writeConf(t, d, "10-test.conflist", conf)
 	fresh := d.Pod(t, d.PodConfig("fresh"))
 	ip := func(pod string) string {
@@ -312,5 +312,5 @@ func TestConfigurationReplacesDefaultNetwork(t *testing.T) {
 	if l := leases(d); len(l) > 0 {
 		t.Errorf("addresses leaked: %v", l)
 	}
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }

@@ -2,8 +2,6 @@
 
 //go:build integration
 
-// Package integration drives the built daemon through the CRI, against real
-// runc, overlayfs and CNI plugins.
 package integration
 
 import (
@@ -18,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -56,7 +54,7 @@ func TestPodLife(t *testing.T) {
 		t.Errorf("verbose info has no trace: %v", s.Info)
 	}
 
-	c := d.Run(t, pod, harness.ContainerConfig("app", "serve", "8080"), config)
+	c := d.Run(t, pod, nodetest.ContainerConfig("app", "serve", "8080"), config)
 	d.AwaitLog(t, "app", "serving on 8080")
 	answer := dial(t, ip+":8080")
 	if answer != "hello from testbox\n" {
@@ -82,7 +80,7 @@ func TestPodLife(t *testing.T) {
 			t.Errorf("repeated remove: %v", err)
 		}
 	}
-	if err := d.Leaks(); err != nil && strings.Contains(err.Error(), pod) {
+	if err := d.Remains(); err != nil && strings.Contains(err.Error(), pod) {
 		t.Error(err)
 	}
 }
@@ -90,7 +88,7 @@ func TestPodLife(t *testing.T) {
 func dial(t *testing.T, address string) string {
 	t.Helper()
 	var answer string
-	harness.Eventually(t, 5*time.Second, "pod answers at "+address, func() bool {
+	nodetest.Eventually(t, 5*time.Second, "pod answers at "+address, func() bool {
 		c, err := net.DialTimeout("tcp", address, time.Second)
 		if err != nil {
 			return false
@@ -120,21 +118,21 @@ func TestExitCodesAndReasons(t *testing.T) {
 		{"late", []string{"sleep", "1", "3"}, 3, "Error"},
 	} {
 		t.Run(want.name, func(t *testing.T) {
-			got := d.AwaitExit(t, d.Run(t, pod, harness.ContainerConfig(want.name, want.args...), config))
+			got := d.AwaitExit(t, d.Run(t, pod, nodetest.ContainerConfig(want.name, want.args...), config))
 			if got.ExitCode != want.code || got.Reason != want.reason || got.FinishedAt < got.StartedAt || got.StartedAt == 0 {
 				t.Errorf("status %v, want code %d %s", got, want.code, want.reason)
 			}
 		})
 	}
 	t.Run("oom", func(t *testing.T) {
-		c := harness.ContainerConfig("oom", "hog", "64")
+		c := nodetest.ContainerConfig("oom", "hog", "64")
 		c.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: 24 << 20, MemorySwapLimitInBytes: 24 << 20}
 		if got := d.AwaitExit(t, d.Run(t, pod, c, config)); got.Reason != "OOMKilled" || got.ExitCode == 0 {
 			t.Errorf("status %v, want OOMKilled", got)
 		}
 	})
 	t.Run("no such program", func(t *testing.T) {
-		c := harness.ContainerConfig("missing")
+		c := nodetest.ContainerConfig("missing")
 		c.Command = []string{"/no/such/program"}
 		id := d.Create(t, pod, c, config)
 		_, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id})
@@ -145,7 +143,7 @@ func TestExitCodesAndReasons(t *testing.T) {
 	})
 	for name, command := range map[string]string{"directory": "/etc", "data": "/etc/passwd"} {
 		t.Run("a "+name+" for a program", func(t *testing.T) {
-			c := harness.ContainerConfig(name)
+			c := nodetest.ContainerConfig(name)
 			c.Command = []string{command}
 			id := d.Create(t, pod, c, config)
 			_, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id})
@@ -162,7 +160,7 @@ func TestLogs(t *testing.T) {
 	config := d.PodConfig("logs")
 	pod := d.Pod(t, config)
 	const n = 20000
-	d.AwaitExit(t, d.Run(t, pod, harness.ContainerConfig("lines", "lines", fmt.Sprint(n)), config))
+	d.AwaitExit(t, d.Run(t, pod, nodetest.ContainerConfig("lines", "lines", fmt.Sprint(n)), config))
 	got := strings.Split(strings.TrimSuffix(d.LogOf(t, "lines"), "\n"), "\n")
 	if len(got) != n {
 		t.Fatalf("%d lines in the log, want %d", len(got), n)
@@ -172,7 +170,7 @@ func TestLogs(t *testing.T) {
 			t.Fatalf("line %d is %q", i+1, line)
 		}
 	}
-	d.AwaitExit(t, d.Run(t, pod, harness.ContainerConfig("long", "bytes", "100000"), config))
+	d.AwaitExit(t, d.Run(t, pod, nodetest.ContainerConfig("long", "bytes", "100000"), config))
 	if text := d.LogOf(t, "long"); len(strings.TrimSuffix(text, "\n")) != 100000 {
 		t.Errorf("a line of 100000 bytes has %d in the log", len(text))
 	}
@@ -182,7 +180,7 @@ func TestReopenLog(t *testing.T) {
 	d := node(t)
 	config := d.PodConfig("rotate")
 	pod := d.Pod(t, config)
-	id := d.Run(t, pod, harness.ContainerConfig("app", "lines", "0", "10"), config)
+	id := d.Run(t, pod, nodetest.ContainerConfig("app", "lines", "0", "10"), config)
 	d.AwaitLog(t, "app", "line 3")
 	path := filepath.Join(d.LogDir, "app.log")
 	if err := os.Rename(path, path+".1"); err != nil {
@@ -191,7 +189,7 @@ func TestReopenLog(t *testing.T) {
 	if _, err := d.Runtime.ReopenContainerLog(t.Context(), &cri.ReopenContainerLogRequest{ContainerId: id}); err != nil {
 		t.Fatal(err)
 	}
-	harness.Eventually(t, 5*time.Second, "the new log has lines", func() bool { info, err := os.Stat(path); return err == nil && info.Size() > 0 })
+	nodetest.Eventually(t, 5*time.Second, "the new log has lines", func() bool { info, err := os.Stat(path); return err == nil && info.Size() > 0 })
 	if _, err := d.Runtime.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: id}); err != nil {
 		t.Fatal(err)
 	}
@@ -218,7 +216,7 @@ func TestStop(t *testing.T) {
 	pod := d.Pod(t, config)
 	ctx := t.Context()
 	t.Run("orderly", func(t *testing.T) {
-		id := d.Run(t, pod, harness.ContainerConfig("orderly", "sleep"), config)
+		id := d.Run(t, pod, nodetest.ContainerConfig("orderly", "sleep"), config)
 		d.AwaitLog(t, "orderly", "sleeping")
 		if _, err := d.Runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: id, Timeout: 10}); err != nil {
 			t.Fatal(err)
@@ -231,7 +229,7 @@ func TestStop(t *testing.T) {
 		}
 	})
 	t.Run("a later stop with less grace kills sooner, one signal only", func(t *testing.T) {
-		id := d.Run(t, pod, harness.ContainerConfig("stubborn", "stubborn"), config)
+		id := d.Run(t, pod, nodetest.ContainerConfig("stubborn", "stubborn"), config)
 		d.AwaitLog(t, "stubborn", "ready")
 		var wg sync.WaitGroup
 		began := time.Now()
@@ -260,14 +258,14 @@ func TestSharedPIDNamespaceReaps(t *testing.T) {
 	config := d.PodConfig("shared")
 	config.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
 	pod := d.Pod(t, config)
-	c := harness.ContainerConfig("app", "sleep")
+	c := nodetest.ContainerConfig("app", "sleep")
 	c.Linux.SecurityContext.NamespaceOptions.Pid = cri.NamespaceMode_POD
 	id := d.Run(t, pod, c, config)
 	if out, _, _ := d.Exec(t, id, "/bin/testbox", "pid1"); strings.TrimSpace(out) != "pause" {
 		t.Errorf("PID 1 is %q, want pause", out)
 	}
 	d.Exec(t, id, "/bin/testbox", "orphans", "20")
-	harness.Eventually(t, 5*time.Second, "pause reaps the orphans", func() bool {
+	nodetest.Eventually(t, 5*time.Second, "pause reaps the orphans", func() bool {
 		out, _, _ := d.Exec(t, id, "/bin/testbox", "zombies")
 		return strings.TrimSpace(out) == "0"
 	})
@@ -326,7 +324,7 @@ func TestNoDescriptorLeaksIn(t *testing.T) {
 	d := node(t)
 	config := d.PodConfig("fds")
 	pod := d.Pod(t, config)
-	id := d.Run(t, pod, harness.ContainerConfig("fds", "fds"), config)
+	id := d.Run(t, pod, nodetest.ContainerConfig("fds", "fds"), config)
 	d.AwaitExit(t, id)
 	check := func(text string) {
 		for line := range strings.Lines(text) {
@@ -338,7 +336,7 @@ func TestNoDescriptorLeaksIn(t *testing.T) {
 		}
 	}
 	check(d.LogOf(t, "fds"))
-	shell := d.Run(t, pod, harness.ContainerConfig("holder", "sleep"), config)
+	shell := d.Run(t, pod, nodetest.ContainerConfig("holder", "sleep"), config)
 	out, _, _ := d.Exec(t, shell, "/bin/testbox", "fds")
 	check(out)
 }

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // TestOthersGetNothing walks all that the daemon keeps, with the eyes of another
@@ -18,9 +18,9 @@ import (
 // of mounts): nothing can be read, written, run or connected to. A container's
 // files are among it, and so is what is setuid there.
 func TestOthersGetNothing(t *testing.T) {
-	d := harness.Start(t, harness.Preload(t))
+	d := nodetest.Start(t, nodetest.Preload(t))
 	config := d.PodConfig("private")
-	d.Run(t, d.Pod(t, config), harness.ContainerConfig("private", "sleep"), config)
+	d.Run(t, d.Pod(t, config), nodetest.ContainerConfig("private", "sleep"), config)
 	d.AwaitLog(t, "private", "sleeping")
 	for _, path := range []string{d.Socket, filepath.Join(d.Dir, "root"), filepath.Join(d.Dir, "state")} {
 		filepath.WalkDir(path, func(path string, e fs.DirEntry, err error) error {

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -54,7 +54,7 @@ func TestRefusedPods(t *testing.T) {
 			config := d.PodConfig("refused")
 			c.change(config)
 			refusedPod(t, d, config, c.handler, c.code, c.mention...)
-			nothingLeft(t, d)
+			d.NothingLeft(t)
 		})
 	}
 	_, err := d.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{})
@@ -118,14 +118,14 @@ func TestRefusedPodMakesNothing(t *testing.T) {
 	if done, err := os.ReadFile(calls); err == nil {
 		t.Errorf("the network was asked: %s", done)
 	}
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 	removePod(t, d, d.Pod(t, d.PodConfig("good")))
 	if _, err := os.ReadFile(calls); err != nil {
 		t.Errorf("a pod that can be has not asked the network: %v", err)
 	}
 	barest := &cri.PodSandboxConfig{Metadata: &cri.PodSandboxMetadata{Name: "barest"}}
 	removePod(t, d, d.Pod(t, barest))
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 func sysctl(name, value string) func(*cri.PodSandboxConfig) {
@@ -137,7 +137,7 @@ func mounts(m ...*cri.Mount) func(*cri.ContainerConfig) {
 }
 
 func imageMount(sub string) *cri.Mount {
-	return &cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: harness.TestImage}, ImageSubPath: sub, Readonly: true}
+	return &cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: nodetest.TestImage}, ImageSubPath: sub, Readonly: true}
 }
 
 type refused struct {
@@ -159,7 +159,7 @@ func refusedContainers(private string) []refused {
 		{"mount over the root", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "/"}), codes.InvalidArgument, []string{"root"}},
 		{"recursive read-only but writable", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "/data", RecursiveReadOnly: true}),
 			codes.InvalidArgument, []string{"recursive_read_only"}},
-		{"writable image volume", mounts(&cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: harness.TestImage}}),
+		{"writable image volume", mounts(&cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: nodetest.TestImage}}),
 			codes.InvalidArgument, []string{"mounts[/data]", "readonly"}},
 		{"image volume of an unknown image", mounts(&cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: "cri-shim.test/none:1"}, Readonly: true}),
 			codes.NotFound, []string{"/data", "cri-shim.test/none:1"}},
@@ -218,11 +218,11 @@ func privateMount(t *testing.T) string {
 func TestRefusedContainers(t *testing.T) {
 	t.Parallel()
 	preload, extra := t.TempDir(), ""
-	writeLayout(t, preload, harness.TestImage, harness.TestboxImage())
+	writeLayout(t, preload, nodetest.TestImage, nodetest.TestboxImage(t))
 	writeLayout(t, preload, emptyImage, fileImage("only/a/file", "x"))
 	extra = "[image]\npreload_dir = \"" + preload + "\"\n"
-	d := harness.Start(t, extra)
-	awaitImage(t, d, emptyImage)
+	d := nodetest.Start(t, extra)
+	d.AwaitImage(t, emptyImage)
 	pod, config := quickPod(t, d, "refusing")
 	for _, c := range refusedContainers(privateMount(t)) {
 		t.Run(c.name, func(t *testing.T) {

@@ -20,11 +20,11 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // limits reads what the kernel has of a container's limits.
-func limits(t *testing.T, d *harness.Daemon, id string) (memory, cpu, cpus string) {
+func limits(t *testing.T, d *nodetest.Node, id string) (memory, cpu, cpus string) {
 	t.Helper()
 	path := info(t, d, id).CgroupsPath
 	quota := cgroupFile(t, path, "cpu", "cpu.cfs_quota_us", "cpu.max")
@@ -144,7 +144,7 @@ func TestUpdateOOMScore(t *testing.T) {
 	c := inHostNet("app", "tree", "1000")
 	c.Linux.Resources = &cri.LinuxContainerResources{OomScoreAdj: 900}
 	id := d.Run(t, pod, c, p)
-	harness.Eventually(t, harnessPatience, "three processes", func() bool { return len(processesOf(t, d, id)) == 3 })
+	nodetest.Eventually(t, harnessPatience, "three processes", func() bool { return len(processesOf(t, d, id)) == 3 })
 	chose := processesOf(t, d, id)[2]
 	mustWrite(t, fmt.Sprintf("/proc/%d/oom_score_adj", chose), "300")
 	for _, want := range []int64{950, 920, -997, 0} {
@@ -174,7 +174,7 @@ func TestUpdateOOMScore(t *testing.T) {
 }
 
 // execHasScore runs a command and waits until it has that oom_score_adj.
-func execHasScore(t *testing.T, d *harness.Daemon, id, want string) {
+func execHasScore(t *testing.T, d *nodetest.Node, id, want string) {
 	t.Helper()
 	before := processesOf(t, d, id)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -183,7 +183,7 @@ func execHasScore(t *testing.T, d *harness.Daemon, id, want string) {
 		defer close(ended)
 		d.Runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{tb, "sleep"}})
 	}()
-	harness.Eventually(t, harnessPatience, "a command has the oom_score_adj "+want, func() bool {
+	nodetest.Eventually(t, harnessPatience, "a command has the oom_score_adj "+want, func() bool {
 		for _, pid := range processesOf(t, d, id) {
 			data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
 			if !slices.Contains(before, pid) && strings.TrimSpace(string(data)) == want {
@@ -194,12 +194,12 @@ func execHasScore(t *testing.T, d *harness.Daemon, id, want string) {
 	})
 	cancel()
 	<-ended
-	harness.Eventually(t, harnessPatience, "the command is gone", func() bool { return len(processesOf(t, d, id)) == len(before) })
+	nodetest.Eventually(t, harnessPatience, "the command is gone", func() bool { return len(processesOf(t, d, id)) == len(before) })
 }
 
 // processesOf are the host's numbers of a container's processes, those of
 // commands among them, in order.
-func processesOf(t *testing.T, d *harness.Daemon, id string) (pids []int) {
+func processesOf(t *testing.T, d *nodetest.Node, id string) (pids []int) {
 	t.Helper()
 	for _, top := range cgroup.Dirs(info(t, d, id).CgroupsPath) {
 		err := filepath.WalkDir(top, func(dir string, e fs.DirEntry, err error) error {
@@ -251,7 +251,7 @@ func TestOOMScoreIsClamped(t *testing.T) {
 
 // Containers have the same rlimits however the daemon was started.
 func TestRlimitsAreNotTheDaemons(t *testing.T) {
-	read := func(d *harness.Daemon) string {
+	read := func(d *nodetest.Node) string {
 		pod, p := quickPod(t, d, "rlimits")
 		var out []string
 		for line := range strings.Lines(exec(t, d, d.Run(t, pod, inHostNet("app", "sleep"), p), "read", "/proc/1/limits")) {
@@ -262,18 +262,15 @@ func TestRlimitsAreNotTheDaemons(t *testing.T) {
 		return strings.Join(out, "; ")
 	}
 	plain := read(node(t))
-	d, err := harness.New(harness.Preload(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := nodetest.New(t, nodetest.Preload(t))
 	// A soft limit that a service manager may have set.
 	script := d.Dir + "/limited"
-	if err := os.WriteFile(script, []byte(fmt.Sprintf("#!/bin/sh\nulimit -S -n 512\nulimit -S -c 1\nexec %s \"$@\"\n", harness.Bin("cri-shim"))), 0o755); err != nil {
+	if err := os.WriteFile(script, []byte(fmt.Sprintf("#!/bin/sh\nulimit -S -n 512\nulimit -S -c 1\nexec %s \"$@\"\n", nodetest.Bin(t, "cri-shim"))), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	d.Program = script
 	d.StartFor(t)
-	awaitImage(t, d, harness.TestImage)
+	d.AwaitImage(t, nodetest.TestImage)
 	if limited := read(d); limited != plain || !strings.Contains(plain, "Max open files") {
 		t.Errorf("limits %q, with a limited daemon %q", plain, limited)
 	}

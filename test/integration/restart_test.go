@@ -6,19 +6,18 @@ package integration
 
 import (
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // bounce ends the daemon, does something while it is away, and starts it.
-func bounce(t *testing.T, d *harness.Daemon, orderly bool, meanwhile func()) {
+func bounce(t *testing.T, d *nodetest.Node, orderly bool, meanwhile func()) {
 	t.Helper()
 	end := d.Kill
 	if orderly {
@@ -48,7 +47,7 @@ func gapless(t *testing.T, text string, least int) {
 }
 
 // lastLine is the number of the newest line in a log.
-func lastLine(t *testing.T, d *harness.Daemon, name string) int {
+func lastLine(t *testing.T, d *nodetest.Node, name string) int {
 	t.Helper()
 	lines := strings.Fields(strings.TrimSpace(d.LogOf(t, name)))
 	if len(lines) == 0 {
@@ -61,7 +60,7 @@ func lastLine(t *testing.T, d *harness.Daemon, name string) int {
 	return n
 }
 
-func awaitLines(t *testing.T, d *harness.Daemon, name string, more int) {
+func awaitLines(t *testing.T, d *nodetest.Node, name string, more int) {
 	t.Helper()
 	d.AwaitLog(t, name, fmt.Sprintf(" line %d\n", lastLine(t, d, name)+more))
 }
@@ -74,11 +73,11 @@ func TestDaemonRestart(t *testing.T) {
 			d := node(t)
 			config := d.PodConfig("lives")
 			pod := d.Pod(t, config)
-			lines := d.Run(t, pod, harness.ContainerConfig("lines", "lines", "0", "5"), config)
+			lines := d.Run(t, pod, nodetest.ContainerConfig("lines", "lines", "0", "5"), config)
 			d.AwaitLog(t, "lines", "line 3")
-			created := d.Create(t, pod, harness.ContainerConfig("created", "exit", "4"), config)
-			exited := d.AwaitExit(t, d.Run(t, pod, harness.ContainerConfig("exited", "exit", "3"), config))
-			ends := d.Run(t, pod, harness.ContainerConfig("ends", "trap"), config)
+			created := d.Create(t, pod, nodetest.ContainerConfig("created", "exit", "4"), config)
+			exited := d.AwaitExit(t, d.Run(t, pod, nodetest.ContainerConfig("exited", "exit", "3"), config))
+			ends := d.Run(t, pod, nodetest.ContainerConfig("ends", "trap"), config)
 			d.AwaitLog(t, "ends", "trapping")
 			before := d.Status(t, lines)
 			pid := info(t, d, ends).PID
@@ -116,7 +115,7 @@ func TestDaemonRestart(t *testing.T) {
 			}
 			gapless(t, d.LogOf(t, "lines"), 25)
 			removePod(t, d, pod)
-			nothingLeft(t, d)
+			d.NothingLeft(t)
 		})
 	}
 }
@@ -139,8 +138,8 @@ func TestMonitorKilled(t *testing.T) {
 		if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		harness.Eventually(t, harnessPatience, "another monitor runs", func() bool {
-			now := findMonitor(d)
+		nodetest.Eventually(t, harnessPatience, "another monitor runs", func() bool {
+			now := d.MonitorPID()
 			return now != 0 && now != old && condition(t, d, cri.RuntimeReady).Status
 		})
 		awaitLines(t, d, "lines", 50)
@@ -169,7 +168,7 @@ func TestMonitorKilled(t *testing.T) {
 		t.Errorf("a new container: %v", fresh)
 	}
 	removePod(t, d, pod)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 // wantAdopted: kernels before 6.15 do not tell strangers a code.
@@ -193,24 +192,9 @@ func wantAdopted(code int32) int32 {
 	return 255
 }
 
-func findMonitor(d *harness.Daemon) int {
-	entries, _ := os.ReadDir("/proc")
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		cmdline, _ := os.ReadFile("/proc/" + e.Name() + "/cmdline")
-		if args := string(cmdline); strings.Contains(args, "cri-monitor") && strings.Contains(args, d.Dir) {
-			return pid
-		}
-	}
-	return 0
-}
-
-func monitorPID(t *testing.T, d *harness.Daemon) int {
+func monitorPID(t *testing.T, d *nodetest.Node) int {
 	t.Helper()
-	pid := findMonitor(d)
+	pid := d.MonitorPID()
 	if pid == 0 {
 		t.Fatal("no monitor")
 	}
@@ -236,5 +220,5 @@ func TestDaemonAndMonitorKilled(t *testing.T) {
 	}
 	gapless(t, d.LogOf(t, "lines"), 20)
 	removePod(t, d, pod)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }

@@ -12,14 +12,14 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // secured runs `testbox id` or args with a security context that change made.
-func secured(t *testing.T, d *harness.Daemon, pod string, p *cri.PodSandboxConfig, change func(s *cri.LinuxContainerSecurityContext), args ...string) (string, *cri.ContainerStatus) {
+func secured(t *testing.T, d *nodetest.Node, pod string, p *cri.PodSandboxConfig, change func(s *cri.LinuxContainerSecurityContext), args ...string) (string, *cri.ContainerStatus) {
 	t.Helper()
 	name := strings.NewReplacer("/", "-", " ", "-", "#", "-").Replace(t.Name())
 	c := inHostNet(name, append([]string{"id"}, args...)...)
@@ -33,7 +33,7 @@ func secured(t *testing.T, d *harness.Daemon, pod string, p *cri.PodSandboxConfi
 }
 
 // privilegedPod may have privileged containers.
-func privilegedPod(t *testing.T, d *harness.Daemon, name string) (string, *cri.PodSandboxConfig) {
+func privilegedPod(t *testing.T, d *nodetest.Node, name string) (string, *cri.PodSandboxConfig) {
 	t.Helper()
 	config := hostNet(d.PodConfig(name))
 	config.Linux.SecurityContext.Privileged = true

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -39,7 +39,7 @@ func TestSignalsEndNothing(t *testing.T) {
 			}
 			contains(t, "exec", exec(t, d, id, "echo", "fine"), "fine")
 		}
-		harness.Eventually(t, harnessPatience, "the log says so", func() bool { return strings.Contains(d.Log(), c.logged) })
+		nodetest.Eventually(t, harnessPatience, "the log says so", func() bool { return strings.Contains(d.Log(), c.logged) })
 	}
 	if d.PID() != daemon || monitorPID(t, d) != monitor {
 		t.Error("daemon or monitor is another process now")
@@ -52,12 +52,8 @@ func TestSignalsEndNothing(t *testing.T) {
 // TestStartAfterKill: a daemon that starts while the one before it is ending
 // waits for that, and says so.
 func TestStartAfterKill(t *testing.T) {
-	harness.Require(t)
 	t.Parallel()
-	d, err := harness.New()
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := nodetest.New(t)
 	mustMkdir(t, filepath.Join(d.Dir, "root"))
 	held, err := sys.LockFile(filepath.Join(d.Dir, "root", "lock"))
 	if err != nil {
@@ -99,7 +95,7 @@ func TestMetricsPortTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustWrite(t, d.Config, string(before)+"\n[metrics]\naddress = \""+taken.Addr().String()+"\"\n")
-	out, err := shim(t, "--config", d.Config)
+	out, err := nodetest.Shim(t, "--config", d.Config)
 	if err == nil {
 		t.Errorf("the daemon runs without its metrics: %s", out)
 	}

@@ -16,10 +16,10 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
-func stopWithin(t *testing.T, d *harness.Daemon, id string, grace int64) {
+func stopWithin(t *testing.T, d *nodetest.Node, id string, grace int64) {
 	t.Helper()
 	if _, err := d.Runtime.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: id, Timeout: grace}); err != nil {
 		t.Error(err)

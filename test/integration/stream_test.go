@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
@@ -151,7 +151,7 @@ func TestExecStreams(t *testing.T) {
 }
 
 // attach opens a session with a container's own streams.
-func attach(t *testing.T, d *harness.Daemon, id string, tty, stdin bool) string {
+func attach(t *testing.T, d *nodetest.Node, id string, tty, stdin bool) string {
 	t.Helper()
 	r, err := d.Runtime.Attach(t.Context(), &cri.AttachRequest{ContainerId: id, Tty: tty, Stdin: stdin, Stdout: true, Stderr: !tty})
 	if err != nil {
@@ -244,7 +244,7 @@ func TestPortForward(t *testing.T) {
 	d := node(t)
 	config := d.PodConfig("forward")
 	pod := d.Pod(t, config)
-	d.Run(t, pod, harness.ContainerConfig("web", "serve", "8080"), config)
+	d.Run(t, pod, nodetest.ContainerConfig("web", "serve", "8080"), config)
 	d.AwaitLog(t, "web", "serving")
 	for _, c := range clients {
 		t.Run(c.name, func(t *testing.T) {

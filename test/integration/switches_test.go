@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -63,13 +63,13 @@ func TestAnnotationsOfHandler(t *testing.T) {
 
 func TestCDIDirectories(t *testing.T) {
 	t.Parallel()
-	d := edited(t, func(d *harness.Daemon, config string) string {
+	d := edited(t, func(d *nodetest.Node, config string) string {
 		dir := filepath.Join(d.Dir, "devices")
 		mustMkdir(t, dir)
 		mustWrite(t, filepath.Join(dir, "thing.json"), `{"cdiVersion":"0.6.0","kind":"example.test/thing","devices":[{"name":"one","containerEdits":{"env":["THING=one"]}}]}`)
 		return config + fmt.Sprintf("\n[cdi]\nspec_dirs = [%q]\n", dir)
-	}, harness.Preload(t))
-	awaitImage(t, d, harness.TestImage)
+	}, nodetest.Preload(t))
+	d.AwaitImage(t, nodetest.TestImage)
 	pod, p := quickPod(t, d, "devices")
 	c := inHostNet("has", "env")
 	c.CDIDevices = []*cri.CDIDevice{{Name: "example.test/thing=one"}}
@@ -80,11 +80,11 @@ func TestCDIDirectories(t *testing.T) {
 // that must be there, unless its pod tolerates that.
 func TestRequiredPlugin(t *testing.T) {
 	t.Parallel()
-	d := edited(t, func(_ *harness.Daemon, config string) string {
+	d := edited(t, func(_ *nodetest.Node, config string) string {
 		return strings.Replace(config, "[nri]\nenable = false", "[nri]\nenable = true", 1) +
 			"\n[nri.default_validator]\nenable = true\nrequired_plugins = [\"guard\"]\ntolerate_missing_plugins_annotation = \"example.test/tolerate\"\n"
-	}, harness.Preload(t))
-	awaitImage(t, d, harness.TestImage)
+	}, nodetest.Preload(t))
+	d.AwaitImage(t, nodetest.TestImage)
 	pod, _ := quickPod(t, d, "guarded")
 	refusedContainer(t, d, pod, inHostNet("guarded"), codes.FailedPrecondition, "guard")
 	config := hostNet(d.PodConfig("tolerant"))

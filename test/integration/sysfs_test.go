@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
@@ -34,7 +34,7 @@ func TestSysOfPrivilegedContainer(t *testing.T) {
 			}
 			pod := d.Pod(t, config)
 			run := func(name string, privileged bool) string {
-				c := harness.ContainerConfig(name, "sleep")
+				c := nodetest.ContainerConfig(name, "sleep")
 				c.Linux.SecurityContext.NamespaceOptions = clone(o)
 				c.Linux.SecurityContext.Privileged = privileged
 				return d.Run(t, pod, c, config)
@@ -55,7 +55,7 @@ func TestSysOfPrivilegedContainer(t *testing.T) {
 			removePod(t, d, pod)
 		}
 	}
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 // A pod with a user namespace on the host's network sees the host's /sys, and writes to nothing that is mounted in it.
@@ -64,7 +64,7 @@ func TestSysOfUsernsOnHostNetwork(t *testing.T) {
 	config := hostNet(d.PodConfig("sys"))
 	o := inUserns(config)
 	pod := d.Pod(t, config)
-	c := harness.ContainerConfig("app", "sleep")
+	c := nodetest.ContainerConfig("app", "sleep")
 	c.Linux.SecurityContext.NamespaceOptions = o
 	id := d.Run(t, pod, c, config)
 	for line := range strings.Lines(exec(t, d, id, "read", "/proc/self/mountinfo")) {
@@ -82,7 +82,7 @@ func TestRenamedDevices(t *testing.T) {
 	config := hostNet(d.PodConfig("renamed"))
 	o := inUserns(config)
 	pod := d.Pod(t, config)
-	c := harness.ContainerConfig("app", "sleep")
+	c := nodetest.ContainerConfig("app", "sleep")
 	c.Linux.SecurityContext.NamespaceOptions = o
 	c.Devices = []*cri.Device{
 		{HostPath: "/dev/fuse", ContainerPath: "/dev/renamed"}, {HostPath: "/dev/fuse", ContainerPath: "/dev/fuse"},

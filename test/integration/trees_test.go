@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -26,8 +26,8 @@ const deepLevels = 30_000
 func TestHostileTrees(t *testing.T) {
 	t.Parallel()
 	preload := t.TempDir()
-	writeLayout(t, preload, testImage, testboxImage())
-	img := harness.TestboxImage()
+	writeLayout(t, preload, testImage, testboxImage(t))
+	img := nodetest.TestboxImage(t)
 	img.Config.Volumes = map[string]struct{}{"/volume": {}}
 	writeLayout(t, preload, volumesImage, img)
 	d := startPreloaded(t, preload, volumesImage)
@@ -45,7 +45,7 @@ func TestHostileTrees(t *testing.T) {
 	contains(t, "deepen /long", exec(t, d, deep, "deepen", "/long", "30", "200"), "deep")
 	exec(t, d, good, "write", "/file", "x")
 
-	harness.Eventually(t, 2*harnessPatience, "the deep trees are counted", func() bool {
+	nodetest.Eventually(t, 2*harnessPatience, "the deep trees are counted", func() bool {
 		return writtenInodes(t, d) > 2*deepLevels
 	})
 	layer := layerInodes(t, d)
@@ -54,7 +54,7 @@ func TestHostileTrees(t *testing.T) {
 	}
 	removeContainer(t, d, deep)
 	removePod(t, d, pod)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 	for line := range strings.Lines(d.Log()) {
 		if len(line) > 32<<10 {
 			t.Errorf("a log line of %d bytes: %.500s", len(line), line)
@@ -72,7 +72,7 @@ func TestHangingMountInALayer(t *testing.T) {
 	exec(t, d, dead, "write", "/file", "x")
 	exec(t, d, good, "write", "/file", "x")
 	unmount := mountDead(t, filepath.Join(d.Layout().Images(), "rootfs", dead, "upper/remote"))
-	harness.Eventually(t, 3*harnessPatience, "both are counted", func() bool {
+	nodetest.Eventually(t, 3*harnessPatience, "both are counted", func() bool {
 		layer := layerInodes(t, d)
 		return layer[dead] >= 2 && layer[good] >= 2
 	})
@@ -83,7 +83,7 @@ func TestHangingMountInALayer(t *testing.T) {
 	unmount()
 	removeContainer(t, d, dead)
 	removePod(t, d, pod)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
 // mountDead mounts a filesystem that answers nothing, as that of a server that is gone.
@@ -111,7 +111,7 @@ func mountDead(t *testing.T, dir string) (unmount func()) {
 	return unmount
 }
 
-func removeContainer(t *testing.T, d *harness.Daemon, id string) {
+func removeContainer(t *testing.T, d *nodetest.Node, id string) {
 	t.Helper()
 	if _, err := d.Runtime.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
 		t.Fatalf("RemoveContainer: %v", err)
@@ -119,7 +119,7 @@ func removeContainer(t *testing.T, d *harness.Daemon, id string) {
 }
 
 // writtenInodes is what ImageFsInfo says that containers have written.
-func writtenInodes(t *testing.T, d *harness.Daemon) uint64 {
+func writtenInodes(t *testing.T, d *nodetest.Node) uint64 {
 	t.Helper()
 	r, err := d.Images.ImageFsInfo(t.Context(), &cri.ImageFsInfoRequest{})
 	if err != nil || len(r.ContainerFilesystems) != 1 {
@@ -129,7 +129,7 @@ func writtenInodes(t *testing.T, d *harness.Daemon) uint64 {
 }
 
 // layerInodes is what ListContainerStats says of each container's writable layer.
-func layerInodes(t *testing.T, d *harness.Daemon) map[string]uint64 {
+func layerInodes(t *testing.T, d *nodetest.Node) map[string]uint64 {
 	t.Helper()
 	r, err := d.Runtime.ListContainerStats(t.Context(), &cri.ListContainerStatsRequest{})
 	if err != nil {

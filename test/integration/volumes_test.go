@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/harness"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -20,8 +20,8 @@ import (
 const volumesImage = "cri-shim.test/volumes:1"
 
 // imageWithVolumes declares volumes of all kinds.
-func imageWithVolumes() ocilayout.Image {
-	img := harness.TestboxImage()
+func imageWithVolumes(t *testing.T) ocilayout.Image {
+	img := nodetest.TestboxImage(t)
 	img.Layers = append(img.Layers, ocilayout.Layer{
 		{Path: "filled", Dir: true, Mode: 0o750, UID: 1000, GID: 1001},
 		{Path: "filled/file", Content: []byte("from the image"), UID: 1000, GID: 1001, Mode: 0o640},
@@ -43,8 +43,8 @@ func imageWithVolumes() ocilayout.Image {
 func TestDeclaredVolumes(t *testing.T) {
 	t.Parallel()
 	preload := t.TempDir()
-	writeLayout(t, preload, testImage, testboxImage())
-	writeLayout(t, preload, volumesImage, imageWithVolumes())
+	writeLayout(t, preload, testImage, testboxImage(t))
+	writeLayout(t, preload, volumesImage, imageWithVolumes(t))
 	d := startPreloaded(t, preload, volumesImage)
 	for name, userns := range map[string]bool{"plain": false, "userns": true} {
 		t.Run(name, func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestDeclaredVolumes(t *testing.T) {
 			mustMkdir(t, filepath.Join(mine, "data"))
 			mustWrite(t, filepath.Join(mine, "data/file"), "the user's")
 			run := func(name string, readonly bool) string {
-				c := harness.ContainerConfig(name, "sleep")
+				c := nodetest.ContainerConfig(name, "sleep")
 				c.Image.Image = volumesImage
 				c.Linux.SecurityContext.NamespaceOptions = clone(o)
 				c.Linux.SecurityContext.ReadonlyRootfs = readonly
@@ -82,10 +82,10 @@ func TestDeclaredVolumes(t *testing.T) {
 			removePod(t, d, pod)
 		})
 	}
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }
 
-func checkVolumes(t *testing.T, d *harness.Daemon, id string) {
+func checkVolumes(t *testing.T, d *nodetest.Node, id string) {
 	t.Helper()
 	for path, want := range map[string]string{
 		"/filled/file": "from the image", "/filled/inner/file": "from the image too", "/link/file": "behind a link",
@@ -113,7 +113,7 @@ func checkVolumes(t *testing.T, d *harness.Daemon, id string) {
 func TestRefusedVolumes(t *testing.T) {
 	t.Parallel()
 	preload := t.TempDir()
-	writeLayout(t, preload, testImage, testboxImage())
+	writeLayout(t, preload, testImage, testboxImage(t))
 	many := map[string]struct{}{}
 	for i := range 300 {
 		many[fmt.Sprintf("/v/%d", i)] = struct{}{}
@@ -123,16 +123,16 @@ func TestRefusedVolumes(t *testing.T) {
 	}
 	refs := map[string]string{}
 	for name, volumes := range cases {
-		img := harness.TestboxImage()
+		img := nodetest.TestboxImage(t)
 		img.Layers = append(img.Layers, ocilayout.Layer{{Path: "loop", Symlink: "loop"}, {Path: "root-link", Symlink: ".."}})
 		img.Config.Volumes = volumes
 		refs[name] = fmt.Sprintf("cri-shim.test/refused-%d:1", len(refs))
 		writeLayout(t, preload, refs[name], img)
 	}
-	d := harness.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", preload))
+	d := nodetest.Start(t, fmt.Sprintf("[image]\npreload_dir = %q\n", preload))
 	pod, p := quickPod(t, d, "refused")
 	for name, ref := range refs {
-		awaitImage(t, d, ref)
+		d.AwaitImage(t, ref)
 		c := inHostNet("refused", "sleep")
 		c.Image.Image = ref
 		refusedContainer(t, d, pod, c, codes.InvalidArgument, name)
@@ -142,5 +142,5 @@ func TestRefusedVolumes(t *testing.T) {
 	c.Image.Image, c.Mounts = refs["/etc/passwd/below"], []*cri.Mount{{HostPath: t.TempDir(), ContainerPath: "/etc"}}
 	remove(t, d, d.Create(t, pod, c, p))
 	removePod(t, d, pod)
-	nothingLeft(t, d)
+	d.NothingLeft(t)
 }

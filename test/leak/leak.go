@@ -44,7 +44,7 @@ func goroutines(allowed []string) []string {
 	all := make([]byte, 4<<20)
 	all = all[:runtime.Stack(all, true)]
 	var left []string
-	for _, stack := range strings.Split(string(all), "\n\n") {
+	for stack := range strings.SplitSeq(string(all), "\n\n") {
 		if !strings.Contains(stack, "leak.goroutines") && !contains(stack, append(allowed, "os/signal.signal_recv", "os/signal.loop")) {
 			left = append(left, stack)
 		}

@@ -18,7 +18,7 @@ const isolated = "CRI_TEST_ISOLATED"
 
 // Isolate runs this program again in mount and network namespaces of its own and returns true and its exit code; in the
 // program that was run again it returns false, and all is set up: mounts propagate within and never out, folders that
-// runtimes share by convention are empty, and the loopback interface is up.
+// runtimes share by convention are empty, and the loopback interface is up. Processes are not isolated.
 //
 // Outside Isolate the machine's own namespaces are used.
 func Isolate() (again bool, code int, err error) {
@@ -45,8 +45,7 @@ func Isolate() (again bool, code int, err error) {
 		}
 	}()
 	err = cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return true, exit.ExitCode(), nil
 	}
 	if err != nil {
@@ -77,7 +76,7 @@ func setUp() error {
 	if err := netlink.LinkSetUp(lo); err != nil {
 		return fmt.Errorf("isolate: loopback up: %w", err)
 	}
-	return Adopt()
+	return nil
 }
 
 // Adopt makes this process the parent of every process below it that loses its own, so that Descendants sees them all.

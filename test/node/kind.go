@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 )
 
 // Kind is a CRI runtime this package can start.
@@ -48,6 +50,9 @@ const cniConf = `{
 `
 
 const criShimConf = `
+listen = "{dir}/cri.sock"
+root = "{dir}/root"
+state = "{dir}/state"
 [cni]
 conf_dir = "{dir}/net.d"
 bin_dir = ["{bin}/cni"]
@@ -131,11 +136,17 @@ const PauseImage = "registry.k8s.io/pause:3.9"
 
 // prepare makes the node's folder and writes its configuration.
 func (n *Node) prepare() error {
-	if err := os.MkdirAll(filepath.Join(n.Dir, "net.d"), 0o755); err != nil {
-		return err
+	for _, dir := range []string{"net.d", "tmp"} {
+		if err := os.MkdirAll(filepath.Join(n.Dir, dir), 0o755); err != nil {
+			return err
+		}
 	}
-	errs := []error{n.write("config.toml", n.expand(map[Kind]string{CRIShim: criShimConf, Containerd: containerdConf, CRIO: crioConf}[n.Kind]))}
-	if !n.Network.Default {
+	text := n.Text
+	if text == "" {
+		text = n.expand(map[Kind]string{CRIShim: criShimConf, Containerd: containerdConf, CRIO: crioConf}[n.Kind])
+	}
+	errs := []error{n.write("config.toml", text)}
+	if n.Network.Subnet != "" && !n.Network.Default {
 		errs = append(errs, n.write("net.d/10-test.conflist",
 			fmt.Sprintf(cniConf, n.Network.Bridge, filepath.Join(n.Dir, "ipam"), n.Network.Subnet)))
 	}
@@ -162,24 +173,69 @@ func (n *Node) expand(text string) string {
 
 // command is how the daemon is started.
 func (n *Node) command() *exec.Cmd {
-	program, err := n.Kind.Program(n.Bin)
-	if err != nil {
-		program = string(n.Kind) // Start says why
+	program := n.Program
+	if program == "" {
+		var err error
+		if program, err = n.Kind.Program(n.Bin); err != nil {
+			program = string(n.Kind) // Up says why
+		}
 	}
-	config := filepath.Join(n.Dir, "config.toml")
-	cmd := exec.Command(program, "--config", config)
-	switch n.Kind {
-	case CRIShim:
-		cmd.Args = append(cmd.Args, "--listen", n.Socket, "--root", filepath.Join(n.Dir, "root"), "--state", filepath.Join(n.Dir, "state"))
-	case CRIO:
+	cmd := exec.Command(program, "--config", n.Config)
+	if n.Kind == CRIO {
 		cmd.Args = append(cmd.Args, "--config-dir", "")
-	default: // the configuration file says it all
 	}
 	if n.LogLevel != "" {
 		cmd.Args = append(cmd.Args, "--log-level", n.LogLevel)
 	}
-	// Its own helpers lie beside the daemon.
-	cmd.Env = append(os.Environ(), "PATH="+filepath.Dir(program)+":"+n.Bin+":"+os.Getenv("PATH"),
-		"CONTAINERS_REGISTRIES_CONF="+filepath.Join(n.Dir, "registries.conf"))
+	cmd.Env = append(os.Environ(), n.environment()...)
+	if n.Kind != CRIShim { // whose helpers lie beside it
+		cmd.Env = append(cmd.Env, "PATH="+filepath.Dir(program)+":"+n.Bin+":"+os.Getenv("PATH"),
+			"CONTAINERS_REGISTRIES_CONF="+filepath.Join(n.Dir, "registries.conf"))
+	}
 	return cmd
+}
+
+// environment is what the node's programs get besides ours: temporary files go where they are found.
+func (n *Node) environment() []string {
+	return append([]string{"TMPDIR=" + filepath.Join(n.Dir, "tmp"), "GORACE=atexit_sleep_ms=0"}, n.Env...)
+}
+
+// Programs is where the programs are that a node runs: the folder $CRI_TEST_BIN, or bin, of the module this process was
+// started in. Other folders have programs that were built another way, as bin/race has.
+func Programs() (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	name := os.Getenv("CRI_TEST_BIN")
+	switch {
+	case name == "":
+		name = "bin"
+	case filepath.IsAbs(name):
+		return name, nil
+	}
+	return filepath.Join(root, name), nil
+}
+
+// Root is the folder of the module that this process was started in.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", errors.New("find go.mod: not inside the module")
+}
+
+// Patience is how long to wait for what takes limit at most on a usual machine. $CRI_TEST_PATIENCE, a factor, is for
+// slow ones: emulated ones, say.
+func Patience(limit time.Duration) time.Duration {
+	if factor, err := strconv.Atoi(os.Getenv("CRI_TEST_PATIENCE")); err == nil && factor > 0 {
+		return limit * time.Duration(factor)
+	}
+	return limit
 }

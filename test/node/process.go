@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"time"
 )
 
 // Process is a process below this one.
@@ -108,24 +107,6 @@ func Memory() (map[string]int64, error) {
 // runtimePrograms are the processes that a runtime spends on its pods, the infra process of a pod among them.
 var runtimePrograms = []string{
 	"cri-shim", "cri-monitor", "pause", "pause_amd64", "pause_arm64", "cri-pause", "containerd", "containerd-shim-runc-v2", "crio", "conmon", "conmonrs",
-}
-
-// awaitGone reaps until no process of that name is left below us.
-func awaitGone(limit time.Duration, name string) error {
-	for end := time.Now().Add(limit); ; time.Sleep(5 * time.Millisecond) {
-		list, err := Descendants()
-		if err != nil {
-			return err
-		}
-		reap(list)
-		alive := slices.ContainsFunc(list, func(p Process) bool { return p.Name == name && p.State != 'Z' })
-		if !alive {
-			return nil
-		}
-		if time.Now().After(end) {
-			return fmt.Errorf("end %s: still there after %s", name, limit)
-		}
-	}
 }
 
 // reap collects adopted orphans that have ended. Processes that os/exec started are waited for where they were started.

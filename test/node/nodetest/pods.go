@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package harness
+package nodetest
 
 import (
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -26,18 +25,20 @@ const TestImage = "cri-shim.test/testbox:1"
 func Preload(t testing.TB) (config string) {
 	t.Helper()
 	dir := t.TempDir()
-	if _, err := ocilayout.Write(filepath.Join(dir, "testbox"), TestImage, TestboxImage()); err != nil {
+	if _, err := ocilayout.Write(filepath.Join(dir, "testbox"), TestImage, TestboxImage(t)); err != nil {
 		t.Fatal(err)
 	}
 	return fmt.Sprintf("[image]\npreload_dir = %q\n", dir)
 }
 
 // TestboxImage is the image around bin/testbox.
-func TestboxImage() ocilayout.Image {
+func TestboxImage(t testing.TB) ocilayout.Image {
 	return ocilayout.Image{
 		Layers: []ocilayout.Layer{{
-			{Path: "bin", Dir: true}, {Path: "etc", Dir: true}, {Path: "tmp", Dir: true, Mode: os.ModeSticky | 0o777},
-			{Path: "bin/testbox", Mode: 0o755, Source: Bin("testbox")},
+			{Path: "bin", Dir: true},
+			{Path: "etc", Dir: true},
+			{Path: "tmp", Dir: true, Mode: os.ModeSticky | 0o777},
+			{Path: "bin/testbox", Mode: 0o755, Source: Bin(t, "testbox")},
 			{Path: "etc/passwd", Content: []byte("root:x:0:0::/root:/bin/sh\nweb:x:1000:1001::/home/web:/bin/sh\n")},
 			{Path: "etc/group", Content: []byte("root:x:0:\nweb:x:1001:\nextra:x:2000:web\n")},
 		}},
@@ -48,13 +49,13 @@ func TestboxImage() ocilayout.Image {
 var serial atomic.Int64
 
 // PodConfig is a pod with a network of its own and a log directory.
-func (d *Daemon) PodConfig(name string) *cri.PodSandboxConfig {
+func (n *Node) PodConfig(name string) *cri.PodSandboxConfig {
 	uid := fmt.Sprintf("uid-%d-%d", os.Getpid(), serial.Add(1))
 	return &cri.PodSandboxConfig{
 		Metadata: &cri.PodSandboxMetadata{Name: name, Namespace: "default", Uid: uid},
-		Hostname: name, LogDirectory: d.LogDir, Labels: map[string]string{"test": name},
+		Hostname: name, LogDirectory: n.LogDir, Labels: map[string]string{"test": name},
 		Linux: &cri.LinuxPodSandboxConfig{
-			CgroupParent:    d.podSlice(uid),
+			CgroupParent:    n.podSlice(uid),
 			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER}},
 		},
 	}
@@ -70,30 +71,27 @@ func ContainerConfig(name string, args ...string) *cri.ContainerConfig {
 }
 
 // Pod runs a pod for the length of the test.
-func (d *Daemon) Pod(t testing.TB, config *cri.PodSandboxConfig) string {
+func (n *Node) Pod(t testing.TB, config *cri.PodSandboxConfig) string {
 	t.Helper()
-	r, err := d.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: config})
+	r, err := n.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: config})
 	if err != nil {
 		t.Fatalf("RunPodSandbox: %v", err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
-		d.Runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: r.PodSandboxId})
-		if _, err := d.Runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: r.PodSandboxId}); err != nil && d.serving() {
+		n.Runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: r.PodSandboxId})
+		if _, err := n.Runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: r.PodSandboxId}); err != nil && n.Running() {
 			t.Errorf("RemovePodSandbox: %v", err)
 		}
 	})
 	return r.PodSandboxId
 }
 
-// serving tells whether the daemon runs: a test may have ended it on purpose.
-func (d *Daemon) serving() bool { return len(d.done) == 0 }
-
 // Create makes a container.
-func (d *Daemon) Create(t testing.TB, pod string, c *cri.ContainerConfig, p *cri.PodSandboxConfig) string {
+func (n *Node) Create(t testing.TB, pod string, c *cri.ContainerConfig, p *cri.PodSandboxConfig) string {
 	t.Helper()
-	r, err := d.Runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p})
+	r, err := n.Runtime.CreateContainer(t.Context(), &cri.CreateContainerRequest{PodSandboxId: pod, Config: c, SandboxConfig: p})
 	if err != nil {
 		t.Fatalf("CreateContainer: %v", err)
 	}
@@ -101,19 +99,19 @@ func (d *Daemon) Create(t testing.TB, pod string, c *cri.ContainerConfig, p *cri
 }
 
 // Run makes and starts a container.
-func (d *Daemon) Run(t testing.TB, pod string, c *cri.ContainerConfig, p *cri.PodSandboxConfig) string {
+func (n *Node) Run(t testing.TB, pod string, c *cri.ContainerConfig, p *cri.PodSandboxConfig) string {
 	t.Helper()
-	id := d.Create(t, pod, c, p)
-	if _, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id}); err != nil {
+	id := n.Create(t, pod, c, p)
+	if _, err := n.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: id}); err != nil {
 		t.Fatalf("StartContainer: %v", err)
 	}
 	return id
 }
 
 // Status is a container's status.
-func (d *Daemon) Status(t testing.TB, id string) *cri.ContainerStatus {
+func (n *Node) Status(t testing.TB, id string) *cri.ContainerStatus {
 	t.Helper()
-	r, err := d.Runtime.ContainerStatus(t.Context(), &cri.ContainerStatusRequest{ContainerId: id})
+	r, err := n.Runtime.ContainerStatus(t.Context(), &cri.ContainerStatusRequest{ContainerId: id})
 	if err != nil {
 		t.Fatalf("ContainerStatus: %v", err)
 	}
@@ -121,41 +119,20 @@ func (d *Daemon) Status(t testing.TB, id string) *cri.ContainerStatus {
 }
 
 // AwaitExit waits until the container has exited and returns its status.
-func (d *Daemon) AwaitExit(t testing.TB, id string) *cri.ContainerStatus {
+func (n *Node) AwaitExit(t testing.TB, id string) *cri.ContainerStatus {
 	t.Helper()
 	var last *cri.ContainerStatus
 	Eventually(t, 20*time.Second, "container exits", func() bool {
-		last = d.Status(t, id)
+		last = n.Status(t, id)
 		return last.State == cri.ContainerState_CONTAINER_EXITED
 	})
 	return last
 }
 
-// patience is how long to wait for what takes limit at most on a usual machine. $CRI_TEST_PATIENCE, a factor, is for
-// slow ones: emulated ones, say.
-func patience(limit time.Duration) time.Duration {
-	if factor, err := strconv.Atoi(os.Getenv("CRI_TEST_PATIENCE")); err == nil && factor > 0 {
-		return limit * time.Duration(factor)
-	}
-	return limit
-}
-
-// Eventually waits for a condition that another process brings about.
-func Eventually(t testing.TB, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
-	limit = patience(limit)
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("not within %s: %s", limit, what)
-}
-
 // LogOf is the text of a container's log, without time stamps, P parts joined.
-func (d *Daemon) LogOf(t testing.TB, name string) string {
+func (n *Node) LogOf(t testing.TB, name string) string {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(d.LogDir, name+".log"))
+	data, err := os.ReadFile(filepath.Join(n.LogDir, name+".log"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,18 +151,18 @@ func (d *Daemon) LogOf(t testing.TB, name string) string {
 }
 
 // AwaitLog waits until the container's log holds text.
-func (d *Daemon) AwaitLog(t testing.TB, name, text string) {
+func (n *Node) AwaitLog(t testing.TB, name, text string) {
 	t.Helper()
 	Eventually(t, 10*time.Second, fmt.Sprintf("log of %s holds %q", name, text), func() bool {
-		data, _ := os.ReadFile(filepath.Join(d.LogDir, name+".log"))
+		data, _ := os.ReadFile(filepath.Join(n.LogDir, name+".log"))
 		return strings.Contains(string(data), text)
 	})
 }
 
 // Exec runs a command in a container and returns its output and exit code.
-func (d *Daemon) Exec(t testing.TB, id string, args ...string) (stdout, stderr string, code int32) {
+func (n *Node) Exec(t testing.TB, id string, args ...string) (stdout, stderr string, code int32) {
 	t.Helper()
-	r, err := d.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: args, Timeout: 20})
+	r, err := n.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: args, Timeout: 20})
 	if err != nil {
 		t.Fatalf("ExecSync %v: %v", args, err)
 	}
