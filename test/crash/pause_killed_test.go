@@ -5,7 +5,6 @@
 package crash
 
 import (
-	"errors"
 	"strconv"
 	"strings"
 	"syscall"
@@ -18,12 +17,10 @@ import (
 
 // TestPauseKilled ends the process that holds a pod together.
 func TestPauseKilled(t *testing.T) {
-	d := nodetest.Start(t, nodetest.Preload(t))
+	d := start(t)
 	warm(t, d)
 	clean := d.Look(t)
-	n := &node{Node: d, t: t}
-	w := n.world(t)
-	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
+	w := started(t, d)
 	events, err := d.Runtime.GetContainerEvents(t.Context(), &cri.GetEventsRequest{})
 	if err != nil {
 		t.Fatal(err)
@@ -61,9 +58,7 @@ func TestPauseKilled(t *testing.T) {
 	if err := w.start(); err == nil {
 		t.Error("a container starts in a dead pod")
 	}
-	if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
-		t.Error(err)
-	}
+	w.removeAll()
 	d.AwaitSame(t, clean, "after the pod's removal")
 }
 
@@ -101,10 +96,8 @@ func awaitStopped(t *testing.T, told <-chan *cri.ContainerEventResponse, pod str
 
 // TestPauseKilledWhileAway ends pause while neither daemon nor monitor runs.
 func TestPauseKilledWhileAway(t *testing.T) {
-	d := nodetest.Start(t, nodetest.Preload(t))
-	n := &node{Node: d, t: t}
-	w := n.world(t)
-	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
+	d := start(t)
+	w := started(t, d)
 	r, err := d.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: w.pod, Verbose: true})
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +113,5 @@ func TestPauseKilledWhileAway(t *testing.T) {
 	}
 	nodetest.Eventually(t, 10*time.Second, "the pod is not ready", func() bool { return w.podState() == notReady })
 	d.AwaitExit(t, w.id)
-	if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
-		t.Error(err)
-	}
+	w.removeAll()
 }

@@ -6,10 +6,8 @@ package crash
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -29,13 +27,6 @@ import (
 
 // shortKills is how many kills `make test` does; `make crash` sets CRASH_KILLS.
 const shortKills = 15
-
-func number(name string, otherwise uint64) uint64 {
-	if n, err := strconv.ParseUint(os.Getenv(name), 10, 64); err == nil {
-		return n
-	}
-	return otherwise
-}
 
 // churn is a node under load whose processes are killed.
 type churn struct {
@@ -65,7 +56,7 @@ func TestKillsUnderLoad(t *testing.T) {
 	}
 	defer reg.Close()
 	image := pushImage(t, reg)
-	d := nodetest.Start(t, nodetest.Preload(t))
+	d := start(t)
 	if err := reg.WriteHosts(filepath.Join(d.Dir, "certs.d"), "crash.test"); err != nil {
 		t.Fatal(err)
 	}
@@ -102,18 +93,6 @@ func (c *churn) runPods(load *sync.WaitGroup, seed uint64) {
 	}
 }
 
-// warm runs and removes one pod, so that what the first pod of a node makes for
-// all others is there.
-func warm(t *testing.T, d *nodetest.Node) {
-	t.Helper()
-	n := &node{Node: d, t: t}
-	w := n.world(t)
-	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
-	if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // kill ends processes at random moments and starts the daemon again.
 func (c *churn) kill(n int, random *rand.Rand) {
 	for i := range n {
@@ -122,7 +101,7 @@ func (c *churn) kill(n int, random *rand.Rand) {
 		daemon, monitor := what != 1, what != 0
 		if monitor {
 			c.seen.monitors.Add(1)
-			if pid := c.Node.MonitorPID(); pid > 0 {
+			if pid := c.MonitorPID(); pid > 0 {
 				syscall.Kill(pid, syscall.SIGKILL)
 			}
 		}
@@ -356,13 +335,12 @@ type writer struct {
 func startWriters(t *testing.T, d *nodetest.Node, n int) []*writer {
 	t.Helper()
 	var out []*writer
-	node := &node{Node: d, t: t}
 	for i := range n {
 		name := fmt.Sprintf("writer-%d", i)
 		config := d.PodConfig(name)
 		w := &writer{name: name, pod: d.Pod(t, config)}
 		w.id = d.Run(t, w.pod, nodetest.ContainerConfig(name, "lines", "0", strconv.Itoa(1+i)), config)
-		w.pid, _ = strconv.Atoi(node.pidOf(w.id))
+		w.pid = pidOf(t, d, w.id)
 		out = append(out, w)
 	}
 	return out
@@ -376,8 +354,8 @@ func (w *writer) check(t *testing.T, d *nodetest.Node) {
 	if s.State != cri.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("%s: %v", w.name, s)
 	}
-	if pid := (&node{Node: d, t: t}).pidOf(w.id); pid != strconv.Itoa(w.pid) {
-		t.Errorf("%s: pid was %d, is %s", w.name, w.pid, pid)
+	if pid := pidOf(t, d, w.id); pid != w.pid {
+		t.Errorf("%s: pid was %d, is %d", w.name, w.pid, pid)
 	}
 	ctx := within(t, time.Minute)
 	if _, err := d.Runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: w.id}); err != nil {

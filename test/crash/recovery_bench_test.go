@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -17,6 +18,35 @@ import (
 
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
+
+// BenchmarkRecovery measures how long a daemon that was killed takes to answer
+// its first request again, with pods on the node. The goal is 200 ms with 100.
+func BenchmarkRecovery(b *testing.B) {
+	pods := int(number("CRASH_PODS", 100))
+	d := start(b)
+	for i := range pods {
+		config := d.PodConfig(fmt.Sprintf("pod-%d", i))
+		d.Run(b, d.Pod(b, config), nodetest.ContainerConfig(fmt.Sprintf("app-%d", i), "sleep"), config)
+	}
+	var recovered []string
+	for b.Loop() {
+		b.StopTimer()
+		if err := d.Kill(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+		if err := d.Up(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for line := range strings.Lines(d.Log()) {
+		if _, rest, ok := strings.Cut(line, "msg=serving "); ok {
+			_, took, _ := strings.Cut(rest, "dur=")
+			recovered = append(recovered, strings.TrimSpace(took))
+		}
+	}
+	b.Logf("of these, from the end of wiring to serving: %s", strings.Join(recovered, " "))
+}
 
 // BenchmarkBusyRecovery measures how long the first List takes to be answered
 // after daemon and monitor were killed at once, with CRASH_PODS pods on the
@@ -27,7 +57,7 @@ import (
 func BenchmarkBusyRecovery(b *testing.B) {
 	const writers = 30
 	pods := int(number("CRASH_PODS", 100))
-	d := nodetest.Start(b, nodetest.Preload(b))
+	d := start(b)
 	for i := range pods {
 		config := d.PodConfig(fmt.Sprintf("pod-%d", i))
 		command := []string{"sleep"}

@@ -24,15 +24,13 @@ import (
 // times are an hour and a day away, which is what they are after the clock was
 // set while nobody looked. The machine's own clock is left alone.
 func TestClockJumps(t *testing.T) {
-	d := newNode(t, func(*nodetest.Node) {})
-	n := &node{Node: d, t: t}
+	d := start(t)
 	for _, tt := range []struct {
 		name string
 		set  time.Duration // by which the clock is set
 	}{{"an hour back", -time.Hour}, {"a day forward", 24 * time.Hour}} {
 		t.Run(tt.name, func(t *testing.T) {
-			n.t = t
-			j := n.beforeJump(t)
+			j := beforeJump(t, d)
 			monitor := d.MonitorPID()
 			if err := errors.Join(d.Kill(), unix.Kill(monitor, unix.SIGKILL), unix.Kill(j.exiting, unix.SIGQUIT)); err != nil {
 				t.Fatal(err)
@@ -85,41 +83,34 @@ func shift(t *testing.T, d *nodetest.Node, by time.Duration) {
 
 // jump is what a node has when its clock is set.
 type jump struct {
-	*node
+	*nodetest.Node
 	t                     *testing.T
-	runs, idles, stubborn *world
-	ends                  *world
+	runs, idles, stubborn *subject
+	ends                  *subject
 	exiting               int // the process that ends while nobody looks
 }
 
-func (n *node) beforeJump(t *testing.T) *jump {
+func beforeJump(t *testing.T, d *nodetest.Node) *jump {
 	t.Helper()
-	j := &jump{node: n, t: t, runs: n.world(t), idles: n.world(t), stubborn: n.world(t), ends: n.world(t)}
+	j := &jump{Node: d, t: t, runs: started(t, d), idles: newSubject(t, d), stubborn: newSubject(t, d), ends: started(t, d)}
 	j.stubborn.container.Args = []string{"stubborn"}
-	started := subject{before: upTo((*world).run, (*world).create, (*world).start)}
-	j.runs.prepare(started)
-	j.ends.prepare(started)
-	if err := errors.Join(j.stubborn.run(), j.stubborn.create()); err != nil {
+	j.stubborn.must(j.stubborn.run, j.stubborn.create)
+	if _, err := d.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: j.stubborn.id}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.Runtime.StartContainer(t.Context(), &cri.StartContainerRequest{ContainerId: j.stubborn.id}); err != nil {
-		t.Fatal(err)
-	}
-	n.AwaitLog(t, j.stubborn.container.Metadata.Name, "ready")
-	j.idles.prepare(subject{before: upTo((*world).run, (*world).create)})
-	if _, err := fmt.Sscan(n.pidOf(j.ends.id), &j.exiting); err != nil {
-		t.Fatal(err)
-	}
+	d.AwaitLog(t, j.stubborn.container.Metadata.Name, "ready")
+	j.idles.must(j.idles.run, j.idles.create)
+	j.exiting = pidOf(t, d, j.ends.id)
 	return j
 }
 
-func (j *jump) worlds() []*world { return []*world{j.runs, j.idles, j.stubborn, j.ends} }
+func (j *jump) subjects() []*subject { return []*subject{j.runs, j.idles, j.stubborn, j.ends} }
 
 // answers holds what is said of pods and containers from another time.
 func (j *jump) answers() {
 	j.t.Helper()
 	answers(j.t, j.Node)
-	for _, w := range j.worlds() {
+	for _, w := range j.subjects() {
 		p, err := j.Runtime.PodSandboxStatus(j.t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: w.pod})
 		if err != nil || p.Status.CreatedAt <= 0 || p.Status.State != cri.PodSandboxState_SANDBOX_READY {
 			j.t.Errorf("pod: %v, %v", p, err)
@@ -183,7 +174,7 @@ func (j *jump) goesOn() {
 	}
 	restart(j.t, j.Node)
 	j.AwaitImage(j.t, nodetest.TestImage) // is preloaded anew
-	fresh := j.world(j.t)
+	fresh := newSubject(j.t, j.Node)
 	fresh.pod, fresh.config = j.runs.pod, j.runs.config
 	if err := errors.Join(fresh.create(), fresh.start()); err != nil {
 		j.t.Error(err)
@@ -209,7 +200,7 @@ func (j *jump) created() []string {
 
 func (j *jump) clear() {
 	j.t.Helper()
-	for _, w := range j.worlds() {
+	for _, w := range j.subjects() {
 		if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
 			j.t.Error(err)
 		}

@@ -27,7 +27,7 @@ func TestKillsWithMasquerading(t *testing.T) {
 			seed := number("CRASH_SEED", uint64(time.Now().UnixNano()))
 			kills := int(number("CRASH_KILLS", shortKills))
 			t.Logf("%d kills; repeat with CRASH_KILLS=%d CRASH_SEED=%d", kills, kills, seed)
-			d := newNode(t, func(d *nodetest.Node) { masqueradingNetwork(t, d, backend) })
+			d := prepared(t, func(d *nodetest.Node) { masqueradingNetwork(t, d, backend) })
 			c := &churn{Node: d, t: t}
 			c.port.Store(20000 + rand.Int32N(10000))
 			warm(t, d)

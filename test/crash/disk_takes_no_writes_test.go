@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,16 +22,16 @@ import (
 // disk is a small file system of its own for a daemon's root directory.
 type disk struct{ root string }
 
-func (s *disk) node(t *testing.T, mount func(root string) error) *node {
+func (s *disk) node(t *testing.T, mount func(root string) error) *nodetest.Node {
 	t.Helper()
-	d := newNode(t, func(d *nodetest.Node) {
+	d := prepared(t, func(d *nodetest.Node) {
 		s.root = filepath.Join(d.Dir, "root")
 		if err := errors.Join(os.Mkdir(s.root, 0o755), mount(s.root)); err != nil {
 			t.Fatal(err)
 		}
 	})
 	t.Cleanup(func() { unix.Unmount(s.root, unix.MNT_DETACH) })
-	return &node{Node: d, t: t}
+	return d
 }
 
 func small(root string) error { return unix.Mount("cri-small", root, "tmpfs", 0, "size=48m") }
@@ -58,6 +57,7 @@ func (s *disk) empty() error { return os.Remove(filepath.Join(s.root, "fill")) }
 // itself is refused while the daemon has files open for writing.
 func (s *disk) forbid() error {
 	return errors.Join(unix.Mount(s.root, s.root, "", unix.MS_BIND|unix.MS_REC, ""),
+		unix.Mount("", s.root, "", unix.MS_PRIVATE|unix.MS_REC, ""), // or what is mounted below goes with it
 		unix.Mount("", s.root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 }
 
@@ -75,21 +75,21 @@ func TestRootStopsTakingWrites(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := &disk{}
-			n := s.node(t, small)
-			warm(t, n.Node)
-			by := n.bystander()
-			clean := n.Node.Look(t)
-			p := n.poor(t)
+			d := s.node(t, small)
+			warm(t, d)
+			by := newBystander(t, d)
+			clean := d.Look(t)
+			p := newPoor(t, d)
 			if err := tt.take(s); err != nil {
 				t.Fatal(err)
 			}
 			p.endures(tt.cause)
-			by.check(t, n)
+			by.check(t)
 			if err := tt.giveIt(s); err != nil {
 				t.Fatal(err)
 			}
 			p.recovers()
-			by.check(t, n)
+			by.check(t)
 			p.clear(clean)
 		})
 	}
@@ -97,18 +97,15 @@ func TestRootStopsTakingWrites(t *testing.T) {
 
 // poor are the pods of a node whose disk takes no writes.
 type poor struct {
-	*node
+	*nodetest.Node
 	t                     *testing.T
-	ends, stopped, idling *world
+	ends, stopped, idling *subject
 	daemon                int
 }
 
-func (n *node) poor(t *testing.T) *poor {
-	p := &poor{node: n, t: t, ends: n.world(t), stopped: n.world(t), idling: n.world(t), daemon: n.PID()}
-	for _, w := range []*world{p.ends, p.stopped} {
-		w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
-	}
-	p.idling.prepare(subject{before: upTo((*world).run, (*world).create)})
+func newPoor(t *testing.T, d *nodetest.Node) *poor {
+	p := &poor{Node: d, t: t, ends: started(t, d), stopped: started(t, d), idling: newSubject(t, d), daemon: d.PID()}
+	p.idling.must(p.idling.run, p.idling.create)
 	return p
 }
 
@@ -126,7 +123,7 @@ func (p *poor) ready() *cri.RuntimeCondition {
 // why it can't do the rest, and leaves nothing of that.
 func (p *poor) endures(cause string) {
 	p.t.Helper()
-	pid, _ := strconv.Atoi(p.pidOf(p.ends.id))
+	pid := pidOf(p.t, p.Node, p.ends.id)
 	before := p.Look(p.t)
 	refused := func(what string, err error) {
 		p.t.Helper()
@@ -134,7 +131,7 @@ func (p *poor) endures(cause string) {
 			p.t.Errorf("%s: %v, want %q", what, err, cause)
 		}
 	}
-	other := p.world(p.t)
+	other := newSubject(p.t, p.Node)
 	refused("run", other.run())
 	other.pod = p.idling.pod
 	refused("create", other.create())
@@ -143,7 +140,7 @@ func (p *poor) endures(cause string) {
 		p.t.Errorf("RuntimeReady: %v", c)
 	}
 	answers(p.t, p.Node)
-	p.Node.AwaitSame(p.t, before, "what was refused left something")
+	p.AwaitSame(p.t, before, "what was refused left something")
 	began := time.Now()
 	err := p.stopped.kill()
 	refused("stop", err)
@@ -162,7 +159,7 @@ func (p *poor) endures(cause string) {
 // meanwhile is known.
 func (p *poor) recovers() {
 	p.t.Helper()
-	for code, w := range map[int32]*world{2: p.ends, 137: p.stopped} {
+	for code, w := range map[int32]*subject{2: p.ends, 137: p.stopped} {
 		if s := p.AwaitExit(p.t, w.id); s.ExitCode != code || s.FinishedAt < s.StartedAt {
 			p.t.Errorf("exit code %d, want %d: %v", s.ExitCode, code, s)
 		}
@@ -173,8 +170,8 @@ func (p *poor) recovers() {
 	if err := p.idling.start(); err != nil {
 		p.t.Errorf("start: %v", err)
 	}
-	again := p.world(p.t)
-	again.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start, (*world).exec, (*world).stopPod, (*world).removePod)})
+	again := newSubject(p.t, p.Node)
+	again.must(again.run, again.create, again.start, again.exec, again.stopPod, again.removePod)
 	if p.PID() != p.daemon {
 		p.t.Error("the daemon was started anew")
 	}
@@ -182,12 +179,12 @@ func (p *poor) recovers() {
 
 func (p *poor) clear(clean nodetest.Snapshot) {
 	p.t.Helper()
-	for _, w := range []*world{p.ends, p.stopped, p.idling} {
+	for _, w := range []*subject{p.ends, p.stopped, p.idling} {
 		if err := errors.Join(w.stopPod(), w.removePod()); err != nil {
 			p.t.Error(err)
 		}
 	}
-	p.Node.AwaitSame(p.t, clean, "after the pods' removal")
+	p.AwaitSame(p.t, clean, "after the pods' removal")
 }
 
 // TestRootStopsAtAnError lets the file system of root come upon an error, which
@@ -210,24 +207,109 @@ func TestRootStopsAtAnError(t *testing.T) {
 		t.Skipf("no ext4 that can be made to stop: mount: %s", out)
 	}
 	unix.Unmount(probe, 0)
-	n := s.node(t, func(root string) error { return exec.Command("mount", "-o", "loop", image, root).Run() })
-	warm(t, n.Node)
-	p, running := n.poor(t), n.world(t)
-	running.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start)})
+	d := s.node(t, func(root string) error { return exec.Command("mount", "-o", "loop", image, root).Run() })
+	warm(t, d)
+	p := newPoor(t, d)
+	started(t, d)
 	if out, err := exec.Command("mount", "-o", "remount,abort", s.root).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	p.endures("read-only")
-	if err := errors.Join(n.Kill(), unix.Unmount(s.root, unix.MNT_DETACH), n.Up(t.Context())); err != nil {
+	if err := errors.Join(d.Kill(), unix.Unmount(s.root, unix.MNT_DETACH), d.Up(t.Context())); err != nil {
 		t.Fatal(err)
 	}
-	n.AwaitImage(n.t, nodetest.TestImage)
-	w := n.world(t)
-	w.prepare(subject{before: upTo((*world).run, (*world).create, (*world).start, (*world).stopPod, (*world).removePod)})
+	d.AwaitImage(t, nodetest.TestImage)
+	w := newSubject(t, d)
+	w.must(w.run, w.create, w.start, w.stopPod, w.removePod)
 	nodetest.Eventually(t, 10*time.Second, "nothing is left of the pods whose records are lost", func() bool {
-		return n.Remains() == nil
+		return d.Remains() == nil
 	})
-	if strings.Contains(n.Log(), "recovery is not complete") {
+	if strings.Contains(d.Log(), "recovery is not complete") {
 		t.Error("recovery stopped at what has no record")
+	}
+}
+
+// TestFullAndReadOnlyDisk puts root on a small file system, fills it, and takes
+// the right to write away.
+func TestFullAndReadOnlyDisk(t *testing.T) {
+	var root string
+	d := prepared(t, func(d *nodetest.Node) {
+		root = filepath.Join(d.Dir, "root")
+		if err := errors.Join(os.Mkdir(root, 0o755), unix.Mount("cri-small", root, "tmpfs", 0, "size=48m")); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Cleanup(func() { unix.Unmount(root, unix.MNT_DETACH) })
+	by := newBystander(t, d)
+	w := newSubject(t, d)
+	w.must(w.run, w.create)
+	notReadyBecause := func(reason string) {
+		t.Helper()
+		r, err := d.Runtime.Status(t.Context(), &cri.StatusRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(fmt.Sprint(r.Status.Conditions), reason) {
+			t.Errorf("conditions %v do not say %s", r.Status.Conditions, reason)
+		}
+	}
+	refused := func() {
+		t.Helper()
+		other := newSubject(t, d)
+		if err := other.run(); err == nil {
+			t.Error("a pod starts without its record")
+		}
+		if err := w.start(); err == nil {
+			t.Error("a container starts without its record")
+		}
+		by.check(t)
+	}
+	fill := filepath.Join(root, "fill")
+	filler, err := os.Create(fill)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for block := make([]byte, 1<<12); err == nil; {
+		_, err = filler.Write(block)
+	}
+	filler.Close()
+	notReadyBecause("RootNotWritable")
+	refused()
+	if err := errors.Join(d.Kill(), d.Up(t.Context())); err != nil {
+		t.Errorf("start on a full disk: %v", err)
+	}
+	refused()
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.start(); err != nil {
+		t.Errorf("start once there is room again: %v", err)
+	}
+	if err := errors.Join(w.kill(), w.stopPod(), w.removePod()); err != nil {
+		t.Error(err)
+	}
+	readOnly(t, d, root)
+	by.check(t)
+}
+
+// readOnly starts the daemon on a root that cannot be written: it could keep
+// nothing that it acknowledges, so it says why and ends; what runs, runs on.
+func readOnly(t *testing.T, d *nodetest.Node, root string) {
+	t.Helper()
+	if err := d.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		t.Logf("not tested: a read-only root: %v", err) // somebody has a file open for writing
+	} else {
+		if err := d.Up(t.Context()); err == nil || !strings.Contains(d.Log(), "read-only file system") {
+			t.Errorf("start on a read-only root: %v", err)
+		}
+		if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Up(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 }
