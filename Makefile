@@ -56,6 +56,22 @@ $(BIN)/faults/cri-shim: $(SOURCES) go.mod go.sum
 	CGO_ENABLED=0 $(GO) build -trimpath -tags nri_no_wasm,faults -o $@ ./cmd/cri-shim
 	@ln -sfn ../cri-monitor ../runc ../cni $(BIN)/faults/
 
+# The same three with the race detector, in a folder that stands in for $(BIN): CRI_TEST_BIN=bin/race.
+RACEBUILD := CGO_ENABLED=1 $(GO) build -race -trimpath
+.PHONY: race
+race: $(BIN)/race/cri-shim $(BIN)/race/cri-monitor $(BIN)/race/faults/cri-shim ## daemon and monitor with the race detector, in bin/race (cgo)
+
+$(BIN)/race/cri-shim: $(SOURCES) go.mod go.sum
+	$(RACEBUILD) -tags nri_no_wasm -o $@ ./cmd/cri-shim
+	@ln -sfn ../runc ../cni ../testbox $(BIN)/race/
+
+$(BIN)/race/cri-monitor: $(SOURCES) go.mod go.sum
+	$(RACEBUILD) -o $@ ./cmd/cri-monitor
+
+$(BIN)/race/faults/cri-shim: $(SOURCES) go.mod go.sum
+	$(RACEBUILD) -tags nri_no_wasm,faults -o $@ ./cmd/cri-shim
+	@ln -sfn ../cri-monitor ../runc ../cni $(BIN)/race/faults/
+
 $(BIN)/testbox: $(wildcard test/testbox/*.go) go.mod
 	$(GOBUILD) -o $@ ./test/testbox
 
