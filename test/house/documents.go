@@ -5,6 +5,7 @@ package house
 import (
 	"go/ast"
 	"go/token"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -16,17 +17,26 @@ var documentRules = []Rule{
 	{"licence", "every source file says its licence, in one line", checkLicence},
 }
 
+// checkPackageDocs wants one comment on each package, packages of nothing but tests among them.
 func checkPackageDocs(t *Tree) []Finding {
 	docs, first := map[string]int{}, map[string]string{}
-	for _, f := range t.Go {
-		if f.isTest() {
-			continue
-		}
+	note := func(f *File) {
 		if _, seen := first[f.dir()]; !seen {
 			first[f.dir()] = f.Path
 		}
 		if f.AST.Doc != nil && strings.TrimSpace(f.AST.Doc.Text()) != "" {
 			docs[f.dir()]++
+		}
+	}
+	for _, f := range t.Go {
+		if !f.isTest() {
+			note(f)
+		}
+	}
+	tested := maps.Clone(first)
+	for _, f := range t.Go {
+		if _, hasCode := tested[f.dir()]; f.isTest() && !hasCode {
+			note(f)
 		}
 	}
 	var found []Finding

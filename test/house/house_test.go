@@ -79,6 +79,11 @@ func violations(root string) []violation {
 		{"switches", "pkg/sys/x.go", "package sys\n\n// XInput of x.\ntype XInput struct{ A int }\n\nfunc (o *XInput) fill() { o.A = 1 }\n"},
 		{"switches", "pkg/sys/x.go", "package sys\n\n// Options of x.\ntype Options struct{ A int }\n\nfunc x(o Options) { o.A = 1 }\n"},
 		{"keys", "cmd/cri-shim/x.go", "package main\n\ntype Config struct{ A, B int }\n\nfunc x(c Config) int { return c.A }\n"},
+		{"package docs", "test/x/x_test.go", "package x\n"},
+		{"one driver", "test/x/x.go", "package x\n\nvar x = exec.Command(\"/bin/cri-shim\", \"config\")\n"},
+		{"one driver", "test/x/x.go", "package x\n\nvar x = exec.CommandContext(ctx, bin(\"cri-monitor\"))\n"},
+		{"named tests", "README.md", "[`pkg/sys` TestNowhere]\n"},
+		{"promises", "SPECIFICATION.md", "| promise | shown by |\n|---|---|\n| all is well | `make wish` |\n"},
 		{"licence", "test/x.sh", "#!/bin/sh\necho\n"},
 	}
 }
