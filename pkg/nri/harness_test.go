@@ -78,7 +78,7 @@ func testHost() nri.Host {
 }
 
 // start brings a service up on a socket of its own.
-func start(t *testing.T, change func(*nri.Options)) *runtime {
+func start(t testing.TB, change func(*nri.Options)) *runtime {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cri-nri-")
 	if err != nil {
@@ -136,14 +136,14 @@ type plugin struct {
 }
 
 // connect brings a plugin to the runtime and waits for its synchronisation.
-func (r *runtime) connect(t *testing.T, p *plugin, options ...stub.Option) stub.Stub {
+func (r *runtime) connect(t testing.TB, p *plugin, options ...stub.Option) stub.Stub {
 	t.Helper()
 	s := r.dial(t, p, options...)
 	await(t, p.synced, "synchronisation")
 	return s
 }
 
-func (r *runtime) dial(t *testing.T, p *plugin, options ...stub.Option) stub.Stub {
+func (r *runtime) dial(t testing.TB, p *plugin, options ...stub.Option) stub.Stub {
 	t.Helper()
 	p.synced, p.closed = make(chan struct{}), make(chan struct{})
 	var once sync.Once
@@ -165,7 +165,7 @@ func (r *runtime) dial(t *testing.T, p *plugin, options ...stub.Option) stub.Stu
 	return s
 }
 
-func await(t *testing.T, c <-chan struct{}, what string) {
+func await(t testing.TB, c <-chan struct{}, what string) {
 	t.Helper()
 	select {
 	case <-c:
