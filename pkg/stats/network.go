@@ -45,7 +45,8 @@ func (s *Service) interfaces(r *reader, p Pod) []nic {
 	return nics
 }
 
-// parseInterfaces reads /proc/net/dev: two lines of header, then "name: 8 receive columns, 8 transmit columns".
+// parseInterfaces reads /proc/net/dev: two lines of header, then "name: 8 receive columns, 8 transmit columns". A pod
+// may name its interfaces in bytes that are no UTF-8, and one such name in an answer would fail it for all pods.
 func parseInterfaces(raw []byte) []nic {
 	var out []nic
 	for line := range bytes.Lines(raw) {
@@ -54,7 +55,8 @@ func parseInterfaces(raw []byte) []nic {
 		if !ok || len(f) < 16 {
 			continue
 		}
-		n := nic{name: string(bytes.TrimSpace(name)), rx: parseCounters(f[0:4]), tx: parseCounters(f[8:12])}
+		name = bytes.ToValidUTF8(bytes.TrimSpace(name), []byte("\uFFFD"))
+		n := nic{name: string(name), rx: parseCounters(f[0:4]), tx: parseCounters(f[8:12])}
 		if n.name != "lo" {
 			out = append(out, n)
 		}
