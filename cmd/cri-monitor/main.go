@@ -20,7 +20,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/monitor/parent"
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
@@ -72,7 +73,7 @@ func run(o options) error {
 	if err != nil {
 		return fmt.Errorf("find own binary: %w", err)
 	}
-	return monitor.Run(ctx, monitor.Options{
+	return parent.Run(ctx, parent.Options{
 		Dir: o.dir, Socket: o.socket, OOMScoreAdj: protect(log), Log: log,
 		Executable: self, Args: []string{"--dir", o.dir, "--socket", o.socket, "--cgroup", o.cgroup},
 		Listening: func() { report(o.readyFD, nil) },
@@ -86,8 +87,8 @@ func report(fd int, err error) {
 	}
 	said := "ready"
 	switch {
-	case errors.Is(err, monitor.ErrRunning):
-		said = monitor.ErrRunning.Error()
+	case errors.Is(err, wire.ErrRunning):
+		said = wire.ErrRunning.Error()
 	case err != nil:
 		said = err.Error()
 	}

@@ -16,11 +16,13 @@ import (
 	"testing"
 	"time"
 
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/monitor/parent"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/test/leak"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // The test binary is also the monitor: a real one, that a test ends and starts.
@@ -29,7 +31,7 @@ func TestMain(m *testing.M) {
 	if dir, ok := os.LookupEnv(monitorDir); ok {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 		defer stop()
-		err := monitor.Run(ctx, monitor.Options{
+		err := parent.Run(ctx, parent.Options{
 			Dir: filepath.Join(dir, "monitor"), Socket: filepath.Join(dir, "sock"), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 		})
 		if err != nil {

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 )
 
 // detachTimeout bounds what closing an attachment waits for.
@@ -45,7 +47,7 @@ func (c *Client) Attach(ctx context.Context, id string, o AttachOptions) (*Attac
 	if l == nil {
 		return nil, why
 	}
-	r, fds, err := l.call(ctx, &packet{Op: opAttach, ID: id, Attach: &o}, nil)
+	r, fds, err := l.call(ctx, &wire.Packet{Op: wire.OpAttach, ID: id, Attach: &o}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -59,13 +61,13 @@ func (c *Client) Attach(ctx context.Context, id string, o AttachOptions) (*Attac
 		_ = unix.SetNonblock(fds[i], true)
 		file := os.NewFile(uintptr(fds[i]), string(kind))
 		switch kind {
-		case fdStdin:
+		case wire.Stdin:
 			a.stdin = &attachedInput{a: a, file: file}
 			a.Stdin = a.stdin
 			c.holdStdin(a, true)
-		case fdStdout:
+		case wire.Stdout:
 			a.Stdout = &attachedOutput{a: a, file: file}
-		case fdStderr:
+		case wire.Stderr:
 			a.Stderr = &attachedOutput{a: a, file: file}
 		default:
 			file.Close()
@@ -88,8 +90,8 @@ func (a *Attachment) Close() error {
 			a.c.holdStdin(a, false)
 			a.stdin.file.Close()
 		}
-		a.tell(opDetach)
-		a.finish(&packet{})
+		a.tell(wire.OpDetach)
+		a.finish(&wire.Packet{})
 	})
 	return nil
 }
@@ -107,18 +109,18 @@ func (a *Attachment) Err() error {
 	return a.reason
 }
 
-func (a *Attachment) tell(o op) {
-	a.link.tell(a.cleanup, &packet{Op: o, Session: a.number})
+func (a *Attachment) tell(o wire.Op) {
+	a.link.tell(a.cleanup, &wire.Packet{Op: o, Session: a.number})
 }
 
 // finish notes why the output ends.
-func (a *Attachment) finish(p *packet) {
+func (a *Attachment) finish(p *wire.Packet) {
 	a.over.Do(func() {
 		switch {
 		case p == nil:
-			a.reason = unavailable{errors.New("attach: connection to the monitor lost")}
+			a.reason = wire.Unavailable(errors.New("attach: connection to the monitor lost"))
 		case p.Reason != "":
-			a.reason = resourceExceeded{fmt.Errorf("attach: dropped: %s", p.Reason)}
+			a.reason = wire.ResourceExhausted(fmt.Errorf("attach: dropped: %s", p.Reason))
 		default:
 			a.reason = io.EOF
 		}
@@ -162,7 +164,7 @@ func (i *attachedInput) Close() error {
 	i.once.Do(func() {
 		i.a.c.holdStdin(i.a, false)
 		i.file.Close()
-		i.a.tell(opDetachStdin)
+		i.a.tell(wire.OpDetachStdin)
 	})
 	return nil
 }

@@ -4,9 +4,10 @@ package monitor
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"syscall"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 )
 
 // Kill sends SIGKILL to the container's first process and returns when the
@@ -38,9 +39,8 @@ func (c *Client) Shutdown(ctx context.Context) error {
 	gone := c.changed
 	c.shut = true
 	c.mu.Unlock()
-	err := c.do(ctx, &packet{Op: opShutdown})
-	var refused failedCondition
-	if errors.As(err, &refused) {
+	err := c.do(ctx, &wire.Packet{Op: wire.OpShutdown})
+	if wire.IsFailedPrecondition(err) {
 		c.mu.Lock()
 		c.shut = false
 		c.mu.Unlock()

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 )
 
 // Launch starts a container and returns when the launched program has exited
@@ -14,7 +16,7 @@ import (
 // ctx ends first the program is killed; whether a container came of it is then
 // not known, and List or its Exit tell.
 func (c *Client) Launch(ctx context.Context, l Launch) (Launched, error) {
-	r, _, err := c.call(ctx, &packet{Op: opLaunch, Launch: &l}, nil) // its descriptors are kept on arrival
+	r, _, err := c.call(ctx, &wire.Packet{Op: wire.OpLaunch, Launch: &l}, nil) // its descriptors are kept on arrival
 	if err != nil {
 		return Launched{}, err
 	}
@@ -29,8 +31,8 @@ func (c *Client) Launch(ctx context.Context, l Launch) (Launched, error) {
 func (c *Client) List(ctx context.Context) ([]Running, error) {
 	var all []Running
 	for next := ""; ; {
-		r, fds, err := c.call(ctx, &packet{Op: opList, Next: next}, nil)
-		closeFDs(fds)
+		r, fds, err := c.call(ctx, &wire.Packet{Op: wire.OpList, Next: next}, nil)
+		wire.CloseFDs(fds)
 		if err != nil {
 			return nil, err
 		}
@@ -46,47 +48,47 @@ func (c *Client) List(ctx context.Context) ([]Running, error) {
 // Knows reports whether the monitor watches the container, or has reported its
 // exit and that is not recorded yet.
 func (c *Client) Knows(ctx context.Context, id string) (bool, error) {
-	r, fds, err := c.call(ctx, &packet{Op: opList, ID: id}, nil)
-	closeFDs(fds)
+	r, fds, err := c.call(ctx, &wire.Packet{Op: wire.OpList, ID: id}, nil)
+	wire.CloseFDs(fds)
 	if err != nil {
 		return false, err
 	}
-	watched := slices.ContainsFunc(r.Running, func(x listed) bool { return x.ID == id })
+	watched := slices.ContainsFunc(r.Running, func(x wire.Listed) bool { return x.ID == id })
 	return watched || slices.Contains(c.Ended(), id), nil
 }
 
 // AwaitLaunch returns when no launch of the container is under way any more: a
 // daemon that died may have left one. A container that nobody launches is no error.
 func (c *Client) AwaitLaunch(ctx context.Context, id string) error {
-	return c.do(ctx, &packet{Op: opList, ID: id, Settled: true})
+	return c.do(ctx, &wire.Packet{Op: wire.OpList, ID: id, Settled: true})
 }
 
 // Resize sets the size of a container's terminal, in characters.
 // FailedPrecondition when it has none.
 func (c *Client) Resize(ctx context.Context, id string, width, height uint16) error {
-	return c.do(ctx, &packet{Op: opResize, ID: id, Width: width, Height: height})
+	return c.do(ctx, &wire.Packet{Op: wire.OpResize, ID: id, Width: width, Height: height})
 }
 
 // CloseStdin makes the container read the end of its input. It does nothing to
 // a terminal or to input that was not asked for.
 func (c *Client) CloseStdin(ctx context.Context, id string) error {
-	return c.do(ctx, &packet{Op: opStdin, ID: id})
+	return c.do(ctx, &wire.Packet{Op: wire.OpCloseStdin, ID: id})
 }
 
 // ReopenLog goes on in a new file at the container's log path.
 func (c *Client) ReopenLog(ctx context.Context, id string) error {
-	return c.do(ctx, &packet{Op: opReopen, ID: id})
+	return c.do(ctx, &wire.Packet{Op: wire.OpReopenLog, ID: id})
 }
 
 // Signal sends sig to the container's first process. NotFound when it has ended.
 func (c *Client) Signal(ctx context.Context, id string, sig int) error {
-	return c.do(ctx, &packet{Op: opSignal, ID: id, Signal: sig})
+	return c.do(ctx, &wire.Packet{Op: wire.OpSignal, ID: id, Signal: sig})
 }
 
 // Forget drops what is left of a removed container, its exit record included.
 // It may be repeated. FailedPrecondition while the container runs.
 func (c *Client) Forget(ctx context.Context, id string) error {
-	if err := c.do(ctx, &packet{Op: opForget, ID: id}); err != nil {
+	if err := c.do(ctx, &wire.Packet{Op: wire.OpForget, ID: id}); err != nil {
 		return fmt.Errorf("forget container: %w", err)
 	}
 	return nil
@@ -95,5 +97,5 @@ func (c *Client) Forget(ctx context.Context, id string) error {
 // Upgrade has the monitor execute its binary anew, under the same pid, with its
 // children, descriptors and connections.
 func (c *Client) Upgrade(ctx context.Context) error {
-	return c.do(ctx, &packet{Op: opUpgrade})
+	return c.do(ctx, &wire.Packet{Op: wire.OpUpgrade})
 }

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 )
 
 // Delays between attempts to reach a monitor; the first is immediate.
@@ -49,7 +51,7 @@ type Client struct {
 func NewClient(o ClientOptions) *Client {
 	return &Client{
 		o: o, exits: newExitList(), kept: map[string]*kept{}, changed: make(chan struct{}),
-		why: unavailable{errors.New("monitor: not connected yet")},
+		why: wire.Unavailable(errors.New("monitor: not connected yet")),
 	}
 }
 
@@ -71,14 +73,14 @@ func (c *Client) Run(ctx context.Context) error {
 			said = err.Error()
 			c.o.Log.Warn("no connection to the monitor", "err", err)
 		}
-		c.setLink(nil, unavailable{fmt.Errorf("monitor: %w", err)})
+		c.setLink(nil, wire.Unavailable(fmt.Errorf("monitor: %w", err)))
 		select {
 		case <-ctx.Done():
 		case <-time.After(delay):
 		}
 		delay = min(max(firstRetry, 2*delay), lastRetry)
 	}
-	c.setLink(nil, unavailable{errors.New("monitor: client is closed")})
+	c.setLink(nil, wire.Unavailable(errors.New("monitor: client is closed")))
 	return nil
 }
 
@@ -91,18 +93,18 @@ func (c *Client) Ready() error {
 
 // connect makes one connection and serves it until it breaks.
 func (c *Client) connect(ctx context.Context) error {
-	sock, err := dial(c.o.Socket)
+	sock, err := wire.Dial(c.o.Socket)
 	if err != nil && c.o.Start != nil {
 		if err := c.o.Start(ctx); err != nil {
 			return fmt.Errorf("start: %w", err)
 		}
-		sock, err = dial(c.o.Socket)
+		sock, err = wire.Dial(c.o.Socket)
 	}
 	if err != nil {
 		return err
 	}
 	if err := sameNamespaces(sock); err != nil {
-		sock.close()
+		sock.Close()
 		return err
 	}
 	l := newLink(c, sock)
@@ -122,7 +124,7 @@ func (c *Client) connect(ctx context.Context) error {
 // settle brings a new connection to where it can be used: agree on a version,
 // hand over what is kept, take what is not, ask for exits.
 func (c *Client) settle(ctx context.Context, l *link) error {
-	r, _, err := l.call(ctx, &packet{Op: opHello, Hello: &hello{Version: protocolVersion, Oldest: protocolVersion - 1}}, nil)
+	r, _, err := l.call(ctx, &wire.Packet{Op: wire.OpHello, Hello: &wire.Hello{Version: wire.Version, Oldest: wire.Version - 1}}, nil)
 	if err != nil {
 		return fmt.Errorf("greet: %w", err)
 	}
@@ -133,7 +135,7 @@ func (c *Client) settle(ctx context.Context, l *link) error {
 		return fmt.Errorf("adopt: %w", err)
 	}
 	c.exits.begin(r.Hello.ExitLog)
-	if _, _, err := l.call(ctx, &packet{Op: opSubscribe}, nil); err != nil {
+	if _, _, err := l.call(ctx, &wire.Packet{Op: wire.OpSubscribe}, nil); err != nil {
 		return fmt.Errorf("subscribe: %w", err)
 	}
 	c.mu.Lock()
@@ -156,7 +158,7 @@ func (c *Client) setLink(l *link, why error) {
 
 // call sends a request on the current connection and waits for the answer,
 // whose descriptors are the caller's.
-func (c *Client) call(ctx context.Context, p *packet, fds []int) (*packet, []int, error) {
+func (c *Client) call(ctx context.Context, p *wire.Packet, fds []int) (*wire.Packet, []int, error) {
 	c.mu.Lock()
 	l, why := c.link, c.why
 	c.mu.Unlock()
@@ -167,25 +169,25 @@ func (c *Client) call(ctx context.Context, p *packet, fds []int) (*packet, []int
 }
 
 // do is call for requests whose answer is empty.
-func (c *Client) do(ctx context.Context, p *packet) error {
+func (c *Client) do(ctx context.Context, p *wire.Packet) error {
 	_, fds, err := c.call(ctx, p, nil)
-	closeFDs(fds)
+	wire.CloseFDs(fds)
 	return err
 }
 
 // event serves what the monitor sends unasked.
-func (c *Client) event(l *link, p *packet) {
+func (c *Client) event(l *link, p *wire.Packet) {
 	switch p.Op {
-	case opExit:
+	case wire.OpExit:
 		if p.Exit != nil {
 			c.drop(p.Exit.ID)
 			c.exits.put(*p.Exit)
 		}
-	case opStdinClosed:
+	case wire.OpStdinClosed:
 		c.dropStdin(p.ID)
-	case opSessionExit, opDetached:
+	case wire.OpSessionExit, wire.OpDetached:
 		l.endSession(p)
 	default:
-		c.o.Log.Warn("monitor sent an unknown event", "op", p.Op, "err", p.Err.err())
+		c.o.Log.Warn("monitor sent an unknown event", "op", p.Op, "err", p.Err.Err())
 	}
 }

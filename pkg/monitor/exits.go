@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 )
 
 // ExitHandler is what the daemon does with exits.
@@ -222,7 +224,7 @@ func (c *Client) serveExits(ctx context.Context, h ExitHandler, again bool) (don
 func (c *Client) acknowledge(ctx context.Context) {
 	epoch, seq := c.exits.acknowledgeable()
 	if seq > 0 {
-		if err := c.do(ctx, &packet{Op: opAck, Seq: seq}); err != nil {
+		if err := c.do(ctx, &wire.Packet{Op: wire.OpAck, Seq: seq}); err != nil {
 			c.o.Log.Debug("exits not acknowledged, the next connection repeats it", "up_to", seq, "err", err)
 			return
 		}

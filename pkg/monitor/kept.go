@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -15,7 +16,7 @@ import (
 // content and the terminal its other end while no monitor lives, and the pidfd
 // knows the exit of a process that ended then.
 type kept struct {
-	fds      map[fdKind]int
+	fds      map[wire.FDKind]int
 	attached map[*Attachment]struct{} // with stdin
 }
 
@@ -27,12 +28,12 @@ func (k *kept) close() {
 }
 
 // keep takes over a container's descriptors; copies it has already are closed.
-func (c *Client) keep(id string, kinds []fdKind, fds []int) {
+func (c *Client) keep(id string, kinds []wire.FDKind, fds []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k := c.kept[id]
 	if k == nil {
-		k = &kept{fds: map[fdKind]int{}, attached: map[*Attachment]struct{}{}}
+		k = &kept{fds: map[wire.FDKind]int{}, attached: map[*Attachment]struct{}{}}
 		c.kept[id] = k
 	}
 	for i, kind := range kinds {
@@ -63,9 +64,9 @@ func (c *Client) dropStdin(id string) {
 	if k == nil {
 		return
 	}
-	if fd, ok := k.fds[fdStdin]; ok {
+	if fd, ok := k.fds[wire.Stdin]; ok {
 		unix.Close(fd)
-		delete(k.fds, fdStdin)
+		delete(k.fds, wire.Stdin)
 	}
 	for a := range k.attached {
 		a.stdin.file.Close()
@@ -86,7 +87,7 @@ func (c *Client) releaseAll() {
 func (c *Client) adopt(ctx context.Context, l *link) error {
 	listed := map[string]bool{}
 	for next := ""; ; {
-		r, fds, err := l.call(ctx, &packet{Op: opList, WantFDs: true, Next: next}, nil)
+		r, fds, err := l.call(ctx, &wire.Packet{Op: wire.OpList, WantFDs: true, Next: next}, nil)
 		if err != nil {
 			return err
 		}
@@ -99,11 +100,11 @@ func (c *Client) adopt(ctx context.Context, l *link) error {
 			c.keep(x.ID, x.FDs[:n], fds[:n])
 			fds = fds[n:]
 			if err != nil {
-				closeFDs(fds)
+				wire.CloseFDs(fds)
 				return err
 			}
 		}
-		closeFDs(fds)
+		wire.CloseFDs(fds)
 		if next = r.Next; next == "" {
 			break
 		}
@@ -121,9 +122,9 @@ func (c *Client) adopt(ctx context.Context, l *link) error {
 
 // handOver gives a new monitor what this client kept of one container.
 func (c *Client) handOver(ctx context.Context, l *link, id string) error {
-	p := &packet{Op: opAdopt, ID: id}
+	p := &wire.Packet{Op: wire.OpAdopt, ID: id}
 	var fds []int
-	defer func() { closeFDs(fds) }()
+	defer func() { wire.CloseFDs(fds) }()
 	c.mu.Lock()
 	if k := c.kept[id]; k != nil {
 		for kind, fd := range k.fds {
@@ -131,7 +132,7 @@ func (c *Client) handOver(ctx context.Context, l *link, id string) error {
 				p.FDs, fds = append(p.FDs, kind), append(fds, dup)
 			}
 		}
-		if fd, ok := k.fds[fdPidfd]; ok {
+		if fd, ok := k.fds[wire.Pidfd]; ok {
 			if status, known := sys.PidfdStatus(fd); known {
 				n := int(status)
 				p.Status = &n
@@ -143,8 +144,8 @@ func (c *Client) handOver(ctx context.Context, l *link, id string) error {
 		return nil
 	}
 	_, got, err := l.call(ctx, p, fds)
-	closeFDs(got)
-	if has[interface{ NotFound() }](err) {
+	wire.CloseFDs(got)
+	if wire.IsNotFound(err) {
 		return nil // it ended meanwhile
 	}
 	if err != nil {

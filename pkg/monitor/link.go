@@ -10,12 +10,14 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 )
 
 // link is one connection of a Client.
 type link struct {
 	c    *Client
-	sock *socket
+	sock *wire.Socket
 
 	sending chan struct{} // holds a token while somebody sends
 
@@ -28,8 +30,8 @@ type link struct {
 
 // ending is what is to be told of a session.
 type ending struct {
-	end   func(*packet) // nil: nobody has asked yet; nil argument: the connection broke
-	early *packet       // the end, which came before anybody asked
+	end   func(*wire.Packet) // nil: nobody has asked yet; nil argument: the connection broke
+	early *wire.Packet       // the end, which came before anybody asked
 }
 
 type pending struct {
@@ -40,18 +42,18 @@ type pending struct {
 }
 
 type answer struct {
-	p   *packet
+	p   *wire.Packet
 	fds []int
 	err error
 }
 
-func newLink(c *Client, s *socket) *link {
+func newLink(c *Client, s *wire.Socket) *link {
 	return &link{
 		c: c, sock: s, sending: make(chan struct{}, 1), pending: map[uint64]*pending{}, sessions: map[uint64]*ending{},
 	}
 }
 
-func (l *link) close() { l.sock.close() }
+func (l *link) close() { l.sock.Close() }
 
 // read serves answers and events until the connection breaks, and then fails
 // whoever still waits.
@@ -64,7 +66,7 @@ func (l *link) read() error {
 	l.broken = true
 	waiting := l.pending
 	l.pending = nil
-	var ends []func(*packet)
+	var ends []func(*wire.Packet)
 	for number, e := range l.sessions {
 		if e.end != nil {
 			ends = append(ends, e.end)
@@ -73,7 +75,7 @@ func (l *link) read() error {
 	}
 	l.mu.Unlock()
 	for _, p := range waiting {
-		p.answer <- answer{err: unavailable{fmt.Errorf("monitor: %w", err)}}
+		p.answer <- answer{err: wire.Unavailable(fmt.Errorf("monitor: %w", err))}
 	}
 	for _, end := range ends {
 		end(nil)
@@ -83,21 +85,21 @@ func (l *link) read() error {
 
 func (l *link) readAll() error {
 	for {
-		b, fds, err := l.sock.recv(nil)
+		b, fds, err := l.sock.Recv(nil)
 		if err != nil {
 			return err
 		}
-		p, err := decode(b)
+		p, err := wire.Decode(b)
 		if err != nil {
-			closeFDs(fds)
+			wire.CloseFDs(fds)
 			return err
 		}
 		if p.Req == 0 {
-			closeFDs(fds)
+			wire.CloseFDs(fds)
 			l.c.event(l, p)
 			continue
 		}
-		if p.Op == opLaunch && p.Err == nil && len(p.Running) == 1 && len(p.FDs) == len(fds) {
+		if p.Op == wire.OpLaunch && p.Err == nil && len(p.Running) == 1 && len(p.FDs) == len(fds) {
 			// Here, not in the caller: the exit may be the next packet.
 			l.c.keep(p.Running[0].ID, p.FDs, fds)
 			fds = nil
@@ -110,10 +112,10 @@ func (l *link) readAll() error {
 			l.sessions[p.Session] = &ending{} // here, not in the caller: the end may be the next packet
 		}
 		l.mu.Unlock()
-		a := answer{p: p, fds: fds, err: p.Err.err()}
+		a := answer{p: p, fds: fds, err: p.Err.Err()}
 		switch {
 		case w == nil:
-			closeFDs(fds)
+			wire.CloseFDs(fds)
 		case given:
 			l.undo(w.cleanup, a)
 		default:
@@ -124,12 +126,12 @@ func (l *link) readAll() error {
 
 // call sends a request and waits. When ctx ends first, the monitor is asked to
 // cancel, and a late answer is undone as far as that needs doing.
-func (l *link) call(ctx context.Context, p *packet, fds []int) (*packet, []int, error) {
+func (l *link) call(ctx context.Context, p *wire.Packet, fds []int) (*wire.Packet, []int, error) {
 	w := &pending{answer: make(chan answer, 1), cleanup: context.WithoutCancel(ctx)}
 	l.mu.Lock()
 	if l.broken {
 		l.mu.Unlock()
-		return nil, nil, unavailable{errors.New("monitor: connection lost")}
+		return nil, nil, wire.Unavailable(errors.New("monitor: connection lost"))
 	}
 	l.next++
 	p.Req = l.next
@@ -154,10 +156,10 @@ func (l *link) call(ctx context.Context, p *packet, fds []int) (*packet, []int, 
 		a := <-w.answer
 		return a.p, a.fds, a.err
 	}
-	if p.Op == opLaunch || p.Op == opExec {
+	if p.Op == wire.OpLaunch || p.Op == wire.OpExec {
 		cleanup, done := context.WithTimeout(w.cleanup, time.Second)
 		defer done()
-		_ = l.post(cleanup, &packet{Op: opCancel, Req: l.number(), Seq: p.Req}, nil)
+		_ = l.post(cleanup, &wire.Packet{Op: wire.OpCancel, Req: l.number(), Seq: p.Req}, nil)
 	}
 	return nil, nil, fmt.Errorf("monitor: %s: %w", p.Op, context.Cause(ctx))
 }
@@ -175,8 +177,8 @@ const sendPatience = 30 * time.Second
 
 // post sends one packet, and gives up when ctx ends. A monitor that takes
 // nothing for sendPatience is taken for dead: the connection is closed.
-func (l *link) post(ctx context.Context, p *packet, fds []int) error {
-	b, err := p.encode()
+func (l *link) post(ctx context.Context, p *wire.Packet, fds []int) error {
+	b, err := p.Encode()
 	if err != nil {
 		return err
 	}
@@ -199,56 +201,56 @@ func (l *link) post(ctx context.Context, p *packet, fds []int) error {
 		err = fmt.Errorf("it has read nothing for %s", sendPatience)
 	}
 	l.close()
-	return unavailable{fmt.Errorf("monitor: send %s: %w", p.Op, err)}
+	return wire.Unavailable(fmt.Errorf("monitor: send %s: %w", p.Op, err))
 }
 
 // send sends a packet whole or, when ctx or the patience ends first, not at all:
 // the error is os.ErrDeadlineExceeded then.
 func (l *link) send(ctx context.Context, b []byte, fds []int) error {
-	_ = l.sock.file.SetWriteDeadline(time.Now().Add(sendPatience))
+	l.sock.SetWriteDeadline(time.Now().Add(sendPatience))
 	fired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(fired)
-		_ = l.sock.file.SetWriteDeadline(time.Unix(1, 0))
+		l.sock.SetWriteDeadline(time.Unix(1, 0))
 	})
-	err := l.sock.send(b, fds)
+	err := l.sock.Send(b, fds)
 	if !stop() {
 		<-fired // the next sender's deadline comes after it
 	}
 	return err
 }
 
-func notSent(ctx context.Context, p *packet) error {
-	return unavailable{fmt.Errorf("monitor: send %s: it does not read its socket: %w", p.Op, context.Cause(ctx))}
+func notSent(ctx context.Context, p *wire.Packet) error {
+	return wire.Unavailable(fmt.Errorf("monitor: send %s: it does not read its socket: %w", p.Op, context.Cause(ctx)))
 }
 
 // undo ends what a late answer brought: nobody knows of it.
 func (l *link) undo(ctx context.Context, a answer) {
 	if a.err == nil && a.p.Session != 0 {
 		for i, kind := range a.p.FDs {
-			if kind == fdPidfd && i < len(a.fds) {
+			if kind == wire.Pidfd && i < len(a.fds) {
 				_ = killPidfd(a.fds[i])
 			}
 		}
 	}
-	closeFDs(a.fds)
-	if a.err == nil && a.p.Op == opAttach {
-		go l.tell(ctx, &packet{Op: opDetach, Session: a.p.Session, Unused: true}) // the reader must not wait
+	wire.CloseFDs(a.fds)
+	if a.err == nil && a.p.Op == wire.OpAttach {
+		go l.tell(ctx, &wire.Packet{Op: wire.OpDetach, Session: a.p.Session, Unused: true}) // the reader must not wait
 	}
 }
 
 // tell sends a request about which nothing can be done when it fails: the
 // monitor ends by itself what a broken connection leaves.
-func (l *link) tell(ctx context.Context, p *packet) {
+func (l *link) tell(ctx context.Context, p *wire.Packet) {
 	ctx, cancel := context.WithTimeout(ctx, detachTimeout)
 	defer cancel()
 	_, fds, _ := l.call(ctx, p, nil)
-	closeFDs(fds)
+	wire.CloseFDs(fds)
 }
 
 // onSession has end called once: with the event that ends the session, or with
 // nil when the connection breaks.
-func (l *link) onSession(number uint64, end func(*packet)) {
+func (l *link) onSession(number uint64, end func(*wire.Packet)) {
 	l.mu.Lock()
 	e := l.sessions[number]
 	if e != nil && e.early == nil && !l.broken {
@@ -266,7 +268,7 @@ func (l *link) onSession(number uint64, end func(*packet)) {
 
 // endSession passes the end of a session on. One that nobody knows any more was
 // given up, or has ended already.
-func (l *link) endSession(p *packet) {
+func (l *link) endSession(p *wire.Packet) {
 	l.mu.Lock()
 	e := l.sessions[p.Session]
 	switch {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/test/node/monitornode"
 )
 
 // TestOtherNamespaceIsSaidAtConnect has a monitor in another mount namespace, and
@@ -28,14 +29,14 @@ func TestOtherNamespaceIsSaidAtConnect(t *testing.T) {
 		t.Run(file, func(t *testing.T) {
 			dir := t.TempDir()
 			socket := filepath.Join(dir, "sock")
-			cmd := exec.Command(self(t), asMonitor, "--dir", filepath.Join(dir, "m"), "--socket", socket)
+			cmd := exec.Command(monitornode.Self(t), monitornode.AsMonitor, "--dir", filepath.Join(dir, "m"), "--socket", socket)
 			attr.Pdeathsig = syscall.SIGKILL
 			cmd.SysProcAttr = &attr
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
 			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-			eventually(t, "the monitor", func() bool { _, err := os.Stat(socket); return err == nil })
+			monitornode.Eventually(t, "the monitor", func() bool { _, err := os.Stat(socket); return err == nil })
 			client := monitor.NewClient(monitor.ClientOptions{Socket: socket, Log: slog.New(slog.DiscardHandler)})
 			ctx, stop := context.WithCancel(t.Context())
 			done := make(chan struct{})
@@ -45,7 +46,7 @@ func TestOtherNamespaceIsSaidAtConnect(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "the reason", func() bool {
+			monitornode.Eventually(t, "the reason", func() bool {
 				err := client.Ready()
 				if err == nil {
 					t.Fatal("the client is connected")

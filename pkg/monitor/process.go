@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -45,13 +46,13 @@ type Process struct {
 // Exec starts a process. The error is a *LaunchError when argv failed. When ctx
 // ends first, argv is killed, or the process if it was started meanwhile.
 func (c *Client) Exec(ctx context.Context, e Exec) (*Process, error) {
-	p := &packet{Op: opExec, Exec: &execRequest{Argv: e.Argv, Env: e.Env, Dir: e.Dir, PidFile: e.PidFile, Terminal: e.Terminal}}
+	p := &wire.Packet{Op: wire.OpExec, Exec: &wire.ExecRequest{Argv: e.Argv, Env: e.Env, Dir: e.Dir, PidFile: e.PidFile, Terminal: e.Terminal}}
 	var fds []int
-	defer func() { closeFDs(fds) }()
+	defer func() { wire.CloseFDs(fds) }()
 	for _, f := range []struct {
-		kind fdKind
+		kind wire.FDKind
 		file *os.File
-	}{{fdStdin, e.Stdin}, {fdStdout, e.Stdout}, {fdStderr, e.Stderr}} {
+	}{{wire.Stdin, e.Stdin}, {wire.Stdout, e.Stdout}, {wire.Stderr, e.Stderr}} {
 		if f.file == nil {
 			continue
 		}
@@ -74,16 +75,16 @@ func (c *Client) Exec(ctx context.Context, e Exec) (*Process, error) {
 	return newProcess(l, r, got)
 }
 
-func newProcess(l *link, r *packet, fds []int) (*Process, error) {
+func newProcess(l *link, r *wire.Packet, fds []int) (*Process, error) {
 	proc := &Process{done: make(chan struct{}), pidfd: -1}
 	for i, kind := range r.FDs {
 		if i >= len(fds) {
 			break
 		}
 		switch kind {
-		case fdPidfd:
+		case wire.Pidfd:
 			proc.pidfd = fds[i]
-		case fdTTY:
+		case wire.TTY:
 			_ = unix.SetNonblock(fds[i], true) // so that the Go runtime polls it
 			proc.Console = os.NewFile(uintptr(fds[i]), "console")
 		default:
@@ -108,11 +109,11 @@ func duplicate(f *os.File) (int, error) {
 	return dup, errors.Join(err, dupErr)
 }
 
-func (p *Process) end(e *packet) {
+func (p *Process) end(e *wire.Packet) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if e == nil || e.Exit == nil {
-		p.err = unavailable{errors.New("monitor: connection lost while the process ran")}
+		p.err = wire.Unavailable(errors.New("monitor: connection lost while the process ran"))
 		p.exit = Exit{Pid: p.Pid, Code: 255, Unknown: true}
 		if p.pidfd >= 0 { // a dead monitor could not do it
 			_ = killPidfd(p.pidfd)
@@ -144,11 +145,11 @@ func (p *Process) Signal(sig int) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.pidfd < 0 {
-		return notFound{errors.New("signal process: it has ended")}
+		return wire.NotFound(errors.New("signal process: it has ended"))
 	}
 	err := sys.PidfdSignal(p.pidfd, sig)
 	if errors.Is(err, unix.ESRCH) {
-		return notFound{err}
+		return wire.NotFound(err)
 	}
 	return err
 }

@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 )
 
 // SpawnOptions say which monitor to start.
@@ -56,7 +58,7 @@ func Spawn(ctx context.Context, o SpawnOptions) error {
 	defer stop()
 	answer, err := io.ReadAll(ready)
 	switch said := strings.TrimSpace(string(answer)); {
-	case said == "ready" || said == ErrRunning.Error():
+	case said == "ready" || said == wire.ErrRunning.Error():
 		return nil
 	case ctx.Err() != nil:
 		return fmt.Errorf("start monitor: %w", context.Cause(ctx))

@@ -25,17 +25,44 @@ var layers = map[string]int{
 // families are the packages in the folder of another one, with what each imports of its family. They share its layer and
 // its walls.
 var families = map[string][]string{
-	"pkg/sys/cgroup":   {"pkg/sys", "pkg/sys/tree"},
-	"pkg/sys/hostpath": {"pkg/sys"},
-	"pkg/sys/netns":    {"pkg/sys"},
-	"pkg/sys/program":  {"pkg/sys"},
-	"pkg/sys/tree":     {"pkg/sys"},
+	"pkg/monitor":           {"pkg/monitor/wire"},
+	"pkg/monitor/child":     {"pkg/monitor/wire"},
+	"pkg/monitor/container": {"pkg/monitor/child", "pkg/monitor/crilog", "pkg/monitor/exitlog", "pkg/monitor/fdstore", "pkg/monitor/poll", "pkg/monitor/wire"},
+	"pkg/monitor/crilog":    {"pkg/monitor/poll", "pkg/monitor/wire"},
+	"pkg/monitor/exitlog":   {"pkg/monitor/wire"},
+	"pkg/monitor/fdstore":   {"pkg/monitor/wire"},
+	"pkg/monitor/parent":    {"pkg/monitor/child", "pkg/monitor/container", "pkg/monitor/crilog", "pkg/monitor/exitlog", "pkg/monitor/fdstore", "pkg/monitor/poll", "pkg/monitor/wire"},
+	"pkg/monitor/poll":      nil,
+	"pkg/monitor/wire":      nil,
+	"pkg/sys/cgroup":        {"pkg/sys", "pkg/sys/tree"},
+	"pkg/sys/hostpath":      {"pkg/sys"},
+	"pkg/sys/netns":         {"pkg/sys"},
+	"pkg/sys/program":       {"pkg/sys"},
+	"pkg/sys/tree":          {"pkg/sys"},
 }
 
 // mains is what each program may import of ours; nil stands for anything.
 var mains = map[string][]string{
 	"cmd/cri-shim":    nil,
 	"cmd/cri-monitor": {"pkg/monitor", "pkg/sys"},
+}
+
+// link is what a program may link: of ours and of others; nil stands for anything.
+type link struct {
+	program string
+	without []string // packages of ours
+	outside []string // packages of others, or prefixes that end in a slash; what has no dot is Go's own
+	why     string
+}
+
+var links = []link{
+	{
+		"cmd/cri-shim", []string{
+			"pkg/monitor/parent", "pkg/monitor/container", "pkg/monitor/crilog", "pkg/monitor/child", "pkg/monitor/exitlog",
+			"pkg/monitor/fdstore", "pkg/monitor/poll",
+		}, nil, "the daemon is a client of the monitor and can't become one by accident",
+	},
+	{"cmd/cri-monitor", []string{"pkg/monitor"}, []string{"golang.org/x/sys/", "github.com/containerd/errdefs", "github.com/moby/sys/mountinfo"}, "what must not die should not have much to die of"},
 }
 
 // wall keeps an outside package in the packages that are its door.
@@ -65,6 +92,7 @@ var walls = []wall{
 
 var importRules = []Rule{
 	{"layers", "imports go strictly downwards, so that every package can be read without the ones above it", checkLayers},
+	{"links", "what a program does not link it can neither run nor be broken by", checkLinks},
 	{"walls", "what has one door can be replaced, bounded and tested at that door", checkWalls},
 	{"request types", "an RPC's request and response end at the server; below it, calls take values of their own", checkRequests},
 	{"replace", "a replaced module is not the one its users get with go install", checkReplace},
@@ -123,6 +151,42 @@ func layerFault(dir, imported string) string {
 		return from + " (layer " + strconv.Itoa(layers[from]) + ") imports " + to + " (layer " + strconv.Itoa(below) + ")"
 	}
 	return ""
+}
+
+// checkLinks follows each program's imports through the tree, and through no other's.
+func checkLinks(t *Tree) []Finding {
+	imports := map[string][]string{}
+	for _, f := range t.Go {
+		if product(f) {
+			for _, spec := range f.AST.Imports {
+				imports[f.dir()] = append(imports[f.dir()], importPath(spec))
+			}
+		}
+	}
+	var found []Finding
+	for _, l := range links {
+		seen := map[string]bool{l.program: true}
+		for next := []string{l.program}; len(next) > 0; {
+			from := next[0]
+			next = next[1:]
+			for _, p := range imports[from] {
+				own, isOwn := strings.CutPrefix(p, module)
+				if isOwn && !seen[own] {
+					seen[own] = true
+					next = append(next, own)
+				}
+				if isOwn && slices.Contains(l.without, own) || !isOwn && !l.mayLink(p) {
+					found = append(found, Finding{from, 0, l.program + " links " + p + ": " + l.why})
+				}
+			}
+		}
+	}
+	return found
+}
+
+func (l link) mayLink(p string) bool {
+	first, _, _ := strings.Cut(p, "/")
+	return l.outside == nil || !strings.Contains(first, ".") || slices.ContainsFunc(l.outside, func(o string) bool { return wall{path: o}.holds(p) })
 }
 
 func importPath(spec *ast.ImportSpec) string {

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package parent_test
+
+import (
+	"testing"
+
+	"github.com/cri-shim/cri-shim/test/node/monitornode"
+)
+
+func TestMain(m *testing.M) { monitornode.Main(m) }

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package monitornode
+
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// RawClient speaks the protocol by hand.
+type RawClient struct {
+	t  testing.TB
+	FD int // of the socket
+}
+
+// Raw connects a client that speaks by hand.
+func (n *Node) Raw(t testing.TB) *RawClient {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { unix.Close(fd) })
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: n.Socket}); err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10})
+	return &RawClient{t, fd}
+}
+
+// Ask sends a packet and returns the answer's text.
+func (c *RawClient) Ask(packet string, fds ...int) string {
+	c.t.Helper()
+	c.Send(packet, fds...)
+	b := make([]byte, 1<<17)
+	k, err := unix.Read(c.FD, b)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return string(b[:k])
+}
+
+func (c *RawClient) Send(packet string, fds ...int) {
+	c.t.Helper()
+	var oob []byte
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
+	}
+	if err := unix.Sendmsg(c.FD, []byte(packet), oob, nil, 0); err != nil {
+		c.t.Fatal(err)
+	}
+}
