@@ -37,6 +37,8 @@ type applier struct {
 	layers *rebaser
 }
 
+func newApplier(blobs content.Provider, layers *rebaser) applier { return applier{blobs, layers} }
+
 // Apply unpacks one layer and syncs it to disk. The digest it returns is that of the tar stream, for the unpacker to
 // compare with the config's diff id. Paths and link targets that point outside are contained by containerd's archive.
 func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {

@@ -23,13 +23,15 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 const (
+	snapshotterName = "overlayfs"
+
 	lockWait    = 3 * time.Second // how long a child of a killed daemon, on its way to exec, may still hold the database
 	asidePrefix = "damaged-"
-	bootIDFile  = "/proc/sys/kernel/random/boot_id"
 )
 
 var errDamaged = errors.New("damaged")
@@ -45,6 +47,7 @@ type database struct {
 func metadataFile(root string) string { return filepath.Join(root, "metadata.db") }
 func layerDir(root string) string     { return filepath.Join(root, "layers") }
 func layerFile(root string) string    { return filepath.Join(layerDir(root), "metadata.db") }
+func snapshotDir(root string) string  { return filepath.Join(layerDir(root), "snapshots") }
 func contentDir(root string) string   { return filepath.Join(root, "content") }
 
 // openDatabase opens the store. A damaged one is set aside; the blobs stay and are used again by digest.
@@ -104,12 +107,12 @@ func (d *database) open(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, db.Close())
 	}
-	layers, err := overlay.NewSnapshotter(layerDir(d.root),
+	overlays, err := overlay.NewSnapshotter(layerDir(d.root),
 		overlay.WithMetaStore(ms), overlay.AsynchronousRemove, overlay.WithUpperdirLabel)
 	if err != nil {
 		return errors.Join(fmt.Errorf("open overlay snapshotter: %w", err), db.Close())
 	}
-	d.layer = &layerStore{Snapshotter: layers, records: ms, dir: filepath.Join(layerDir(d.root), "snapshots")}
+	d.layer = newLayerStore(overlays, ms, snapshotDir(d.root))
 	d.meta = metadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{snapshotterName: d.layer})
 	if err := d.meta.Init(ctx); err != nil {
 		return fmt.Errorf("open metadata store: %w", err)
@@ -133,6 +136,11 @@ func (d *database) close() error {
 	return errors.Join(errs...)
 }
 
+// recover makes room for new layers where a crash left some half made, and removes downloads that nothing names.
+func (d *database) recover(ctx context.Context) error {
+	return errors.Join(d.layer.setAside(ctx), removeNameless(ctx, filepath.Join(contentDir(d.root), "ingest")))
+}
+
 // cleanup deletes layer directories without a record, and stores that were set aside before the last boot: containers
 // that run on their layers can't have survived it.
 func (d *database) cleanup(ctx context.Context) error {
@@ -142,7 +150,7 @@ func (d *database) cleanup(ctx context.Context) error {
 	}
 	aside, err := filepath.Glob(filepath.Join(d.root, asidePrefix+"*"))
 	errs = append(errs, err)
-	boot, err := bootID()
+	boot, err := sys.BootID()
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
@@ -168,7 +176,7 @@ func removeNameless(ctx context.Context, ingests string) error {
 
 // setAside moves both databases and the layers out of the way. Mounts made from those layers go on working.
 func setAside(root string) (string, error) {
-	boot, err := bootID()
+	boot, err := sys.BootID()
 	if err != nil {
 		return "", err
 	}
@@ -183,11 +191,6 @@ func setAside(root string) (string, error) {
 		}
 	}
 	return aside, nil
-}
-
-func bootID() (string, error) {
-	b, err := os.ReadFile(bootIDFile)
-	return strings.TrimSpace(string(b)), err
 }
 
 // checkBolt reads every key of a bolt file, so that damage shows now and not in the middle of a pull.

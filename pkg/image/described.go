@@ -3,20 +3,15 @@
 package image
 
 import (
-	"cmp"
 	"context"
-	"maps"
-	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
 const (
-	annotationLimit = 32 << 10 // bytes of keys and values that are shown of one image
-	listLimit       = 4 << 20  // bytes of them that a list of images has; clients take 16 MiB in all
-	configKept      = 64 << 10 // bytes: the config of an image with a larger one is not held in memory
+	listLimit  = 4 << 20  // bytes of them that a list of images has; clients take 16 MiB in all
+	configKept = 64 << 10 // bytes: the config of an image with a larger one is not held in memory
 )
 
 // described is what the blobs of an image say of it. They never change.
@@ -54,39 +49,4 @@ func (s *Service) describe(ctx context.Context, configID, manifestID digest.Dige
 	}
 	c.annotations, _ = shownAnnotations(doc.Annotations)
 	return c, nil
-}
-
-// run is the config without what containers are not made from.
-func (c imageConfig) run() ocispec.ImageConfig {
-	config := c.Config
-	config.Labels, config.ExposedPorts = nil, nil
-	return config
-}
-
-// shownAnnotations returns as many of an image's annotations as fit into annotationLimit, the shortest first, and how
-// many don't.
-func shownAnnotations(all map[string]string) (shown map[string]string, dropped int) {
-	if annotationBytes(all) <= annotationLimit {
-		return all, 0
-	}
-	keys := slices.SortedFunc(maps.Keys(all), func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(a)+len(all[a]), len(b)+len(all[b])), strings.Compare(a, b))
-	})
-	shown = map[string]string{}
-	left := annotationLimit
-	for _, k := range keys {
-		if left -= len(k) + len(all[k]); left < 0 {
-			break
-		}
-		shown[k] = all[k]
-	}
-	return shown, len(all) - len(shown)
-}
-
-func annotationBytes(all map[string]string) int {
-	n := 0
-	for k, v := range all {
-		n += len(k) + len(v)
-	}
-	return n
 }

@@ -8,7 +8,6 @@ import (
 	"fmt"
 
 	"github.com/containerd/containerd/v2/core/images"
-	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -43,14 +42,14 @@ type imageConfig struct {
 	} `json:"rootfs"`
 }
 
-func (s *Service) document(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) (document, error) {
+func (c *chooser) document(ctx context.Context, desc ocispec.Descriptor) (document, error) {
 	if desc.MediaType == images.MediaTypeDockerSchema1Manifest {
 		return document{}, errSchema1
 	}
 	if !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
 		return document{}, fmt.Errorf("media type %q is neither an image nor an index: %w", desc.MediaType, errdefs.ErrInvalidArgument)
 	}
-	raw, err := s.read(ctx, f, desc, manifestLimit)
+	raw, err := c.store.fetchSmall(ctx, c.from, desc, manifestLimit)
 	if err != nil {
 		return document{}, err
 	}
@@ -124,6 +123,13 @@ func parseConfig(raw []byte, d digest.Digest) (imageConfig, error) {
 		return c, fmt.Errorf("the image declares %d volumes, more than %d: %w", n, volumeLimit, errdefs.ErrInvalidArgument)
 	}
 	return c, nil
+}
+
+// run is the config without what containers are not made from.
+func (c imageConfig) run() ocispec.ImageConfig {
+	config := c.Config
+	config.Labels, config.ExposedPorts = nil, nil
+	return config
 }
 
 // checkLayers: a config belongs to an image of so many layers.

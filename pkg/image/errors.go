@@ -23,9 +23,6 @@ import (
 // errCorrupt: a blob or layer is not what its digest says.
 var errCorrupt = fmt.Errorf("content does not match its digest: %w", errdefs.ErrDataLoss)
 
-// errStored: a blob is damaged on our own disk.
-var errStored = fmt.Errorf("damaged on disk: %w", errdefs.ErrDataLoss)
-
 // failure is an error whose text is final and whose class is all that callers can match: what containerd's libraries
 // wrapped inside must not decide the status code, nor carry a signed address into a log.
 type failure struct {
@@ -42,6 +39,9 @@ type endedError struct{ cause error }
 
 func (e *endedError) Error() string { return e.cause.Error() }
 func (e *endedError) Unwrap() error { return e.cause }
+
+// ended marks the cause of a pull's end as such.
+func ended(cause error) error { return &endedError{cause} }
 
 var (
 	urlQuery    = regexp.MustCompile(`(https?://[^\s"'?]*)\?[^\s"']*`)

@@ -3,17 +3,9 @@
 package image
 
 import (
-	"archive/tar"
 	"context"
 	"errors"
-	"io"
-	"net/http"
 	"time"
-
-	"github.com/containerd/containerd/v2/core/remotes/docker"
-	"github.com/containerd/containerd/v2/core/remotes/docker/config"
-	"github.com/containerd/platforms"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
@@ -38,18 +30,6 @@ func Normalize(ref string) (string, error) {
 		return "", err
 	}
 	return named.String(), nil
-}
-
-// Hosts are those that a pull from the named registry would ask.
-func Hosts(ctx context.Context, configDir, name string) ([]string, error) {
-	h := &registryHosts{trusted: map[string]bool{}, failed: map[string]int{}}
-	h.configured = config.ConfigureHosts(ctx, config.HostOptions{HostDir: hostDir(configDir), Credentials: h.credentials})
-	hosts, err := h.hosts(name)
-	var out []string
-	for _, host := range hosts {
-		out = append(out, host.Host)
-	}
-	return out, err
 }
 
 // OccupyWalkers keeps every walker of directories busy until the returned func is called.
@@ -78,55 +58,6 @@ func AgeSamples(s *Service) {
 	}
 }
 
-// Implied are the directories that a layer of these entries has without saying so.
-func Implied(entries []*tar.Header) ([]string, error) {
-	t := newLayerTree()
-	for _, h := range entries {
-		if _, err := t.see(h); err != nil {
-			return nil, err
-		}
-	}
-	return t.implied(), nil
-}
-
-// ParseDocument reads a manifest, or an index if the media type says so, and returns the entries that may be run.
-func ParseDocument(raw []byte, mediaType string) ([]ocispec.Descriptor, error) {
-	doc, err := parseDocument(raw, ocispec.Descriptor{MediaType: mediaType})
-	if err == nil && doc.Manifests == nil {
-		err = checkRunnable(doc)
-	}
-	if err != nil {
-		return nil, err
-	}
-	s := &Service{platform: platforms.Default()}
-	_ = offered(doc.Manifests, 1)
-	_, _ = shownAnnotations(doc.Annotations)
-	return s.candidates(doc.Manifests), nil
-}
-
-// ParseConfig reads an image config.
-func ParseConfig(raw []byte) error {
-	c, err := parseConfig(raw, "")
-	if err != nil {
-		return err
-	}
-	return c.checkLayers(len(c.RootFS.DiffIDs))
-}
-
-// Extract unpacks a layer, packed or not, as the lowest one.
-func Extract(ctx context.Context, dir string, layer io.Reader) error {
-	tar, err := decompress(layer)
-	if err != nil {
-		return err
-	}
-	defer tar.Close()
-	tree, err := extract(ctx, dir, nil, tar)
-	if err == nil {
-		_ = tree.implied()
-	}
-	return err
-}
-
 // ImportArchive reads an archive into the store and returns how many images it names.
 func ImportArchive(ctx context.Context, s *Service, path string) (int, error) {
 	ctx = s.context(ctx)
@@ -137,17 +68,3 @@ func ImportArchive(ctx context.Context, s *Service, path string) (int, error) {
 	p, err := s.importArchive(ctx, path)
 	return len(p.images), errors.Join(err, done(false))
 }
-
-// Challenge handles a 401 as a pull does.
-func Challenge(ctx context.Context, r *http.Request, header http.Header) error {
-	resp := &http.Response{Request: r, StatusCode: http.StatusUnauthorized, Header: header.Clone(), Body: http.NoBody}
-	trim(r, resp)
-	a := docker.NewDockerAuthorizer(docker.WithAuthCreds(func(string) (string, string, error) { return "u", "p", nil }))
-	return a.AddResponses(ctx, []*http.Response{resp})
-}
-
-// PutOff says how long an answer wants a client to wait.
-func PutOff(resp *http.Response) (time.Duration, bool) { return putOff(resp) }
-
-// Redact is the text of an error as callers get it.
-var Redact = redact

@@ -8,19 +8,37 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/remotes"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// errStored: a blob is damaged on our own disk.
+var errStored = fmt.Errorf("damaged on disk: %w", errdefs.ErrDataLoss)
+
+// blobStore is the content store, which is filled from registries and image layouts. All methods may be called at once
+// from any goroutine.
+type blobStore struct {
+	content.Store
+
+	meta *metadata.DB // what Store is part of
+	log  *slog.Logger
+}
+
+func newBlobStore(meta *metadata.DB, log *slog.Logger) *blobStore {
+	return &blobStore{meta.ContentStore(), meta, log}
+}
+
 // fetch brings one blob into the content store, going on where an earlier attempt stopped. A blob that doesn't match
 // its digest is thrown away. When going on was refused (some registries answer 416 to an open range), or what came of it
 // doesn't match, it starts once more from nothing; without that a bad partial blob would fail every later pull.
-func (s *Service) fetch(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) error {
+func (s *blobStore) fetch(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) error {
 	desc.URLs = nil // addresses in a manifest are the image author's, and would be asked with the default client
 	if isEmpty(desc) {
 		return s.writeEmpty(ctx, desc)
@@ -43,8 +61,8 @@ func (s *Service) fetch(ctx context.Context, f remotes.Fetcher, desc ocispec.Des
 	return err
 }
 
-func (s *Service) fetchOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) error {
-	err := remotes.Fetch(ctx, s.content, f, desc)
+func (s *blobStore) fetchOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) error {
+	err := remotes.Fetch(ctx, s.Store, f, desc)
 	switch {
 	case err == nil:
 		return nil
@@ -58,13 +76,13 @@ func (s *Service) fetchOnce(ctx context.Context, f remotes.Fetcher, desc ocispec
 }
 
 // partial says whether an earlier attempt left bytes of this blob.
-func (s *Service) partial(ctx context.Context, desc ocispec.Descriptor) bool {
-	st, err := s.content.Status(ctx, remotes.MakeRefKey(ctx, desc))
+func (s *blobStore) partial(ctx context.Context, desc ocispec.Descriptor) bool {
+	st, err := s.Status(ctx, remotes.MakeRefKey(ctx, desc))
 	return err == nil && st.Offset > 0
 }
 
-func (s *Service) dropPartial(ctx context.Context, desc ocispec.Descriptor) error {
-	err := s.content.Abort(ctx, remotes.MakeRefKey(ctx, desc))
+func (s *blobStore) dropPartial(ctx context.Context, desc ocispec.Descriptor) error {
+	err := s.Abort(ctx, remotes.MakeRefKey(ctx, desc))
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("drop partial blob %s: %w", desc.Digest, err)
 	}
@@ -73,8 +91,8 @@ func (s *Service) dropPartial(ctx context.Context, desc ocispec.Descriptor) erro
 
 // checkSize refuses a descriptor that gives a stored blob another size. The store takes the digest's word for it, but
 // what is decided by the size, whether to read a blob into memory for one, must not rest on a claim.
-func (s *Service) checkSize(ctx context.Context, desc ocispec.Descriptor) error {
-	info, err := s.content.Info(ctx, desc.Digest)
+func (s *blobStore) checkSize(ctx context.Context, desc ocispec.Descriptor) error {
+	info, err := s.Info(ctx, desc.Digest)
 	if err != nil {
 		return fmt.Errorf("find blob %s: %w", desc.Digest, err)
 	}
@@ -89,15 +107,15 @@ func isEmpty(desc ocispec.Descriptor) bool {
 	return desc.Size == 0 && desc.Digest.Validate() == nil && desc.Digest.Algorithm().FromBytes(nil) == desc.Digest
 }
 
-func (s *Service) writeEmpty(ctx context.Context, desc ocispec.Descriptor) error {
-	if err := content.WriteBlob(ctx, s.content, remotes.MakeRefKey(ctx, desc), bytes.NewReader(nil), desc); err != nil {
+func (s *blobStore) writeEmpty(ctx context.Context, desc ocispec.Descriptor) error {
+	if err := content.WriteBlob(ctx, s.Store, remotes.MakeRefKey(ctx, desc), bytes.NewReader(nil), desc); err != nil {
 		return fmt.Errorf("write empty blob %s: %w", desc.Digest, err)
 	}
 	return nil
 }
 
-// read fetches a blob of at most limit bytes and returns it. A stored blob that is gone or damaged is fetched anew.
-func (s *Service) read(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, limit int64) ([]byte, error) {
+// fetchSmall fetches a blob of at most limit bytes and returns it. A stored blob that is gone or damaged is fetched anew.
+func (s *blobStore) fetchSmall(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor, limit int64) ([]byte, error) {
 	if err := desc.Digest.Validate(); err != nil {
 		return nil, fmt.Errorf("digest %q: %w: %w", desc.Digest, err, errdefs.ErrInvalidArgument)
 	}
@@ -109,7 +127,7 @@ func (s *Service) read(ctx context.Context, f remotes.Fetcher, desc ocispec.Desc
 		return raw, err
 	}
 	s.log.ErrorContext(ctx, "stored blob is damaged: fetching it again", "err", err)
-	if err := s.content.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
+	if err := s.Delete(ctx, desc.Digest); err != nil && !errdefs.IsNotFound(err) {
 		return nil, fmt.Errorf("delete damaged blob: %w", err)
 	}
 	if _, err := s.meta.GarbageCollect(ctx); err != nil { // or the store would find the damaged file again
@@ -118,11 +136,11 @@ func (s *Service) read(ctx context.Context, f remotes.Fetcher, desc ocispec.Desc
 	return s.readOnce(ctx, f, desc)
 }
 
-func (s *Service) readOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
+func (s *blobStore) readOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.Descriptor) ([]byte, error) {
 	if err := s.fetch(ctx, f, desc); err != nil {
 		return nil, err
 	}
-	raw, err := readBlob(ctx, s.content, desc.Digest, desc.Size)
+	raw, err := readBlob(ctx, s.Store, desc.Digest, desc.Size)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errStored, err)
 	}
@@ -150,7 +168,7 @@ func readBlob(ctx context.Context, store content.Provider, d digest.Digest, limi
 }
 
 // fetcher is the handler that the unpacker calls for what it has to have.
-func (s *Service) fetcher(f remotes.Fetcher) images.HandlerFunc {
+func (s *blobStore) fetcher(f remotes.Fetcher) images.HandlerFunc {
 	return func(ctx context.Context, desc ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		return nil, s.fetch(ctx, f, desc)
 	}

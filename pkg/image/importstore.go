@@ -19,17 +19,24 @@ import (
 // walks the store for.
 type importStore struct {
 	content.Store
+
+	limit    int64
 	unpacked map[string][]content.Info // blobs by the digest of what they unpack to; nil: to be read
+}
+
+// newImportStore takes blobs that are no layers only up to limit bytes.
+func newImportStore(store content.Store, limit int64) *importStore {
+	return &importStore{Store: store, limit: limit}
 }
 
 // ReaderAt opens a blob, one that the import reads as a whole only if it is small.
 func (s *importStore) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	blob, err := s.Store.ReaderAt(ctx, desc)
-	if err != nil || desc.MediaType == "" || images.IsLayerType(desc.MediaType) || blob.Size() <= configLimit {
+	if err != nil || desc.MediaType == "" || images.IsLayerType(desc.MediaType) || blob.Size() <= s.limit {
 		return blob, err
 	}
 	return nil, errors.Join(blob.Close(), fmt.Errorf("%s of %d bytes is larger than %d: %w",
-		desc.MediaType, blob.Size(), configLimit, errdefs.ErrInvalidArgument))
+		desc.MediaType, blob.Size(), s.limit, errdefs.ErrInvalidArgument))
 }
 
 // Walk calls fn for the blobs that unpack to what the filters name: one for each layer of an image, each of which a real

@@ -31,6 +31,11 @@ type layerStore struct {
 	dir     string // of the snapshots, each in the directory of its number
 }
 
+// newLayerStore takes over an overlay snapshotter: its records, and the directory that has a directory per snapshot.
+func newLayerStore(s snapshots.Snapshotter, records *storage.MetaStore, dir string) *layerStore {
+	return &layerStore{s, records, dir}
+}
+
 // Commit seals a layer and records its use. It is measured before the database is locked.
 func (l *layerStore) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
 	use, err := l.measure(ctx, key)

@@ -133,7 +133,7 @@ func (s *Service) withMappedLowers(key string, lowers []string, rec rootFSRecord
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return err
 	}
-	base := filepath.Join(layerDir(s.root), "snapshots")
+	base := snapshotDir(s.root)
 	if err := mount.IDMapMountWithAttrs(base, at, int(userns.Fd()), sys.MountReadOnly, 0); err != nil {
 		return err
 	}

@@ -189,7 +189,7 @@ func (s *Service) importArchive(ctx context.Context, path string) (preload, erro
 		return preload{}, err
 	}
 	defer tar.Close()
-	desc, err := archive.ImportIndex(ctx, &importStore{Store: s.content}, tar)
+	desc, err := archive.ImportIndex(ctx, newImportStore(s.content, configLimit), tar)
 	if err != nil {
 		return preload{}, fmt.Errorf("read archive: %w", err)
 	}

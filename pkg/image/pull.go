@@ -56,7 +56,7 @@ func (s *Service) Pull(ctx context.Context, p Pull) (string, error) {
 		return guarded(s.context(ctx), func(ctx context.Context) (string, error) { return s.pull(ctx, named, creds) })
 	})
 	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-		err = &endedError{err}
+		err = ended(err)
 	}
 	return id, pullError(p.Ref, err)
 }
@@ -80,9 +80,9 @@ func (s *Service) pull(ctx context.Context, named reference.Named, creds credent
 	if err != nil {
 		return "", err
 	}
-	id, err := s.pullFrom(ctx, s.newHosts(ctx, creds, w), named)
+	id, err := s.pullFrom(ctx, newHosts(ctx, s.registryConfig, creds, w, s.log), named)
 	if err != nil && ctx.Err() != nil {
-		err = &endedError{context.Cause(ctx)}
+		err = ended(context.Cause(ctx))
 	}
 	// Only what may go on later keeps its partial blobs.
 	keep := err != nil && (ctx.Err() != nil || unavailable(err))
@@ -102,7 +102,7 @@ func (s *Service) pullFrom(ctx context.Context, h *registryHosts, named referenc
 
 // install fetches and unpacks one image and records it under its names. The context must carry a lease.
 func (s *Service) install(ctx context.Context, f remotes.Fetcher, root ocispec.Descriptor, named reference.Named, labels map[string]string) (string, error) {
-	sel, err := s.choose(ctx, f, root)
+	sel, err := choose(ctx, s.content, f, root, s.log)
 	if err != nil {
 		return "", err
 	}

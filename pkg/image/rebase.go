@@ -29,6 +29,8 @@ type rebaser struct {
 	pending map[string][]string // layer directory → what it implies, parents first
 }
 
+func newRebaser(s snapshots.Snapshotter) *rebaser { return &rebaser{Snapshotter: s} }
+
 func (r *rebaser) note(dir string, implied []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

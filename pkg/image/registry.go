@@ -36,13 +36,13 @@ type registryHosts struct {
 	failed   map[string]int // number of each host's last failure; none: 0
 }
 
-// newHosts prepares the registry client of one pull. hosts.toml is read at its first use, so each pull sees the files of
-// its day.
-func (s *Service) newHosts(ctx context.Context, c credentials, w *watch) *registryHosts {
-	h := &registryHosts{creds: c, watch: w, log: s.log, trusted: map[string]bool{}, failed: map[string]int{}}
+// newHosts prepares the registry client of one pull. dir is a certs.d tree, "" for the registries themselves. hosts.toml
+// is read at its first use, so each pull sees the files of its day.
+func newHosts(ctx context.Context, dir string, c credentials, w *watch, log *slog.Logger) *registryHosts {
+	h := &registryHosts{creds: c, watch: w, log: log, trusted: map[string]bool{}, failed: map[string]int{}}
 	o := config.HostOptions{UpdateClient: h.wrap, Credentials: h.credentials}
-	if s.registryConfig != "" {
-		o.HostDir = hostDir(s.registryConfig)
+	if dir != "" {
+		o.HostDir = hostDir(dir)
 	}
 	h.configured = config.ConfigureHosts(ctx, o)
 	return h

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"slices"
 	"strings"
@@ -41,22 +42,24 @@ func (u unfit) Unwrap() error { return u.error }
 
 // choose fetches index, manifest and config and refuses what can't run here, before a layer is downloaded.
 // Errors: ErrFailedPrecondition for another platform, ErrInvalidArgument for artifacts and malformed images.
-func (s *Service) choose(ctx context.Context, f remotes.Fetcher, root ocispec.Descriptor) (selection, error) {
-	c := chooser{s, f, indexTries}
+func choose(ctx context.Context, store *blobStore, from remotes.Fetcher, root ocispec.Descriptor, log *slog.Logger) (selection, error) {
+	c := chooser{store, from, platforms.Default(), log, indexTries}
 	return c.below(ctx, root, 0, false)
 }
 
 // chooser looks for the image to run in one that is pulled.
 type chooser struct {
-	*Service
-	from  remotes.Fetcher
-	tries int // left
+	store    *blobStore
+	from     remotes.Fetcher
+	platform platforms.MatchComparer
+	log      *slog.Logger
+	tries    int // left
 }
 
 // below finds the image in an index or a manifest that is depth indexes deep. It is certain if an index said that what
 // is here is for this platform; else its config is asked.
 func (c *chooser) below(ctx context.Context, desc ocispec.Descriptor, depth int, certain bool) (selection, error) {
-	doc, err := c.document(ctx, c.from, desc)
+	doc, err := c.document(ctx, desc)
 	if err != nil {
 		return selection{}, err
 	}
@@ -100,7 +103,7 @@ func (c *chooser) manifest(ctx context.Context, desc ocispec.Descriptor, doc doc
 	if sel.config.MediaType == docker.LegacyConfigMediaType {
 		sel.config.MediaType = images.MediaTypeDockerSchema2Config // what old clients pushed
 	}
-	raw, err := c.read(ctx, c.from, sel.config, configLimit)
+	raw, err := c.store.fetchSmall(ctx, c.from, sel.config, configLimit)
 	if err != nil {
 		return sel, err
 	}
@@ -134,22 +137,22 @@ func bare(d ocispec.Descriptor) ocispec.Descriptor {
 
 // candidates are the entries of an index that may be for this platform: those that say so, the best first, then those
 // that don't say, and of either those that aren't marked as artifacts first. Equals stay in their order.
-func (s *Service) candidates(entries []ocispec.Descriptor) []ocispec.Descriptor {
+func (c *chooser) candidates(entries []ocispec.Descriptor) []ocispec.Descriptor {
 	var fit, mute []ocispec.Descriptor
 	for _, d := range entries {
 		switch {
 		case !isDocument(d) || isAttestation(d):
 		case silent(d.Platform):
 			mute = append(mute, d)
-		case s.platform.Match(*d.Platform):
+		case c.platform.Match(*d.Platform):
 			fit = append(fit, d)
 		}
 	}
 	slices.SortStableFunc(fit, func(a, b ocispec.Descriptor) int {
 		switch {
-		case s.platform.Less(*a.Platform, *b.Platform):
+		case c.platform.Less(*a.Platform, *b.Platform):
 			return -1
-		case s.platform.Less(*b.Platform, *a.Platform):
+		case c.platform.Less(*b.Platform, *a.Platform):
 			return 1
 		}
 		return 0

@@ -26,21 +26,18 @@ import (
 	"sync"
 	"time"
 
-	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/core/metadata"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
 
 	"github.com/cri-shim/cri-shim/pkg/keyed"
 )
 
 const (
-	namespace       = "k8s.io"
-	snapshotterName = "overlayfs"
+	namespace = "k8s.io"
 
 	defaultDownloads       = 3
 	defaultProgressTimeout = 5 * time.Minute
@@ -63,11 +60,10 @@ type Service struct {
 	downloads       int
 	progressTimeout time.Duration
 	log             *slog.Logger
-	platform        platforms.MatchComparer
 
 	db      *database
 	meta    *metadata.DB
-	content content.Store
+	content *blobStore
 	images  images.Store
 	leases  leases.Manager
 	layers  *rebaser // through the metadata store
@@ -94,7 +90,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	}
 	s := &Service{
 		root: filepath.Clean(o.Root), registryConfig: o.RegistryConfig, downloads: o.MaxDownloads,
-		progressTimeout: o.ProgressTimeout, log: o.Log, platform: platforms.Default(),
+		progressTimeout: o.ProgressTimeout, log: o.Log,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -120,10 +116,10 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		return nil, fmt.Errorf("open image store %s: %w", s.root, err)
 	}
 	s.meta = s.db.meta
-	s.content = s.meta.ContentStore()
+	s.content = newBlobStore(s.meta, s.log)
 	s.images = metadata.NewImageStore(s.meta)
 	s.leases = metadata.NewLeaseManager(s.meta)
-	s.layers = &rebaser{Snapshotter: s.meta.Snapshotter(snapshotterName)}
+	s.layers = newRebaser(s.meta.Snapshotter(snapshotterName))
 	if err := s.recover(ctx); err != nil {
 		// What recovery couldn't remove costs disk space, not correctness.
 		s.log.WarnContext(ctx, "clean up image store after start", "err", err)
@@ -160,7 +156,7 @@ func (s *Service) recover(ctx context.Context) error {
 	for _, name := range dead {
 		err = errors.Join(err, s.layers.Remove(ctx, name))
 	}
-	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), s.db.layer.setAside(ctx), removeNameless(ctx, filepath.Join(contentDir(s.root), "ingest")))
+	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), s.db.recover(ctx))
 }
 
 // CleanUp frees what nothing names any more, such as layers that a pull was unpacking when the last daemon died. It is
