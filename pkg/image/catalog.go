@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/image/manifest"
 )
 
 // catalog is all images as of one moment. It is never changed.
@@ -97,7 +99,7 @@ func (c *catalog) makeList() (short bool) {
 	c.list = slices.SortedFunc(maps.Values(c.byID), func(a, b Image) int { return strings.Compare(a.ID, b.ID) })
 	bytes := 0
 	for _, img := range c.list {
-		bytes += annotationBytes(img.Annotations)
+		bytes += manifest.AnnotationBytes(img.Annotations)
 	}
 	for i := range c.list {
 		c.list[i].Config = ocispec.ImageConfig{}

@@ -7,6 +7,9 @@ import (
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/image/blobs"
+	"github.com/cri-shim/cri-shim/pkg/image/manifest"
 )
 
 const (
@@ -28,25 +31,25 @@ type descriptions map[descriptionKey]described
 type descriptionKey struct{ config, manifest string }
 
 func (s *Service) describe(ctx context.Context, configID, manifestID digest.Digest) (described, error) {
-	raw, err := readBlob(ctx, s.content, configID, configLimit)
+	raw, err := blobs.Read(ctx, s.content, configID, manifest.ConfigLimit)
 	if err != nil {
 		return described{}, err
 	}
-	spec, err := parseConfig(raw, configID)
+	spec, err := manifest.ParseConfig(raw, configID)
 	if err != nil {
 		return described{}, err
 	}
 	c := described{user: spec.Config.User, large: len(raw) > configKept}
 	if !c.large {
-		c.config = spec.run()
+		c.config = spec.Run()
 	}
-	if raw, err = readBlob(ctx, s.content, manifestID, manifestLimit); err != nil {
+	if raw, err = blobs.Read(ctx, s.content, manifestID, manifest.ManifestLimit); err != nil {
 		return c, err
 	}
-	doc, err := parseDocument(raw, ocispec.Descriptor{Digest: manifestID, MediaType: ocispec.MediaTypeImageManifest})
+	doc, err := manifest.Parse(raw, ocispec.Descriptor{Digest: manifestID, MediaType: ocispec.MediaTypeImageManifest})
 	if err != nil {
 		return c, err
 	}
-	c.annotations, _ = shownAnnotations(doc.Annotations)
+	c.annotations, _ = manifest.ShownAnnotations(doc.Annotations)
 	return c, nil
 }

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
+
+	"github.com/cri-shim/cri-shim/pkg/image/layers"
 )
 
 // fsInfoPatience is how long FsInfo waits, in all, for directories that are being walked.
@@ -114,7 +116,7 @@ func (s *Service) addLayers(ctx context.Context, sum *Usage) (growing []string, 
 		case snapshots.KindCommitted:
 			names = append(names, i.Name)
 		case snapshots.KindActive:
-			growing = append(growing, i.Labels[labelUpperDir])
+			growing = append(growing, i.Labels[layers.LabelUpperDir])
 		}
 	})
 	if err != nil {

@@ -14,6 +14,9 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/image/blobs"
+	"github.com/cri-shim/cri-shim/pkg/image/manifest"
 )
 
 // infoLimit is how many bytes of JSON a verbose status has at most. Clients take 16 MiB, and escapes can make a config of
@@ -51,15 +54,15 @@ func (s *Service) Get(ctx context.Context, ref string) (Image, error) {
 		return Image{}, fmt.Errorf("image %q is damaged: %w", ref, errdefs.ErrNotFound)
 	}
 	if img.large {
-		raw, err := readBlob(s.context(ctx), s.content, digest.Digest(id), configLimit)
+		raw, err := blobs.Read(s.context(ctx), s.content, digest.Digest(id), manifest.ConfigLimit)
 		if err != nil {
 			return Image{}, fmt.Errorf("image %q: %w", ref, err)
 		}
-		spec, err := parseConfig(raw, digest.Digest(id))
+		spec, err := manifest.ParseConfig(raw, digest.Digest(id))
 		if err != nil {
 			return Image{}, err
 		}
-		img.Config = spec.run()
+		img.Config = spec.Run()
 	}
 	return img, nil
 }
@@ -85,7 +88,7 @@ func (s *Service) Info(ctx context.Context, ref string) (map[string]string, erro
 	if err != nil {
 		return nil, fmt.Errorf("image %q: %w", ref, err)
 	}
-	raw, err := readBlob(ctx, s.content, digest.Digest(id), configLimit)
+	raw, err := blobs.Read(ctx, s.content, digest.Digest(id), manifest.ConfigLimit)
 	if err != nil {
 		return nil, fmt.Errorf("read image config: %w", err)
 	}

@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/log"
 	"github.com/sirupsen/logrus"
+
+	"github.com/cri-shim/cri-shim/pkg/image/registry"
 )
 
 // withLibraryLog hands containerd's libraries a logger that ends in ours. Only warnings and errors pass: below that
@@ -42,7 +44,7 @@ func (logHook) Levels() []logrus.Level { return []logrus.Level{logrus.ErrorLevel
 func (h logHook) Fire(e *logrus.Entry) error {
 	args := make([]any, 0, 4)
 	if err, ok := e.Data[logrus.ErrorKey].(error); ok {
-		args = append(args, "err", redact(err))
+		args = append(args, "err", registry.Redact(err))
 	}
 	if h.level == slog.LevelDebug {
 		h.log.Debug(e.Message, args...)

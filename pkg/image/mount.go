@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-shim/cri-shim/pkg/image/database"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
@@ -133,7 +134,7 @@ func (s *Service) withMappedLowers(key string, lowers []string, rec rootFSRecord
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return err
 	}
-	base := snapshotDir(s.root)
+	base := database.SnapshotDir(s.root)
 	if err := mount.IDMapMountWithAttrs(base, at, int(userns.Fd()), sys.MountReadOnly, 0); err != nil {
 		return err
 	}

@@ -23,6 +23,11 @@ import (
 	"github.com/distribution/reference"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/image/blobs"
+	"github.com/cri-shim/cri-shim/pkg/image/layers"
+	"github.com/cri-shim/cri-shim/pkg/image/manifest"
+	"github.com/cri-shim/cri-shim/pkg/image/registry"
 )
 
 // Preload imports and pins what is in dir: OCI image layouts (directories, or dir itself) and archives of layouts or in
@@ -58,7 +63,7 @@ func (s *Service) Preload(ctx context.Context, dir string) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			s.log.ErrorContext(ctx, "preload image: skipped", "path", path, "err", redact(err))
+			s.log.ErrorContext(ctx, "preload image: skipped", "path", path, "err", registry.Redact(err))
 		case n > 0:
 			s.log.InfoContext(ctx, "preloaded images", "path", path, "images", n, "dur", time.Since(start))
 		}
@@ -104,7 +109,7 @@ func (s *Service) preloadOne(ctx context.Context, path string, done map[string]b
 	var errs []error
 	var ids []string
 	for _, desc := range src.images {
-		id, err := s.install(ctx, src, bare(desc), nameOf(desc), map[string]string{labelPinned: "preload"})
+		id, err := s.install(ctx, src, manifest.Bare(desc), nameOf(desc), map[string]string{labelPinned: "preload"})
 		if err != nil {
 			errs = append(errs, fmt.Errorf("image %q: %w", desc.Annotations[ocispec.AnnotationRefName], err))
 			continue
@@ -162,7 +167,7 @@ func inspectPreload(path string) (mark string, open func(context.Context, *Servi
 		if !isLayout(path) {
 			return "", nil, nil
 		}
-		index, err := readFile(filepath.Join(path, ocispec.ImageIndexFile), manifestLimit)
+		index, err := readFile(filepath.Join(path, ocispec.ImageIndexFile), manifest.ManifestLimit)
 		if err != nil {
 			return "", nil, err
 		}
@@ -184,16 +189,16 @@ func (s *Service) importArchive(ctx context.Context, path string) (preload, erro
 		return preload{}, err
 	}
 	defer f.Close()
-	tar, err := decompress(f)
+	tar, err := layers.Decompress(f)
 	if err != nil {
 		return preload{}, err
 	}
 	defer tar.Close()
-	desc, err := archive.ImportIndex(ctx, newImportStore(s.content, configLimit), tar)
+	desc, err := archive.ImportIndex(ctx, blobs.NewImportStore(s.content, manifest.ConfigLimit), tar)
 	if err != nil {
 		return preload{}, fmt.Errorf("read archive: %w", err)
 	}
-	index, err := readBlob(ctx, s.content, desc.Digest, manifestLimit)
+	index, err := blobs.Read(ctx, s.content, desc.Digest, manifest.ManifestLimit)
 	if err != nil {
 		return preload{}, err
 	}

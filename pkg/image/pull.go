@@ -17,6 +17,9 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	bolt "go.etcd.io/bbolt"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/image/manifest"
+	"github.com/cri-shim/cri-shim/pkg/image/registry"
 )
 
 const (
@@ -41,24 +44,24 @@ var errClosing = fmt.Errorf("image store is closing: %w", errdefs.ErrUnavailable
 
 // Pull brings an image onto the node and returns its id. Calls for the same image with the same credentials share one
 // download. It ends when ctx does; what was downloaded is kept for a day, and the next call goes on from there.
-// Errors name the image; their classes are listed at pullError. The registry is always asked, also for what is present:
+// Errors name the image; their classes are listed at [registry.PullError]. The registry is always asked, also for what is present:
 // that is how a moved tag and a withdrawn right are seen.
 func (s *Service) Pull(ctx context.Context, p Pull) (string, error) {
 	named, err := normalize(p.Ref)
 	if err != nil {
 		return "", fmt.Errorf("pull image: %w", err)
 	}
-	creds, err := parseAuth(p.Auth)
+	creds, err := registry.ParseAuth(p.Auth)
 	if err != nil {
 		return "", fmt.Errorf("pull image %q: %w", p.Ref, err)
 	}
-	id, err := s.flights.Do(ctx, flightKey{named.String(), creds.fingerprint()}, func(ctx context.Context) (string, error) {
+	id, err := s.flights.Do(ctx, flightKey{named.String(), creds.Fingerprint()}, func(ctx context.Context) (string, error) {
 		return guarded(s.context(ctx), func(ctx context.Context) (string, error) { return s.pull(ctx, named, creds) })
 	})
 	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
-		err = ended(err)
+		err = registry.Ended(err)
 	}
-	return id, pullError(p.Ref, err)
+	return id, registry.PullError(p.Ref, err)
 }
 
 // guarded keeps what an image makes the libraries panic at from taking the daemon along.
@@ -71,29 +74,29 @@ func guarded(ctx context.Context, fn func(context.Context) (string, error)) (id 
 	return fn(ctx)
 }
 
-func (s *Service) pull(ctx context.Context, named reference.Named, creds credentials) (string, error) {
+func (s *Service) pull(ctx context.Context, named reference.Named, creds registry.Credentials) (string, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	w := newWatch(s.progressTimeout, cancel)
-	defer w.close()
+	w := registry.NewWatch(s.progressTimeout, cancel)
+	defer w.Close()
 	done, err := s.lease(&ctx, named.String())
 	if err != nil {
 		return "", err
 	}
-	id, err := s.pullFrom(ctx, newHosts(ctx, s.registryConfig, creds, w, s.log), named)
+	id, err := s.pullFrom(ctx, registry.NewHosts(ctx, s.registryConfig, creds, w, s.log), named)
 	if err != nil && ctx.Err() != nil {
-		err = ended(context.Cause(ctx))
+		err = registry.Ended(context.Cause(ctx))
 	}
 	// Only what may go on later keeps its partial blobs.
-	keep := err != nil && (ctx.Err() != nil || unavailable(err))
+	keep := err != nil && (ctx.Err() != nil || registry.Unavailable(err))
 	if cerr := done(keep); cerr != nil {
-		s.log.WarnContext(ctx, "clean up after pull", "image", named.String(), "err", redact(cerr))
+		s.log.WarnContext(ctx, "clean up after pull", "image", named.String(), "err", registry.Redact(cerr))
 	}
 	return id, err
 }
 
-func (s *Service) pullFrom(ctx context.Context, h *registryHosts, named reference.Named) (string, error) {
-	src, desc, err := h.resolve(ctx, named)
+func (s *Service) pullFrom(ctx context.Context, h *registry.Hosts, named reference.Named) (string, error) {
+	src, desc, err := h.Resolve(ctx, named)
 	if err != nil {
 		return "", err
 	}
@@ -102,22 +105,22 @@ func (s *Service) pullFrom(ctx context.Context, h *registryHosts, named referenc
 
 // install fetches and unpacks one image and records it under its names. The context must carry a lease.
 func (s *Service) install(ctx context.Context, f remotes.Fetcher, root ocispec.Descriptor, named reference.Named, labels map[string]string) (string, error) {
-	sel, err := choose(ctx, s.content, f, root, s.log)
+	sel, err := manifest.Choose(ctx, s.content, f, root, s.log)
 	if err != nil {
 		return "", err
 	}
 	if err := s.unpack(ctx, f, root, sel); err != nil {
 		return "", err
 	}
-	img := installed{target: root, manifest: sel.manifest.Digest, config: sel.config.Digest, chain: sel.chain, extra: labels}
+	img := installed{target: root, manifest: sel.Manifest.Digest, config: sel.Config.Digest, chain: sel.Chain, extra: labels}
 	if img.size, err = s.diskSize(ctx, sel); err != nil {
 		return "", err
 	}
-	id := sel.config.Digest.String()
+	id := sel.Config.Digest.String()
 	if err := s.record(ctx, names(named, root.Digest, id), img); err != nil {
 		return "", err
 	}
-	return id, s.pin(ctx, sel.chain.String())
+	return id, s.pin(ctx, sel.Chain.String())
 }
 
 // lease protects what a pull brings from garbage collection, for as long as it runs. The returned func ends it and all

@@ -33,6 +33,9 @@ import (
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/errdefs"
 
+	"github.com/cri-shim/cri-shim/pkg/image/blobs"
+	"github.com/cri-shim/cri-shim/pkg/image/database"
+	"github.com/cri-shim/cri-shim/pkg/image/layers"
 	"github.com/cri-shim/cri-shim/pkg/keyed"
 )
 
@@ -61,12 +64,12 @@ type Service struct {
 	progressTimeout time.Duration
 	log             *slog.Logger
 
-	db      *database
+	db      *database.DB
 	meta    *metadata.DB
-	content *blobStore
+	content *blobs.Store
 	images  images.Store
 	leases  leases.Manager
-	layers  *rebaser // through the metadata store
+	layers  *layers.Rebaser // through the metadata store
 
 	blobs   keyed.Lock // what the unpacker fetches or unpacks
 	keys    keyed.Lock // rootfs and volume keys
@@ -112,14 +115,14 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		}
 	}
 	var err error
-	if s.db, err = openDatabase(ctx, s.root, s.log); err != nil {
+	if s.db, err = database.Open(ctx, s.root, s.log); err != nil {
 		return nil, fmt.Errorf("open image store %s: %w", s.root, err)
 	}
-	s.meta = s.db.meta
-	s.content = newBlobStore(s.meta, s.log)
+	s.meta = s.db.Meta
+	s.content = blobs.New(s.meta, s.log)
 	s.images = metadata.NewImageStore(s.meta)
 	s.leases = metadata.NewLeaseManager(s.meta)
-	s.layers = newRebaser(s.meta.Snapshotter(snapshotterName))
+	s.layers = layers.NewRebaser(s.meta.Snapshotter(database.Snapshotter))
 	if err := s.recover(ctx); err != nil {
 		// What recovery couldn't remove costs disk space, not correctness.
 		s.log.WarnContext(ctx, "clean up image store after start", "err", err)
@@ -131,7 +134,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 func (s *Service) Close() error {
 	<-s.flights.Close(errClosing)
 	s.samples.close()
-	return s.db.close()
+	return s.db.Close()
 }
 
 // context gives ctx what containerd's stores look up in it.
@@ -156,14 +159,14 @@ func (s *Service) recover(ctx context.Context) error {
 	for _, name := range dead {
 		err = errors.Join(err, s.layers.Remove(ctx, name))
 	}
-	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), s.db.recover(ctx))
+	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), s.db.Recover(ctx))
 }
 
 // CleanUp frees what nothing names any more, such as layers that a pull was unpacking when the last daemon died. It is
 // called once, beside calls: an image's author decides how long it takes.
 func (s *Service) CleanUp(ctx context.Context) error {
 	ctx = s.context(ctx)
-	return errors.Join(s.GC(ctx), s.db.cleanup(ctx))
+	return errors.Join(s.GC(ctx), s.db.Cleanup(ctx))
 }
 
 // eachLayer calls f for all snapshots. A store that never had one has no place for them yet: that is none.

@@ -13,19 +13,23 @@ import (
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/cri-shim/cri-shim/pkg/image/database"
+	"github.com/cri-shim/cri-shim/pkg/image/layers"
+	"github.com/cri-shim/cri-shim/pkg/image/manifest"
 )
 
 const parallelUnpacks = 2 // layers of one image; file creation, not decompression, is what takes the time
 
 // unpack downloads and unpacks the layers that are missing. Layers are unpacked side by side and put on top of each
 // other when they are committed.
-func (s *Service) unpack(ctx context.Context, f remotes.Fetcher, root ocispec.Descriptor, sel selection) error {
+func (s *Service) unpack(ctx context.Context, f remotes.Fetcher, root ocispec.Descriptor, sel manifest.Selection) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	u, err := unpack.NewUnpacker(ctx, s.content,
 		unpack.WithUnpackPlatform(unpack.Platform{
-			Platform: platforms.All, SnapshotterKey: snapshotterName, Snapshotter: s.layers,
-			SnapshotterCapabilities: []string{snapshots.RebaseCap}, Applier: newApplier(s.content, s.layers),
+			Platform: platforms.All, SnapshotterKey: database.Snapshotter, Snapshotter: s.layers,
+			SnapshotterCapabilities: []string{snapshots.RebaseCap}, Applier: layers.NewApplier(s.content, s.layers),
 		}),
 		unpack.WithLimiter(semaphore.NewWeighted(int64(s.downloads))),
 		unpack.WithUnpackLimiter(semaphore.NewWeighted(parallelUnpacks)),
@@ -34,9 +38,9 @@ func (s *Service) unpack(ctx context.Context, f remotes.Fetcher, root ocispec.De
 		return fmt.Errorf("prepare to unpack: %w", err)
 	}
 	children := images.SetChildrenMappedLabels(s.content, func(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
-		return sel.children[d.Digest], nil
+		return sel.Children[d.Digest], nil
 	}, images.ChildGCLabels)
-	h := u.Unpack(images.Handlers(s.content.fetcher(f), children))
+	h := u.Unpack(images.Handlers(s.content.Handler(f), children))
 	if err := images.Dispatch(ctx, h, nil, root); err != nil {
 		cancel()
 		_, _ = u.Wait() // its error follows from the first
@@ -45,24 +49,24 @@ func (s *Service) unpack(ctx context.Context, f remotes.Fetcher, root ocispec.De
 	if _, err := u.Wait(); err != nil {
 		return err
 	}
-	if sel.chain == "" {
+	if sel.Chain == "" {
 		return nil
 	}
-	if _, err := s.layers.Stat(ctx, sel.chain.String()); err != nil {
+	if _, err := s.layers.Stat(ctx, sel.Chain.String()); err != nil {
 		return fmt.Errorf("unpack layers: %w", err)
 	}
 	return nil
 }
 
 // diskSize is what the image takes on disk: the blobs that are kept and the unpacked layers, in bytes.
-func (s *Service) diskSize(ctx context.Context, sel selection) (uint64, error) {
-	size := sel.manifest.Size + sel.config.Size
-	for _, l := range sel.layers {
+func (s *Service) diskSize(ctx context.Context, sel manifest.Selection) (uint64, error) {
+	size := sel.Manifest.Size + sel.Config.Size
+	for _, l := range sel.Layers {
 		if i, err := s.content.Info(ctx, l.Digest); err == nil {
 			size += i.Size
 		}
 	}
-	for name := sel.chain.String(); name != ""; {
+	for name := sel.Chain.String(); name != ""; {
 		u, err := s.layers.Usage(ctx, name)
 		if err != nil {
 			return 0, fmt.Errorf("measure layer: %w", err)

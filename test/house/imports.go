@@ -25,6 +25,12 @@ var layers = map[string]int{
 // families are the packages in the folder of another one, with what each imports of its family. They share its layer and
 // its walls.
 var families = map[string][]string{
+	"pkg/image":             {"pkg/image/blobs", "pkg/image/database", "pkg/image/layers", "pkg/image/manifest", "pkg/image/registry"},
+	"pkg/image/blobs":       {"pkg/image/registry"},
+	"pkg/image/database":    {"pkg/image/layers"},
+	"pkg/image/layers":      nil,
+	"pkg/image/manifest":    {"pkg/image/blobs"},
+	"pkg/image/registry":    nil,
 	"pkg/monitor":           {"pkg/monitor/wire"},
 	"pkg/monitor/child":     {"pkg/monitor/wire"},
 	"pkg/monitor/container": {"pkg/monitor/child", "pkg/monitor/crilog", "pkg/monitor/exitlog", "pkg/monitor/fdstore", "pkg/monitor/poll", "pkg/monitor/wire"},

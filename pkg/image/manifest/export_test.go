@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package manifest
 
 import (
 	"github.com/containerd/platforms"
@@ -9,7 +9,7 @@ import (
 
 // Candidates reads a manifest, or an index if the media type says so, and returns the entries that may be run.
 func Candidates(raw []byte, mediaType string) ([]ocispec.Descriptor, error) {
-	doc, err := parseDocument(raw, ocispec.Descriptor{MediaType: mediaType})
+	doc, err := Parse(raw, ocispec.Descriptor{MediaType: mediaType})
 	if err == nil && doc.Manifests == nil {
 		err = checkRunnable(doc)
 	}
@@ -18,13 +18,13 @@ func Candidates(raw []byte, mediaType string) ([]ocispec.Descriptor, error) {
 	}
 	c := &chooser{platform: platforms.Default()}
 	_ = offered(doc.Manifests, 1)
-	_, _ = shownAnnotations(doc.Annotations)
+	_, _ = ShownAnnotations(doc.Annotations)
 	return c.candidates(doc.Manifests), nil
 }
 
 // CheckConfig reads an image config.
 func CheckConfig(raw []byte) error {
-	c, err := parseConfig(raw, "")
+	c, err := ParseConfig(raw, "")
 	if err != nil {
 		return err
 	}

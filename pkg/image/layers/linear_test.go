@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image_test
+package layers_test
 
 import (
 	"archive/tar"
@@ -10,7 +10,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/image/layers"
 	"github.com/cri-shim/cri-shim/test/linear"
 )
 
@@ -47,7 +47,7 @@ func TestLayersAreLinear(t *testing.T) {
 				return func() {
 					into, err := os.MkdirTemp(dir, "layer")
 					if err == nil {
-						err = errors.Join(image.Extract(t.Context(), into, bytes.NewReader(layer)), os.RemoveAll(into))
+						err = errors.Join(layers.Extract(t.Context(), into, bytes.NewReader(layer)), os.RemoveAll(into))
 					}
 					if err != nil {
 						t.Error(err)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image_test
+package registry_test
 
 import (
 	"net/http"
@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/image/registry"
 )
 
 // FuzzHosts: whatever is in a hosts.toml gives hosts to ask or an error.
@@ -30,7 +30,7 @@ func FuzzHosts(f *testing.F) {
 		if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		hosts, err := image.HostNames(t.Context(), root, "registry.test")
+		hosts, err := registry.HostNames(t.Context(), root, "registry.test")
 		if err == nil && len(hosts) == 0 {
 			t.Errorf("nobody to ask, and no error, with %q", text)
 		}
@@ -49,9 +49,9 @@ func FuzzAnswer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, header, date string) {
 		resp := &http.Response{StatusCode: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {header}, "Date": {date}}}
-		if wait, ok := image.PutOff(resp); ok && (wait < time.Second || wait > 366*24*time.Hour) {
+		if wait, ok := registry.PutOff(resp); ok && (wait < time.Second || wait > 366*24*time.Hour) {
 			t.Errorf("%q, %q: wait %s", header, date, wait)
 		}
-		_ = image.Challenge(t.Context(), request, http.Header{"Www-Authenticate": {header, date}}) // it returns
+		_ = registry.Challenge(t.Context(), request, http.Header{"Www-Authenticate": {header, date}}) // it returns
 	})
 }

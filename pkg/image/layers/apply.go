@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package layers
 
 import (
 	"bufio"
@@ -29,19 +29,20 @@ const (
 	zstdWindow = 128 << 20 // the largest window that zstd itself decodes unasked
 )
 
-// applier unpacks layers into the snapshotter's directories. It is ours and not containerd's for three reasons: it never
+// Applier unpacks layers into the snapshotter's directories. It is ours and not containerd's for three reasons: it never
 // runs an igzip or unpigz that happens to be in PATH, it decompresses with bounded memory, and it mounts nothing, so
 // there is nothing to leave behind.
-type applier struct {
+type Applier struct {
 	blobs  content.Provider
-	layers *rebaser
+	layers *Rebaser
 }
 
-func newApplier(blobs content.Provider, layers *rebaser) applier { return applier{blobs, layers} }
+// NewApplier reads layers from blobs, and tells layers what a lowest one only implies.
+func NewApplier(blobs content.Provider, layers *Rebaser) Applier { return Applier{blobs, layers} }
 
 // Apply unpacks one layer and syncs it to disk. The digest it returns is that of the tar stream, for the unpacker to
 // compare with the config's diff id. Paths and link targets that point outside are contained by containerd's archive.
-func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+func (a Applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mount.Mount, _ ...diff.ApplyOpt) (ocispec.Descriptor, error) {
 	none := ocispec.Descriptor{}
 	if _, err := images.DiffCompression(ctx, desc.MediaType); err != nil {
 		return none, fmt.Errorf("layer media type %q: %w", desc.MediaType, err)
@@ -55,7 +56,7 @@ func (a applier) Apply(ctx context.Context, desc ocispec.Descriptor, mounts []mo
 		return none, fmt.Errorf("open layer: %w", err)
 	}
 	defer blob.Close()
-	tar, err := decompress(content.NewReader(blob))
+	tar, err := Decompress(content.NewReader(blob))
 	if err != nil {
 		return none, fmt.Errorf("decompress layer: %w", err)
 	}
@@ -111,8 +112,8 @@ func layerDirs(mounts []mount.Mount) (dir string, parents []string, err error) {
 	return dir, parents, nil
 }
 
-// decompress looks at the stream, not at its media type: images with the wrong one exist and run elsewhere.
-func decompress(r io.Reader) (io.ReadCloser, error) {
+// Decompress looks at the stream, not at its media type: images with the wrong one exist and run elsewhere.
+func Decompress(r io.Reader) (io.ReadCloser, error) {
 	buf := bufio.NewReaderSize(r, readBuffer)
 	magic, err := buf.Peek(4)
 	if err != nil && err != io.EOF {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image_test
+package manifest_test
 
 import (
 	"encoding/json"
@@ -9,7 +9,7 @@ import (
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/image/manifest"
 	"github.com/cri-shim/cri-shim/test/linear"
 )
 
@@ -17,11 +17,11 @@ const digestOf = `"digest":"` + zeroDigest + `","size":7`
 
 // TestDocumentsAreLinear: whoever makes an image chooses how large its documents are, up to a bound.
 func TestDocumentsAreLinear(t *testing.T) {
-	manifest := `{"config":{"mediaType":"application/vnd.oci.image.config.v1+json",` + digestOf + `},`
+	head := `{"config":{"mediaType":"application/vnd.oci.image.config.v1+json",` + digestOf + `},`
 	entry := `{"mediaType":"application/vnd.oci.image.manifest.v1+json",` + digestOf
 	for name, c := range map[string]struct{ head, item, tail, mediaType string }{
-		"layers":        {manifest + `"layers":[`, `{"mediaType":"application/vnd.oci.image.layer.v1.tar%.0[1]d",` + digestOf + `}`, `]}`, ocispec.MediaTypeImageManifest},
-		"annotations":   {manifest + `"annotations":{`, `"key-%d":"some value"`, `}}`, ocispec.MediaTypeImageManifest},
+		"layers":        {head + `"layers":[`, `{"mediaType":"application/vnd.oci.image.layer.v1.tar%.0[1]d",` + digestOf + `}`, `]}`, ocispec.MediaTypeImageManifest},
+		"annotations":   {head + `"annotations":{`, `"key-%d":"some value"`, `}}`, ocispec.MediaTypeImageManifest},
 		"for us":        {`{"manifests":[`, entry + `,"platform":{"os":"linux","architecture":"386","variant":"v%d"}}`, `]}`, ocispec.MediaTypeImageIndex},
 		"no platform":   {`{"manifests":[`, entry + `%.0[1]d}`, `]}`, ocispec.MediaTypeImageIndex},
 		"many others":   {`{"manifests":[`, entry + `,"platform":{"os":"linux","architecture":"a%d"}}`, `]}`, ocispec.MediaTypeImageIndex},
@@ -37,7 +37,7 @@ func TestDocumentsAreLinear(t *testing.T) {
 				if !json.Valid(raw) {
 					t.Fatalf("not JSON: %.300s", raw)
 				}
-				return func() { _, _ = image.Candidates(raw, c.mediaType) }
+				return func() { _, _ = manifest.Candidates(raw, c.mediaType) }
 			})
 		})
 	}
@@ -57,7 +57,7 @@ func TestConfigsAreLinear(t *testing.T) {
 				if !json.Valid(raw) {
 					t.Fatalf("not JSON: %.300s", raw)
 				}
-				return func() { _ = image.CheckConfig(raw) }
+				return func() { _ = manifest.CheckConfig(raw) }
 			})
 		})
 	}

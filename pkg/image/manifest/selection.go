@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package manifest
 
 import (
 	"context"
@@ -19,6 +19,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/image/blobs"
 )
 
 const (
@@ -26,13 +28,13 @@ const (
 	indexTries = 32 // entries of indexes that are read to see whether they fit: what doesn't say its platform must be
 )
 
-// selection is the part of an image that this node runs: one manifest of what may be an index of many.
-type selection struct {
-	manifest ocispec.Descriptor
-	config   ocispec.Descriptor
-	layers   []ocispec.Descriptor
-	chain    digest.Digest                          // of the top layer; "" without layers
-	children map[digest.Digest][]ocispec.Descriptor // of each index and the manifest, for the unpacker
+// Selection is the part of an image that this node runs: one manifest of what may be an index of many.
+type Selection struct {
+	Manifest ocispec.Descriptor
+	Config   ocispec.Descriptor
+	Layers   []ocispec.Descriptor
+	Chain    digest.Digest                          // of the top layer; "" without layers
+	Children map[digest.Digest][]ocispec.Descriptor // of each index and the manifest, for the unpacker
 }
 
 // unfit is why an entry of an index isn't the one to run; another may be.
@@ -40,16 +42,16 @@ type unfit struct{ error }
 
 func (u unfit) Unwrap() error { return u.error }
 
-// choose fetches index, manifest and config and refuses what can't run here, before a layer is downloaded.
+// Choose fetches index, manifest and config and refuses what can't run here, before a layer is downloaded.
 // Errors: ErrFailedPrecondition for another platform, ErrInvalidArgument for artifacts and malformed images.
-func choose(ctx context.Context, store *blobStore, from remotes.Fetcher, root ocispec.Descriptor, log *slog.Logger) (selection, error) {
+func Choose(ctx context.Context, store *blobs.Store, from remotes.Fetcher, root ocispec.Descriptor, log *slog.Logger) (Selection, error) {
 	c := chooser{store, from, platforms.Default(), log, indexTries}
 	return c.below(ctx, root, 0, false)
 }
 
 // chooser looks for the image to run in one that is pulled.
 type chooser struct {
-	store    *blobStore
+	store    *blobs.Store
 	from     remotes.Fetcher
 	platform platforms.MatchComparer
 	log      *slog.Logger
@@ -58,60 +60,60 @@ type chooser struct {
 
 // below finds the image in an index or a manifest that is depth indexes deep. It is certain if an index said that what
 // is here is for this platform; else its config is asked.
-func (c *chooser) below(ctx context.Context, desc ocispec.Descriptor, depth int, certain bool) (selection, error) {
+func (c *chooser) below(ctx context.Context, desc ocispec.Descriptor, depth int, certain bool) (Selection, error) {
 	doc, err := c.document(ctx, desc)
 	if err != nil {
-		return selection{}, err
+		return Selection{}, err
 	}
 	if images.IsManifestType(desc.MediaType) {
 		return c.manifest(ctx, desc, doc, certain)
 	}
 	if depth == indexDepth {
-		return selection{}, fmt.Errorf("more than %d indexes inside each other: %w", indexDepth, errdefs.ErrInvalidArgument)
+		return Selection{}, fmt.Errorf("more than %d indexes inside each other: %w", indexDepth, errdefs.ErrInvalidArgument)
 	}
 	var misfits []error // of entries that had to be read for it
 	for _, entry := range c.candidates(doc.Manifests) {
 		if c.tries--; c.tries < 0 {
-			return selection{}, fmt.Errorf("none of %d entries of the index is for this node's platform, and no more are tried: %w",
+			return Selection{}, fmt.Errorf("none of %d entries of the index is for this node's platform, and no more are tried: %w",
 				indexTries, errdefs.ErrFailedPrecondition)
 		}
 		sel, err := c.below(ctx, entry, depth+1, certain || !silent(entry.Platform))
 		if err == nil {
-			sel.children[desc.Digest] = []ocispec.Descriptor{entry}
+			sel.Children[desc.Digest] = []ocispec.Descriptor{entry}
 			return sel, nil
 		}
 		if !errors.As(err, new(unfit)) {
-			return selection{}, err
+			return Selection{}, err
 		}
 		misfits = append(misfits, err)
 	}
 	if len(misfits) == 1 {
-		return selection{}, misfits[0]
+		return Selection{}, misfits[0]
 	}
-	return selection{}, unfit{fmt.Errorf("no image for this node's platform %s, only for: %s: %w",
+	return Selection{}, unfit{fmt.Errorf("no image for this node's platform %s, only for: %s: %w",
 		platforms.DefaultString(), offered(doc.Manifests, len(misfits)), errdefs.ErrFailedPrecondition)}
 }
 
-func (c *chooser) manifest(ctx context.Context, desc ocispec.Descriptor, doc document, certain bool) (selection, error) {
+func (c *chooser) manifest(ctx context.Context, desc ocispec.Descriptor, doc Document, certain bool) (Selection, error) {
 	if err := checkRunnable(doc); err != nil {
-		return selection{}, err
+		return Selection{}, err
 	}
-	sel := selection{manifest: desc, config: bare(*doc.Config)}
+	sel := Selection{Manifest: desc, Config: Bare(*doc.Config)}
 	for _, l := range doc.Layers {
-		sel.layers = append(sel.layers, bare(l))
+		sel.Layers = append(sel.Layers, Bare(l))
 	}
-	if sel.config.MediaType == docker.LegacyConfigMediaType {
-		sel.config.MediaType = images.MediaTypeDockerSchema2Config // what old clients pushed
+	if sel.Config.MediaType == docker.LegacyConfigMediaType {
+		sel.Config.MediaType = images.MediaTypeDockerSchema2Config // what old clients pushed
 	}
-	raw, err := c.store.fetchSmall(ctx, c.from, sel.config, configLimit)
+	raw, err := c.store.FetchSmall(ctx, c.from, sel.Config, ConfigLimit)
 	if err != nil {
 		return sel, err
 	}
-	spec, err := parseConfig(raw, sel.config.Digest)
+	spec, err := ParseConfig(raw, sel.Config.Digest)
 	if err != nil {
 		return sel, err
 	}
-	if err := spec.checkLayers(len(sel.layers)); err != nil {
+	if err := spec.checkLayers(len(sel.Layers)); err != nil {
 		return sel, err
 	}
 	if !certain && spec.Architecture != "" && !c.platform.Match(spec.Platform) {
@@ -119,19 +121,19 @@ func (c *chooser) manifest(ctx context.Context, desc ocispec.Descriptor, doc doc
 			platforms.FormatAll(spec.Platform), platforms.DefaultString(), errdefs.ErrFailedPrecondition)}
 	}
 	if ids := spec.RootFS.DiffIDs; len(ids) > 0 {
-		sel.chain = identity.ChainID(slices.Clone(ids))
+		sel.Chain = identity.ChainID(slices.Clone(ids))
 	}
-	if _, dropped := shownAnnotations(doc.Annotations); dropped > 0 {
+	if _, dropped := ShownAnnotations(doc.Annotations); dropped > 0 {
 		c.log.WarnContext(ctx, "image has more annotations than are shown of one: the longest are left out",
 			"manifest", desc.Digest.String(), "dropped", dropped, "bytes", annotationLimit)
 	}
-	sel.children = map[digest.Digest][]ocispec.Descriptor{desc.Digest: append([]ocispec.Descriptor{sel.config}, sel.layers...)}
+	sel.Children = map[digest.Digest][]ocispec.Descriptor{desc.Digest: append([]ocispec.Descriptor{sel.Config}, sel.Layers...)}
 	return sel, nil
 }
 
-// bare takes from a descriptor what an image's author may say besides: annotations become part of a blob's key in the
+// Bare takes from a descriptor what an image's author may say besides: annotations become part of a blob's key in the
 // content store, and labels of a layer, which say where it is.
-func bare(d ocispec.Descriptor) ocispec.Descriptor {
+func Bare(d ocispec.Descriptor) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform, Data: d.Data}
 }
 
@@ -160,7 +162,7 @@ func (c *chooser) candidates(entries []ocispec.Descriptor) []ocispec.Descriptor 
 	all := append(fit, mute...)
 	slices.SortStableFunc(all, func(a, b ocispec.Descriptor) int { return rank(a) - rank(b) })
 	for i, d := range all {
-		all[i] = bare(d)
+		all[i] = Bare(d)
 	}
 	return all
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package registry
 
 import (
 	"context"
@@ -22,7 +22,7 @@ const (
 )
 
 // wrap puts itself and the watch into an HTTP client. The registry library gives it some clients twice.
-func (h *registryHosts) wrap(c *http.Client) error {
+func (h *Hosts) wrap(c *http.Client) error {
 	next := c.Transport
 	if _, done := next.(*watchedTransport); done {
 		return nil
@@ -40,8 +40,8 @@ func (h *registryHosts) wrap(c *http.Client) error {
 
 // watchedTransport sends the requests of a pull. It notes how its hosts do, and waits where one says to come back later.
 type watchedTransport struct {
-	hosts *registryHosts
-	watch *watch
+	hosts *Hosts
+	watch *Watch
 	next  http.RoundTripper
 }
 

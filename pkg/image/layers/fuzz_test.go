@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image_test
+package layers_test
 
 import (
 	"archive/tar"
@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/image/layers"
 	"github.com/cri-shim/cri-shim/test/linear"
 )
 
@@ -34,7 +34,7 @@ func FuzzLayer(f *testing.F) {
 		if err := os.Mkdir(into, 0o755); err != nil {
 			t.Fatal(err)
 		}
-		_ = image.Extract(t.Context(), into, bytes.NewReader(layer)) // refused or not, nothing may be outside
+		_ = layers.Extract(t.Context(), into, bytes.NewReader(layer)) // refused or not, nothing may be outside
 		left, err := os.ReadDir(outer)
 		if err != nil || len(left) != 1 {
 			t.Errorf("beside the layer: %v, %v", left, err)

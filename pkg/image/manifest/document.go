@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+// Package manifest reads indexes, manifests and configs of images, and chooses the one image of an index that this node
+// runs.
+//
+// What can't run here, or isn't what its media type says, is refused before a layer is downloaded. All limits on what an
+// image's author may write into these documents are here.
+//
+// The package fetches through package blobs and keeps nothing.
+package manifest
 
 import (
 	"context"
@@ -14,15 +21,15 @@ import (
 )
 
 const (
-	manifestLimit = 4 << 20 // bytes
-	configLimit   = 8 << 20 // bytes
+	ManifestLimit = 4 << 20 // bytes
+	ConfigLimit   = 8 << 20 // bytes
 	layerLimit    = 500     // layers of an image: OVL_MAX_STACK in Linux's fs/overlayfs, which takes no more
 	userLimit     = 1024    // bytes of a config's user; shadow's names have at most 32
 	volumeLimit   = 1024    // volumes that an image may declare: each is a directory and a mount of every container
 )
 
-// document is an index or a manifest.
-type document struct {
+// Document is an index or a manifest.
+type Document struct {
 	MediaType    string               `json:"mediaType"`
 	ArtifactType string               `json:"artifactType"`
 	Manifests    []ocispec.Descriptor `json:"manifests"`
@@ -32,9 +39,9 @@ type document struct {
 	Annotations  map[string]string    `json:"annotations"`
 }
 
-// imageConfig is what of an image config is needed to choose, unpack and run the image. What else is in it, a "created"
+// Config is what of an image config is needed to choose, unpack and run the image. What else is in it, a "created"
 // that is no time for one, is nobody's concern here.
-type imageConfig struct {
+type Config struct {
 	ocispec.Platform
 	Config ocispec.ImageConfig `json:"config"`
 	RootFS struct {
@@ -42,26 +49,26 @@ type imageConfig struct {
 	} `json:"rootfs"`
 }
 
-func (c *chooser) document(ctx context.Context, desc ocispec.Descriptor) (document, error) {
+func (c *chooser) document(ctx context.Context, desc ocispec.Descriptor) (Document, error) {
 	if desc.MediaType == images.MediaTypeDockerSchema1Manifest {
-		return document{}, errSchema1
+		return Document{}, errSchema1
 	}
 	if !images.IsManifestType(desc.MediaType) && !images.IsIndexType(desc.MediaType) {
-		return document{}, fmt.Errorf("media type %q is neither an image nor an index: %w", desc.MediaType, errdefs.ErrInvalidArgument)
+		return Document{}, fmt.Errorf("media type %q is neither an image nor an index: %w", desc.MediaType, errdefs.ErrInvalidArgument)
 	}
-	raw, err := c.store.fetchSmall(ctx, c.from, desc, manifestLimit)
+	raw, err := c.store.FetchSmall(ctx, c.from, desc, ManifestLimit)
 	if err != nil {
-		return document{}, err
+		return Document{}, err
 	}
-	return parseDocument(raw, desc)
+	return Parse(raw, desc)
 }
 
 var errSchema1 = fmt.Errorf("docker schema 1 manifests are not supported, push the image again: %w", errdefs.ErrInvalidArgument)
 
-// parseDocument reads an index or a manifest, whichever the descriptor says it is. One that says of itself that it is
+// Parse reads an index or a manifest, whichever the descriptor says it is. One that says of itself that it is
 // the other, or has the parts of both, would be two images to two readers (CVE-2021-41190), and is refused.
-func parseDocument(raw []byte, desc ocispec.Descriptor) (document, error) {
-	var doc document
+func Parse(raw []byte, desc ocispec.Descriptor) (Document, error) {
+	var doc Document
 	if err := json.Unmarshal(raw, &doc); err != nil {
 		return doc, fmt.Errorf("parse manifest %s: %w: %w", desc.Digest, err, errdefs.ErrInvalidArgument)
 	}
@@ -85,7 +92,7 @@ func parseDocument(raw []byte, desc ocispec.Descriptor) (document, error) {
 }
 
 // checkRunnable refuses artifacts: they share one empty config, so one image id would stand for all of them.
-func checkRunnable(doc document) error {
+func checkRunnable(doc Document) error {
 	if doc.Config == nil {
 		return fmt.Errorf("manifest has no config: %w", errdefs.ErrInvalidArgument)
 	}
@@ -110,9 +117,9 @@ func checkRunnable(doc document) error {
 	return nil
 }
 
-// parseConfig reads an image config.
-func parseConfig(raw []byte, d digest.Digest) (imageConfig, error) {
-	var c imageConfig
+// ParseConfig reads an image config.
+func ParseConfig(raw []byte, d digest.Digest) (Config, error) {
+	var c Config
 	if err := json.Unmarshal(raw, &c); err != nil {
 		return c, fmt.Errorf("parse image config %s: %w: %w", d, err, errdefs.ErrInvalidArgument)
 	}
@@ -125,15 +132,15 @@ func parseConfig(raw []byte, d digest.Digest) (imageConfig, error) {
 	return c, nil
 }
 
-// run is the config without what containers are not made from.
-func (c imageConfig) run() ocispec.ImageConfig {
+// Run is the config without what containers are not made from.
+func (c Config) Run() ocispec.ImageConfig {
 	config := c.Config
 	config.Labels, config.ExposedPorts = nil, nil
 	return config
 }
 
 // checkLayers: a config belongs to an image of so many layers.
-func (c imageConfig) checkLayers(layers int) error {
+func (c Config) checkLayers(layers int) error {
 	if ids := len(c.RootFS.DiffIDs); ids != layers {
 		return fmt.Errorf("image has %d layers but %d diff ids: %w", layers, ids, errdefs.ErrInvalidArgument)
 	}

@@ -1,6 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+// Package database opens the two databases of the image store, containerd's metadata and that of its overlay
+// snapshotter, and sets both aside when one is damaged.
+//
+// A damaged file is found when it is opened: every key is read then, and a panic of the library is an error. The blobs
+// stay and are found again by digest; layers that containers run on stay until the next boot.
+//
+// The package doesn't know what the databases hold.
+package database
 
 import (
 	"context"
@@ -23,12 +30,13 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"github.com/cri-shim/cri-shim/pkg/image/layers"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 const (
-	snapshotterName = "overlayfs"
+	Snapshotter = "overlayfs" // the name that metadata has for the snapshotter
 
 	lockWait    = 3 * time.Second // how long a child of a killed daemon, on its way to exec, may still hold the database
 	asidePrefix = "damaged-"
@@ -36,22 +44,24 @@ const (
 
 var errDamaged = errors.New("damaged")
 
-// database is the pair of bolt files and what containerd builds on them. This file is the only one that names
+// DB is the pair of bolt files and what containerd builds on them. This file is the only one that names
 // containerd's plugins/ packages: their interfaces are outside containerd's stability promise.
-type database struct {
+type DB struct {
 	root  string
-	meta  *metadata.DB
-	layer *layerStore // the overlay snapshotter below the metadata store
+	Meta  *metadata.DB
+	layer *layers.Store // the overlay snapshotter below the metadata store
 }
 
 func metadataFile(root string) string { return filepath.Join(root, "metadata.db") }
 func layerDir(root string) string     { return filepath.Join(root, "layers") }
 func layerFile(root string) string    { return filepath.Join(layerDir(root), "metadata.db") }
-func snapshotDir(root string) string  { return filepath.Join(layerDir(root), "snapshots") }
 func contentDir(root string) string   { return filepath.Join(root, "content") }
 
-// openDatabase opens the store. A damaged one is set aside; the blobs stay and are used again by digest.
-func openDatabase(ctx context.Context, root string, log *slog.Logger) (*database, error) {
+// SnapshotDir has the directories of all layers.
+func SnapshotDir(root string) string { return filepath.Join(layerDir(root), "snapshots") }
+
+// Open opens the store. A damaged one is set aside; the blobs stay and are used again by digest.
+func Open(ctx context.Context, root string, log *slog.Logger) (*DB, error) {
 	d, err := tryDatabase(ctx, root)
 	if err == nil || !errors.Is(err, errDamaged) {
 		return d, err
@@ -65,7 +75,7 @@ func openDatabase(ctx context.Context, root string, log *slog.Logger) (*database
 	return tryDatabase(ctx, root)
 }
 
-func tryDatabase(ctx context.Context, root string) (*database, error) {
+func tryDatabase(ctx context.Context, root string) (*DB, error) {
 	found := 0
 	for _, file := range []string{metadataFile(root), layerFile(root)} {
 		exists, err := checkBolt(file)
@@ -79,14 +89,14 @@ func tryDatabase(ctx context.Context, root string) (*database, error) {
 	if found == 1 {
 		return nil, fmt.Errorf("one of two databases is missing: %w", errDamaged)
 	}
-	d := &database{root: root}
+	d := &DB{root: root}
 	if err := guard(func() error { return d.open(ctx) }); err != nil {
-		return nil, errors.Join(err, d.close())
+		return nil, errors.Join(err, d.Close())
 	}
 	return d, nil
 }
 
-func (d *database) open(ctx context.Context) error {
+func (d *DB) open(ctx context.Context) error {
 	blobs, err := local.NewStore(contentDir(d.root))
 	if err != nil {
 		return fmt.Errorf("open content store: %w", err)
@@ -112,9 +122,9 @@ func (d *database) open(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("open overlay snapshotter: %w", err), db.Close())
 	}
-	d.layer = newLayerStore(overlays, ms, snapshotDir(d.root))
-	d.meta = metadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{snapshotterName: d.layer})
-	if err := d.meta.Init(ctx); err != nil {
+	d.layer = layers.NewStore(overlays, ms, SnapshotDir(d.root))
+	d.Meta = metadata.NewDB(db, blobs, map[string]snapshots.Snapshotter{Snapshotter: d.layer})
+	if err := d.Meta.Init(ctx); err != nil {
 		return fmt.Errorf("open metadata store: %w", err)
 	}
 	// The snapshotter opens its file at the first use: let that be now.
@@ -125,10 +135,11 @@ func (d *database) open(ctx context.Context) error {
 	return nil
 }
 
-func (d *database) close() error {
+// Close closes both databases.
+func (d *DB) Close() error {
 	var errs []error
-	if d.meta != nil {
-		errs = append(errs, d.meta.Close())
+	if d.Meta != nil {
+		errs = append(errs, d.Meta.Close())
 	}
 	if d.layer != nil {
 		errs = append(errs, d.layer.Close())
@@ -136,16 +147,16 @@ func (d *database) close() error {
 	return errors.Join(errs...)
 }
 
-// recover makes room for new layers where a crash left some half made, and removes downloads that nothing names.
-func (d *database) recover(ctx context.Context) error {
-	return errors.Join(d.layer.setAside(ctx), removeNameless(ctx, filepath.Join(contentDir(d.root), "ingest")))
+// Recover makes room for new layers where a crash left some half made, and removes downloads that nothing names.
+func (d *DB) Recover(ctx context.Context) error {
+	return errors.Join(d.layer.SetAside(ctx), removeNameless(ctx, filepath.Join(contentDir(d.root), "ingest")))
 }
 
-// cleanup deletes layer directories without a record, and stores that were set aside before the last boot: containers
+// Cleanup deletes layer directories without a record, and stores that were set aside before the last boot: containers
 // that run on their layers can't have survived it.
-func (d *database) cleanup(ctx context.Context) error {
+func (d *DB) Cleanup(ctx context.Context) error {
 	var errs []error
-	if err := d.layer.removeUnused(ctx); !errdefs.IsNotFound(err) { // not found: there never was a layer
+	if err := d.layer.RemoveUnused(ctx); !errdefs.IsNotFound(err) { // not found: there never was a layer
 		errs = append(errs, err)
 	}
 	aside, err := filepath.Glob(filepath.Join(d.root, asidePrefix+"*"))

@@ -1,6 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+// Package registry talks to image registries: it resolves names and opens blobs, at a registry or one of its mirrors.
+//
+// Credentials go to the hosts that they are for and to no other. A host that fails is asked after the others; a request
+// that stalls is sent again, and a pull to which nothing comes for its whole limit is given up. What the registry says
+// is bounded where it is read into memory. Errors have one class each, and neither passwords nor signed addresses in
+// their texts.
+//
+// The package doesn't check digests and stores nothing.
+package registry
 
 import (
 	"context"
@@ -18,13 +26,13 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// registryHosts are the hosts of one pull: the registry and its mirrors, with one set of clients and tokens for
+// Hosts are the hosts of one pull: the registry and its mirrors, with one set of clients and tokens for
 // resolving and fetching, and the list of those that credentials may go to. A host that a registry redirects to, a blob
 // store, is none of them. A host that fails is asked after the others from then on: a mirror that says nothing costs a
 // pull one timeout, not one for each blob.
-type registryHosts struct {
-	creds      credentials
-	watch      *watch
+type Hosts struct {
+	creds      Credentials
+	watch      *Watch
 	log        *slog.Logger
 	configured docker.RegistryHosts
 
@@ -36,10 +44,10 @@ type registryHosts struct {
 	failed   map[string]int // number of each host's last failure; none: 0
 }
 
-// newHosts prepares the registry client of one pull. dir is a certs.d tree, "" for the registries themselves. hosts.toml
+// NewHosts prepares the registry client of one pull. dir is a certs.d tree, "" for the registries themselves. hosts.toml
 // is read at its first use, so each pull sees the files of its day.
-func newHosts(ctx context.Context, dir string, c credentials, w *watch, log *slog.Logger) *registryHosts {
-	h := &registryHosts{creds: c, watch: w, log: log, trusted: map[string]bool{}, failed: map[string]int{}}
+func NewHosts(ctx context.Context, dir string, c Credentials, w *Watch, log *slog.Logger) *Hosts {
+	h := &Hosts{creds: c, watch: w, log: log, trusted: map[string]bool{}, failed: map[string]int{}}
 	o := config.HostOptions{UpdateClient: h.wrap, Credentials: h.credentials}
 	if dir != "" {
 		o.HostDir = hostDir(dir)
@@ -67,12 +75,12 @@ func hostDir(root string) func(host string) (string, error) {
 	}
 }
 
-func (h *registryHosts) resolver() remotes.Resolver {
+func (h *Hosts) resolver() remotes.Resolver {
 	return docker.NewResolver(docker.ResolverOptions{Hosts: h.hosts, Headers: http.Header{"User-Agent": {"cri-shim"}}})
 }
 
 // hosts returns those of a registry, the ones that failed last.
-func (h *registryHosts) hosts(name string) ([]docker.RegistryHost, error) {
+func (h *Hosts) hosts(name string) ([]docker.RegistryHost, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.known == nil || h.name != name {
@@ -95,7 +103,7 @@ func (h *registryHosts) hosts(name string) ([]docker.RegistryHost, error) {
 }
 
 // fail puts a host behind the others.
-func (h *registryHosts) fail(host string) {
+func (h *Hosts) fail(host string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.failures++
@@ -103,7 +111,7 @@ func (h *registryHosts) fail(host string) {
 }
 
 // another says whether there is a host, besides this one, that can do what is wanted and hasn't failed.
-func (h *registryHosts) another(host string, want docker.HostCapabilities) bool {
+func (h *Hosts) another(host string, want docker.HostCapabilities) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.ContainsFunc(h.known, func(k docker.RegistryHost) bool {
@@ -111,13 +119,13 @@ func (h *registryHosts) another(host string, want docker.HostCapabilities) bool 
 	})
 }
 
-func (h *registryHosts) several() bool {
+func (h *Hosts) several() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return len(h.known) > 1
 }
 
-func (h *registryHosts) credentials(host string) (string, string, error) {
+func (h *Hosts) credentials(host string) (string, string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.trusted[host] || !h.creds.validFor(host) {

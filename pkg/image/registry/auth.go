@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package registry
 
 import (
 	"context"
@@ -16,19 +16,19 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// credentials is one AuthConfig in the form the registry client wants. It has no String and is never put into an error.
-type credentials struct {
+// Credentials is one AuthConfig in the form the registry client wants. It has no String and is never put into an error.
+type Credentials struct {
 	username, secret string // an identity token is a secret without username
 	bearer           string // registry token, sent as it is
 	server           string // host the caller named; "" = any host of this pull
 }
 
-// parseAuth reads every form an AuthConfig has. ErrInvalidArgument when there is none in it that can be read.
-func parseAuth(a *cri.AuthConfig) (credentials, error) {
+// ParseAuth reads every form an AuthConfig has. ErrInvalidArgument when there is none in it that can be read.
+func ParseAuth(a *cri.AuthConfig) (Credentials, error) {
 	if a == nil {
-		return credentials{}, nil
+		return Credentials{}, nil
 	}
-	c := credentials{server: hostOf(a.ServerAddress)}
+	c := Credentials{server: hostOf(a.ServerAddress)}
 	switch {
 	case a.Username != "":
 		c.username, c.secret = a.Username, a.Password
@@ -50,13 +50,13 @@ func parseAuth(a *cri.AuthConfig) (credentials, error) {
 	return c, nil
 }
 
-// fingerprint tells pulls with different credentials apart, so that nobody rides on another's.
-func (c credentials) fingerprint() [sha256.Size]byte {
+// Fingerprint tells pulls with different credentials apart, so that nobody rides on another's.
+func (c Credentials) Fingerprint() [sha256.Size]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "%q%q%q%q", c.username, c.secret, c.bearer, c.server))
 }
 
 // validFor says whether the caller meant these credentials for host.
-func (c credentials) validFor(host string) bool {
+func (c Credentials) validFor(host string) bool {
 	return c.server == "" || canonicalHost(c.server) == canonicalHost(host)
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package layers
 
 import (
 	"archive/tar"
@@ -21,7 +21,7 @@ func Implied(entries []*tar.Header) ([]string, error) {
 
 // Extract unpacks a layer, packed or not, as the lowest one.
 func Extract(ctx context.Context, dir string, layer io.Reader) error {
-	tar, err := decompress(layer)
+	tar, err := Decompress(layer)
 	if err != nil {
 		return err
 	}

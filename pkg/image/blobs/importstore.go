@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package blobs
 
 import (
 	"context"
@@ -15,22 +15,22 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// importStore is what one archive is read into. It bounds what the import reads into memory, and looks up what the import
+// ImportStore is what one archive is read into. It bounds what the import reads into memory, and looks up what the import
 // walks the store for.
-type importStore struct {
+type ImportStore struct {
 	content.Store
 
 	limit    int64
 	unpacked map[string][]content.Info // blobs by the digest of what they unpack to; nil: to be read
 }
 
-// newImportStore takes blobs that are no layers only up to limit bytes.
-func newImportStore(store content.Store, limit int64) *importStore {
-	return &importStore{Store: store, limit: limit}
+// NewImportStore takes blobs that are no layers only up to limit bytes.
+func NewImportStore(store content.Store, limit int64) *ImportStore {
+	return &ImportStore{Store: store, limit: limit}
 }
 
 // ReaderAt opens a blob, one that the import reads as a whole only if it is small.
-func (s *importStore) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
+func (s *ImportStore) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (content.ReaderAt, error) {
 	blob, err := s.Store.ReaderAt(ctx, desc)
 	if err != nil || desc.MediaType == "" || images.IsLayerType(desc.MediaType) || blob.Size() <= s.limit {
 		return blob, err
@@ -41,7 +41,7 @@ func (s *importStore) ReaderAt(ctx context.Context, desc ocispec.Descriptor) (co
 
 // Walk calls fn for the blobs that unpack to what the filters name: one for each layer of an image, each of which a real
 // walk, one for each image, would try on each blob of the store.
-func (s *importStore) Walk(ctx context.Context, fn content.WalkFunc, filters ...string) error {
+func (s *ImportStore) Walk(ctx context.Context, fn content.WalkFunc, filters ...string) error {
 	if s.unpacked == nil {
 		s.unpacked = map[string][]content.Info{}
 		err := s.Store.Walk(ctx, func(i content.Info) error {

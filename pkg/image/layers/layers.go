@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+// Package layers unpacks, measures and removes layers in containerd's overlay snapshotter.
+//
+// A layer is hostile: nothing of it ends up outside its directory, its paths may be of any length, and whatever it has
+// costs bounded memory and few descriptors. Its files are on disk before it is committed.
+//
+// The package mounts nothing. The order of layers, and which to keep, is its callers' business.
+package layers
 
 import (
 	"context"
@@ -22,22 +28,22 @@ import (
 // strayPrefix begins the names of directories that are only to be removed.
 const strayPrefix = "stray-"
 
-// layerStore is the overlay snapshotter with three of its methods done anew: what an image's author has put into a
+// Store is the overlay snapshotter with three of its methods done anew: what an image's author has put into a
 // layer is measured and removed with bounded memory and descriptors.
-type layerStore struct {
+type Store struct {
 	snapshots.Snapshotter
 
 	records *storage.MetaStore
 	dir     string // of the snapshots, each in the directory of its number
 }
 
-// newLayerStore takes over an overlay snapshotter: its records, and the directory that has a directory per snapshot.
-func newLayerStore(s snapshots.Snapshotter, records *storage.MetaStore, dir string) *layerStore {
-	return &layerStore{s, records, dir}
+// NewStore takes over an overlay snapshotter: its records, and the directory that has a directory per snapshot.
+func NewStore(s snapshots.Snapshotter, records *storage.MetaStore, dir string) *Store {
+	return &Store{s, records, dir}
 }
 
 // Commit seals a layer and records its use. It is measured before the database is locked.
-func (l *layerStore) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+func (l *Store) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
 	use, err := l.measure(ctx, key)
 	if err != nil {
 		return err
@@ -51,7 +57,7 @@ func (l *layerStore) Commit(ctx context.Context, name, key string, opts ...snaps
 }
 
 // Usage is on record for a layer that is complete.
-func (l *layerStore) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
+func (l *Store) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
 	info, err := l.Stat(ctx, key)
 	if err != nil {
 		return snapshots.Usage{}, err
@@ -62,21 +68,22 @@ func (l *layerStore) Usage(ctx context.Context, key string) (snapshots.Usage, er
 	return l.Snapshotter.Usage(ctx, key)
 }
 
-func (l *layerStore) measure(ctx context.Context, key string) (snapshots.Usage, error) {
+func (l *Store) measure(ctx context.Context, key string) (snapshots.Usage, error) {
 	info, err := l.Stat(ctx, key)
 	if err != nil {
 		return snapshots.Usage{}, err
 	}
-	u, err := tree.DiskUsage(ctx, info.Labels[labelUpperDir], nil)
+	u, err := tree.DiskUsage(ctx, info.Labels[LabelUpperDir], nil)
 	return snapshots.Usage{Size: int64(u.Bytes), Inodes: int64(u.Inodes)}, err //nolint:gosec // fits a filesystem
 }
 
 // Cleanup removes the directories of layers without a record. Once begun it doesn't stop for the caller's deadline.
-func (l *layerStore) Cleanup(ctx context.Context) error {
-	return l.removeUnused(context.WithoutCancel(ctx))
+func (l *Store) Cleanup(ctx context.Context) error {
+	return l.RemoveUnused(context.WithoutCancel(ctx))
 }
 
-func (l *layerStore) removeUnused(ctx context.Context) error {
+// RemoveUnused removes the directories of layers without a record.
+func (l *Store) RemoveUnused(ctx context.Context) error {
 	unused, err := l.unused(ctx)
 	for _, dir := range unused {
 		err = errors.Join(err, tree.Remove(ctx, dir))
@@ -84,9 +91,9 @@ func (l *layerStore) removeUnused(ctx context.Context) error {
 	return err
 }
 
-// setAside renames the directories of layers without a record: the number of a layer that a crash kept from being
+// SetAside renames the directories of layers without a record: the number of a layer that a crash kept from being
 // recorded is given again, to the next one, which must not find a directory of that name.
-func (l *layerStore) setAside(ctx context.Context) error {
+func (l *Store) SetAside(ctx context.Context) error {
 	unused, err := l.unused(ctx)
 	if errdefs.IsNotFound(err) { // there never was a layer
 		return nil
@@ -100,7 +107,7 @@ func (l *layerStore) setAside(ctx context.Context) error {
 }
 
 // unused lists directories without a record, while nobody can make one.
-func (l *layerStore) unused(ctx context.Context) (dirs []string, err error) {
+func (l *Store) unused(ctx context.Context) (dirs []string, err error) {
 	err = l.records.WithTransaction(ctx, true, func(ctx context.Context) error {
 		used, err := storage.IDMap(ctx)
 		if err != nil {

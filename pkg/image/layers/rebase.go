@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package layers
 
 import (
 	"context"
@@ -16,22 +16,23 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
-const labelUpperDir = "containerd.io/snapshot/overlay.upperdir" // where the overlay snapshotter keeps a layer
+const LabelUpperDir = "containerd.io/snapshot/overlay.upperdir" // where the overlay snapshotter keeps a layer
 
-// rebaser is the snapshotter as the unpacker sees it. Layers unpack side by side, before their parents are there, so a
+// Rebaser is the snapshotter as the unpacker sees it. Layers unpack side by side, before their parents are there, so a
 // directory that a layer only implies ("tmp/x" without "tmp") would come out root's and 0755 and hide the parent's
 // (/tmp 1777). The rebaser remembers such directories, and gives them the parent's owner and mode when the layer is
 // committed on top of it.
-type rebaser struct {
+type Rebaser struct {
 	snapshots.Snapshotter
 
 	mu      sync.Mutex          // guards pending
 	pending map[string][]string // layer directory → what it implies, parents first
 }
 
-func newRebaser(s snapshots.Snapshotter) *rebaser { return &rebaser{Snapshotter: s} }
+// NewRebaser wraps the snapshotter that layers are in.
+func NewRebaser(s snapshots.Snapshotter) *Rebaser { return &Rebaser{Snapshotter: s} }
 
-func (r *rebaser) note(dir string, implied []string) {
+func (r *Rebaser) note(dir string, implied []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.pending == nil {
@@ -42,7 +43,7 @@ func (r *rebaser) note(dir string, implied []string) {
 	}
 }
 
-func (r *rebaser) take(dir string) []string {
+func (r *Rebaser) take(dir string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	implied := r.pending[dir]
@@ -51,7 +52,7 @@ func (r *rebaser) take(dir string) []string {
 }
 
 // Commit seals a layer after it has been given its parent.
-func (r *rebaser) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+func (r *Rebaser) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
 	var info snapshots.Info
 	for _, o := range opts {
 		if err := o(&info); err != nil {
@@ -75,7 +76,7 @@ func (r *rebaser) Commit(ctx context.Context, name, key string, opts ...snapshot
 }
 
 // Remove also forgets what an abandoned layer implied. The unpacker may abandon a layer twice.
-func (r *rebaser) Remove(ctx context.Context, key string) error {
+func (r *Rebaser) Remove(ctx context.Context, key string) error {
 	if mounts, err := r.Mounts(ctx, key); err == nil && len(mounts) == 1 {
 		if dir, _, err := layerDirs(mounts); err == nil {
 			r.take(dir)
@@ -87,7 +88,7 @@ func (r *rebaser) Remove(ctx context.Context, key string) error {
 	return nil
 }
 
-func (r *rebaser) inherit(ctx context.Context, dir, parent string, implied []string) error {
+func (r *Rebaser) inherit(ctx context.Context, dir, parent string, implied []string) error {
 	layer, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -107,14 +108,14 @@ func (r *rebaser) inherit(ctx context.Context, dir, parent string, implied []str
 }
 
 // openChain opens the directories of a layer and those below it, top first.
-func (r *rebaser) openChain(ctx context.Context, name string) ([]*os.Root, error) {
+func (r *Rebaser) openChain(ctx context.Context, name string) ([]*os.Root, error) {
 	var roots []*os.Root
 	for name != "" {
 		info, err := r.Stat(ctx, name)
 		if err != nil {
 			return roots, err
 		}
-		root, err := os.OpenRoot(info.Labels[labelUpperDir])
+		root, err := os.OpenRoot(info.Labels[LabelUpperDir])
 		if err != nil {
 			return roots, err
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image_test
+package layers_test
 
 import (
 	"archive/tar"
@@ -11,7 +11,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/image/layers"
 	"github.com/cri-shim/cri-shim/test/linear"
 )
 
@@ -24,7 +24,7 @@ func TestLayerNamesAreLinear(t *testing.T) {
 				&tar.Header{Name: strconv.Itoa(i) + strings.Repeat("/d", 10), Typeflag: tar.TypeDir})
 		}
 		return func() {
-			if _, err := image.Implied(all); err != nil {
+			if _, err := layers.Implied(all); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -40,11 +40,11 @@ func TestLayerNameLimits(t *testing.T) {
 		"link":       {{Name: "l", Linkname: long, Typeflag: tar.TypeSymlink}},
 		"attributes": slices.Repeat([]*tar.Header{large}, 512),
 	} {
-		if _, err := image.Implied(entries); !errdefs.IsInvalidArgument(err) || len(err.Error()) > 200 {
+		if _, err := layers.Implied(entries); !errdefs.IsInvalidArgument(err) || len(err.Error()) > 200 {
 			t.Errorf("%s: %.300v", name, err)
 		}
 	}
-	got, err := image.Implied([]*tar.Header{{Name: "a/b/c"}, {Name: "a/b", Typeflag: tar.TypeDir}, {Name: "x/../y/z"}, {Name: "/abs/f"}, {Name: "top"}})
+	got, err := layers.Implied([]*tar.Header{{Name: "a/b/c"}, {Name: "a/b", Typeflag: tar.TypeDir}, {Name: "x/../y/z"}, {Name: "/abs/f"}, {Name: "top"}})
 	if err != nil || strings.Join(got, " ") != "a abs y" {
 		t.Errorf("%q, %v", got, err)
 	}

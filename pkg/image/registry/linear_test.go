@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image_test
+package registry_test
 
 import (
 	"errors"
@@ -13,7 +13,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/image/registry"
 	"github.com/cri-shim/cri-shim/test/linear"
 )
 
@@ -27,14 +27,14 @@ func TestHeadersAreLinear(t *testing.T) {
 		t.Run("challenge of "+name, func(t *testing.T) {
 			linear.Check(t, 4000, func(n int) func() {
 				header := http.Header{"Www-Authenticate": {string(linear.List(`Bearer realm="https://x/token",`, item, ``, n))}}
-				return func() { _ = image.Challenge(t.Context(), request, header) }
+				return func() { _ = registry.Challenge(t.Context(), request, header) }
 			})
 		})
 	}
 	t.Run("many challenges", func(t *testing.T) {
 		linear.Check(t, 4000, func(n int) func() {
 			header := http.Header{"Www-Authenticate": strings.Split(string(linear.List("", `Basic realm="%d"`, "", n)), ",")}
-			return func() { _ = image.Challenge(t.Context(), request, header) }
+			return func() { _ = registry.Challenge(t.Context(), request, header) }
 		})
 	})
 	t.Run("error text", func(t *testing.T) {
@@ -44,7 +44,7 @@ func TestHeadersAreLinear(t *testing.T) {
 				errs = append(errs, fmt.Errorf("get http://user@host/%d?signature=%d: failed", i, i))
 			}
 			err := errors.Join(errs...)
-			return func() { _ = image.Redacted(err) }
+			return func() { _ = registry.Redact(err) }
 		})
 	})
 }
@@ -61,7 +61,7 @@ func TestHostsFileBound(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "hosts.toml"), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := image.HostNames(t.Context(), root, "registry.test")
+		_, err := registry.HostNames(t.Context(), root, "registry.test")
 		if ok != (err == nil) || err != nil && (!errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), dir)) {
 			t.Errorf("%d bytes: %v", size, err)
 		}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package registry
 
 import (
 	"errors"
@@ -20,8 +20,8 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
-// errCorrupt: a blob or layer is not what its digest says.
-var errCorrupt = fmt.Errorf("content does not match its digest: %w", errdefs.ErrDataLoss)
+// ErrCorrupt: a blob or layer is not what its digest says.
+var ErrCorrupt = fmt.Errorf("content does not match its digest: %w", errdefs.ErrDataLoss)
 
 // failure is an error whose text is final and whose class is all that callers can match: what containerd's libraries
 // wrapped inside must not decide the status code, nor carry a signed address into a log.
@@ -40,17 +40,17 @@ type endedError struct{ cause error }
 func (e *endedError) Error() string { return e.cause.Error() }
 func (e *endedError) Unwrap() error { return e.cause }
 
-// ended marks the cause of a pull's end as such.
-func ended(cause error) error { return &endedError{cause} }
+// Ended marks the cause of a pull's end as such.
+func Ended(cause error) error { return &endedError{cause} }
 
 var (
 	urlQuery    = regexp.MustCompile(`(https?://[^\s"'?]*)\?[^\s"']*`)
 	urlUserinfo = regexp.MustCompile(`(https?://)[^\s"'/@]*@`)
 )
 
-// redact takes queries and passwords out of the addresses in an error: blob stores are reached by signed URLs. Errors
+// Redact takes queries and passwords out of the addresses in an error: blob stores are reached by signed URLs. Errors
 // that the libraries joined, often the same one of several layers, become one line.
-func redact(err error) string {
+func Redact(err error) string {
 	text := urlUserinfo.ReplaceAllString(urlQuery.ReplaceAllString(err.Error(), "$1"), "$1")
 	var lines []string
 	seen := map[string]bool{"": true}
@@ -63,10 +63,10 @@ func redact(err error) string {
 	return strings.Join(lines, "; ")
 }
 
-// pullError names the image and gives the failure of a pull one class:
+// PullError names the image and gives the failure of a pull one class:
 // cut off: the context's error; registry not reachable or broken: text starts with cri-api's ErrRegistryUnavailable, no errdefs class;
 // 401 ErrUnauthenticated; 403 ErrPermissionDenied; 404 ErrNotFound; digest mismatch ErrDataLoss; else what err has.
-func pullError(ref string, err error) error {
+func PullError(ref string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -74,15 +74,15 @@ func pullError(ref string, err error) error {
 	if errors.As(err, &ended) {
 		return fmt.Errorf("pull image %q: %w", ref, ended.cause)
 	}
-	text := fmt.Sprintf("pull image %q: %s", ref, redact(err))
+	text := fmt.Sprintf("pull image %q: %s", ref, Redact(err))
 	switch status := statusOf(err); {
 	case errors.Is(err, docker.ErrInvalidAuthorization), status == http.StatusUnauthorized:
-		return &failure{fmt.Sprintf("pull image %q: the registry does not accept the credentials, or asks for some: %s", ref, redact(err)), errdefs.ErrUnauthenticated}
+		return &failure{fmt.Sprintf("pull image %q: the registry does not accept the credentials, or asks for some: %s", ref, Redact(err)), errdefs.ErrUnauthenticated}
 	case status == http.StatusForbidden:
-		return &failure{fmt.Sprintf("pull image %q: the registry denies access: %s", ref, redact(err)), errdefs.ErrPermissionDenied}
-	case errors.Is(err, errCorrupt): // the libraries have a class of their own for it
+		return &failure{fmt.Sprintf("pull image %q: the registry denies access: %s", ref, Redact(err)), errdefs.ErrPermissionDenied}
+	case errors.Is(err, ErrCorrupt): // the libraries have a class of their own for it
 		return &failure{text, errdefs.ErrDataLoss}
-	case unavailable(err):
+	case Unavailable(err):
 		return &failure{crierrors.ErrRegistryUnavailable.Error() + ": " + text, crierrors.ErrRegistryUnavailable}
 	case status == http.StatusNotFound:
 		return &failure{text, errdefs.ErrNotFound}
@@ -101,8 +101,8 @@ func statusOf(err error) int {
 	return 0
 }
 
-// unavailable: no usable answer came. Trying the same again later may work, so what was downloaded is worth keeping.
-func unavailable(err error) bool {
+// Unavailable: no usable answer came. Trying the same again later may work, so what was downloaded is worth keeping.
+func Unavailable(err error) bool {
 	if status := statusOf(err); status != 0 {
 		return status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package manifest
 
 import (
 	"cmp"
@@ -11,10 +11,10 @@ import (
 
 const annotationLimit = 32 << 10 // bytes of keys and values that are shown of one image
 
-// shownAnnotations returns as many of an image's annotations as fit into annotationLimit, the shortest first, and how
+// ShownAnnotations returns as many of an image's annotations as fit into annotationLimit, the shortest first, and how
 // many don't.
-func shownAnnotations(all map[string]string) (shown map[string]string, dropped int) {
-	if annotationBytes(all) <= annotationLimit {
+func ShownAnnotations(all map[string]string) (shown map[string]string, dropped int) {
+	if AnnotationBytes(all) <= annotationLimit {
 		return all, 0
 	}
 	keys := slices.SortedFunc(maps.Keys(all), func(a, b string) int {
@@ -31,7 +31,8 @@ func shownAnnotations(all map[string]string) (shown map[string]string, dropped i
 	return shown, len(all) - len(shown)
 }
 
-func annotationBytes(all map[string]string) int {
+// AnnotationBytes is what keys and values take.
+func AnnotationBytes(all map[string]string) int {
 	n := 0
 	for k, v := range all {
 		n += len(k) + len(v)

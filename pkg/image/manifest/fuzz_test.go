@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image_test
+package manifest_test
 
 import (
 	"testing"
@@ -8,7 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/image/manifest"
 )
 
 // FuzzDocument: a manifest or index is refused as the image's mistake, or all that may be run of it has a known kind; no
@@ -25,8 +25,8 @@ func FuzzDocument(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		entries, indexErr := image.Candidates(raw, ocispec.MediaTypeImageIndex)
-		_, manifestErr := image.Candidates(raw, ocispec.MediaTypeImageManifest)
+		entries, indexErr := manifest.Candidates(raw, ocispec.MediaTypeImageIndex)
+		_, manifestErr := manifest.Candidates(raw, ocispec.MediaTypeImageManifest)
 		if indexErr == nil && manifestErr == nil {
 			t.Error("an index and a manifest")
 		}
@@ -52,7 +52,7 @@ func FuzzImageConfig(f *testing.F) {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		if err := image.CheckConfig(raw); err != nil && !errdefs.IsInvalidArgument(err) {
+		if err := manifest.CheckConfig(raw); err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("class of %v", err)
 		}
 	})

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package registry
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 
 // HostNames are those that a pull from the named registry would ask.
 func HostNames(ctx context.Context, configDir, name string) ([]string, error) {
-	h := &registryHosts{trusted: map[string]bool{}, failed: map[string]int{}}
+	h := &Hosts{trusted: map[string]bool{}, failed: map[string]int{}}
 	h.configured = config.ConfigureHosts(ctx, config.HostOptions{HostDir: hostDir(configDir), Credentials: h.credentials})
 	hosts, err := h.hosts(name)
 	var out []string
@@ -33,6 +33,3 @@ func Challenge(ctx context.Context, r *http.Request, header http.Header) error {
 
 // PutOff says how long an answer wants a client to wait.
 func PutOff(resp *http.Response) (time.Duration, bool) { return putOff(resp) }
-
-// Redacted is the text of an error as callers get it.
-func Redacted(err error) string { return redact(err) }

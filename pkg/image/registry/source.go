@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package registry
 
 import (
 	"context"
@@ -14,15 +14,15 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// source is where the blobs of a pull come from: the hosts of its registry, for each blob in the order of how they did.
-type source struct {
-	hosts    *registryHosts
+// Source is where the blobs of a pull come from: the hosts of its registry, for each blob in the order of how they did.
+type Source struct {
+	hosts    *Hosts
 	resolver remotes.Resolver
 	name     string
 }
 
-// resolve asks what a name stands for. A host that said when to come back is asked once more if the others failed too.
-func (h *registryHosts) resolve(ctx context.Context, named reference.Named) (source, ocispec.Descriptor, error) {
+// Resolve asks what a name stands for. A host that said when to come back is asked once more if the others failed too.
+func (h *Hosts) Resolve(ctx context.Context, named reference.Named) (Source, ocispec.Descriptor, error) {
 	r := h.resolver()
 	if _, byDigest := named.(reference.Digested); !byDigest {
 		ctx = context.WithValue(ctx, wanted{}, docker.HostCapabilityPull|docker.HostCapabilityResolve)
@@ -32,13 +32,13 @@ func (h *registryHosts) resolve(ctx context.Context, named reference.Named) (sou
 		name, desc, err = r.Resolve(ctx, named.String())
 	}
 	if err != nil {
-		return source{}, desc, fmt.Errorf("resolve: %w", err)
+		return Source{}, desc, fmt.Errorf("resolve: %w", err)
 	}
-	return source{h, r, name}, desc, nil
+	return Source{h, r, name}, desc, nil
 }
 
 // Fetch opens a blob.
-func (s source) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
+func (s Source) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadCloser, error) {
 	b := &blob{ctx: ctx, from: s, desc: desc}
 	return b, b.open()
 }
@@ -47,7 +47,7 @@ func (s source) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClos
 // that breaks, the registry client does by itself.
 type blob struct {
 	ctx    context.Context
-	from   source
+	from   Source
 	desc   ocispec.Descriptor
 	rc     io.ReadCloser
 	offset int64
@@ -95,7 +95,7 @@ func (b *blob) Read(p []byte) (int, error) {
 // again says whether another opening may do better than the one that ended with err. Each asks all hosts, so if not a
 // byte came of it they all failed; a host that wants to be asked later, to which another was preferred, is left then.
 func (b *blob) again(err error) bool {
-	if b.ctx.Err() != nil || !unavailable(err) || !b.from.hosts.several() {
+	if b.ctx.Err() != nil || !Unavailable(err) || !b.from.hosts.several() {
 		return false
 	}
 	return b.opened == 0 || b.opened == 1 && errors.As(err, new(*busyError))

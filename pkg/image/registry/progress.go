@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package registry
 
 import (
 	"context"
@@ -12,10 +12,10 @@ import (
 
 const stallTimeout = 2 * time.Minute // for one request, when pulls as a whole have no limit
 
-// watch ends a pull that gets no data. It sits below the registry client: a single request that stalls is broken off so
+// Watch ends a pull that gets no data. It sits below the registry client: a single request that stalls is broken off so
 // that it is opened again at its offset; the pull is cancelled when nothing at all came for the whole limit. Time
 // without an open request, while layers are unpacked, doesn't count.
-type watch struct {
+type Watch struct {
 	limit  time.Duration // <= 0: never
 	stall  time.Duration
 	cancel context.CancelCauseFunc
@@ -29,8 +29,9 @@ type watch struct {
 	transports []*http.Transport
 }
 
-func newWatch(limit time.Duration, cancel context.CancelCauseFunc) *watch {
-	w := &watch{limit: limit, stall: stallTimeout, cancel: cancel}
+// NewWatch makes a watch that cancels the pull when no data came for limit; never if that is not above zero.
+func NewWatch(limit time.Duration, cancel context.CancelCauseFunc) *Watch {
+	w := &Watch{limit: limit, stall: stallTimeout, cancel: cancel}
 	if limit > 0 {
 		w.stall = limit / 3
 		w.timer = time.AfterFunc(limit, w.expire)
@@ -39,12 +40,12 @@ func newWatch(limit time.Duration, cancel context.CancelCauseFunc) *watch {
 	return w
 }
 
-func (w *watch) expire() {
+func (w *Watch) expire() {
 	w.cancel(fmt.Errorf("no data from the registry for %s: %w", w.limit, context.DeadlineExceeded))
 }
 
-// close ends the watch and the idle connections of the pull.
-func (w *watch) close() {
+// Close ends the watch and the idle connections of the pull.
+func (w *Watch) Close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.timer != nil {
@@ -56,7 +57,7 @@ func (w *watch) close() {
 }
 
 // adopt takes a transport whose idle connections end with the pull.
-func (w *watch) adopt(t *http.Transport) {
+func (w *Watch) adopt(t *http.Transport) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.transports = append(w.transports, t)
@@ -64,7 +65,7 @@ func (w *watch) adopt(t *http.Transport) {
 
 // patient says whether the pull waits that long for a registry that puts it off: all in all, since the last answer that
 // wasn't that, no longer than it waits for a silent one.
-func (w *watch) patient(wait time.Duration) bool {
+func (w *Watch) patient(wait time.Duration) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.putOff.IsZero() {
@@ -73,7 +74,7 @@ func (w *watch) patient(wait time.Duration) bool {
 	return w.limit <= 0 || time.Since(w.putOff)+wait <= w.limit
 }
 
-func (w *watch) begin() {
+func (w *Watch) begin() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.open++
@@ -86,7 +87,7 @@ func (w *watch) begin() {
 	w.timer.Reset(w.limit - time.Since(w.last))
 }
 
-func (w *watch) progress() {
+func (w *Watch) progress() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.last, w.stalled, w.putOff = time.Now(), false, time.Time{}
@@ -95,7 +96,7 @@ func (w *watch) progress() {
 	}
 }
 
-func (w *watch) end(stalled bool) {
+func (w *Watch) end(stalled bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.open--
