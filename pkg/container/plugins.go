@@ -137,7 +137,7 @@ func PluginHost(host oci.Host, lookup oci.Lookup) nri.Host {
 	return nri.Host{
 		Facts: host.Facts,
 		Resources: func(spec *specs.Spec, r *cri.LinuxContainerResources) error {
-			return oci.UpdateResources(spec, r, host)
+			return oci.UpdateResources(spec, r, host.Facts)
 		},
 		CDI: lookup.CDI,
 		Propagation: func(path string) (shared, slave bool, err error) {

@@ -47,7 +47,7 @@ func (s *Service) update(ctx context.Context, id state.ContainerID, r *cri.Linux
 	if err != nil {
 		return nil, err
 	}
-	err = s.change(ctx, id, r, func(spec *specs.Spec) error { return oci.UpdateResources(spec, r, s.Host) })
+	err = s.change(ctx, id, r, func(spec *specs.Spec) error { return oci.UpdateResources(spec, r, s.Host.Facts) })
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func testHost() nri.Host {
 	return nri.Host{
 		Facts: facts,
 		Resources: func(spec *specs.Spec, r *cri.LinuxContainerResources) error {
-			return oci.UpdateResources(spec, r, oci.Host{Facts: facts})
+			return oci.UpdateResources(spec, r, facts)
 		},
 		CDI: func(spec *specs.Spec, names []string) error {
 			for _, name := range names {

@@ -4,7 +4,6 @@ package oci
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -52,6 +51,11 @@ func loadAppArmor(ctx context.Context) error {
 	return err
 }
 
+// KeepDefault returns an [appArmor.Default] that finds the profile in the kernel with loaded, or puts it there with load.
+func KeepDefault(loaded func(profile string) (bool, error), load func() error) func(asked bool) (profile string, err error) {
+	return (&keptProfile{loaded: loaded, load: load}).use
+}
+
 // keptProfile finds the default profile in the kernel, or puts it there. It may be lost at any time: restarting the
 // AppArmor service of some distributions unloads what is in none of its files.
 type keptProfile struct {
@@ -83,43 +87,51 @@ func (k *keptProfile) use(asked bool) (string, error) {
 
 const appArmorField = "linux.security_context.apparmor"
 
-// appArmor returns the profile to run under, "" for none. Where nothing is said the default applies if there is one;
+// appArmor is what this machine has of AppArmor.
+type appArmor struct {
+	Enabled bool
+	// Loaded reports whether the kernel holds a profile. nil: not checked.
+	Loaded func(profile string) (bool, error)
+	// Default makes sure that the kernel holds the profile that RuntimeDefault means, and returns its name. asked is false
+	// for a container about which nothing is said: that gets "" where the profile never was. nil: there is none.
+	Default func(asked bool) (profile string, err error)
+}
+
+// Profile returns the profile to run under, "" for none. Where nothing is said the default applies if there is one;
 // what was asked for in so many words and can't be had is an error, since the user counts on it.
-func appArmor(p *cri.SecurityProfile, host Host, look Lookup) (string, error) {
+func (a appArmor) Profile(p *cri.SecurityProfile) (string, error) {
 	switch {
 	case p.GetProfileType() == cri.SecurityProfile_Unconfined:
 		return "", nil
-	case !host.AppArmor && p == nil:
+	case !a.Enabled && p == nil:
 		return "", nil
-	case !host.AppArmor:
+	case !a.Enabled:
 		return "", unmet(appArmorField, "there is no AppArmor here: the kernel has none, it is switched off, or /sys/kernel/security is not mounted")
 	case p.GetProfileType() == cri.SecurityProfile_RuntimeDefault: // also nil
-		return defaultAppArmor(p != nil, look)
+		return a.byDefault(p != nil)
 	}
-	return localAppArmor(strings.TrimPrefix(p.GetLocalhostRef(), localhostPrefix), look)
+	return a.local(strings.TrimPrefix(p.GetLocalhostRef(), localhostPrefix))
 }
 
-func defaultAppArmor(asked bool, look Lookup) (string, error) {
-	if look.AppArmorDefault == nil {
-		look.AppArmorDefault = func(asked bool) (string, error) {
-			if asked {
-				return "", errors.New("no default profile")
-			}
-			return "", nil
-		}
+func (a appArmor) byDefault(asked bool) (string, error) {
+	if a.Default == nil && !asked {
+		return "", nil
 	}
-	name, err := look.AppArmorDefault(asked)
+	if a.Default == nil {
+		return "", unmet(appArmorField, "no default profile")
+	}
+	name, err := a.Default(asked)
 	if err != nil {
 		return "", unmet(appArmorField, "%v", err)
 	}
 	return name, nil
 }
 
-func localAppArmor(name string, look Lookup) (string, error) {
-	if look.AppArmorLoaded == nil {
+func (a appArmor) local(name string) (string, error) {
+	if a.Loaded == nil {
 		return name, nil
 	}
-	loaded, err := look.AppArmorLoaded(name)
+	loaded, err := a.Loaded(name)
 	if err != nil {
 		return "", unmet(appArmorField, "%v", err)
 	}

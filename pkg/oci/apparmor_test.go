@@ -68,68 +68,12 @@ func onAppArmor(machine string) oci.ContainerInput {
 	in.Host.AppArmor = machine != "without"
 	in.Sandbox.Linux.SecurityContext.Privileged = machine == "privileged"
 	security(&in).Privileged = machine == "privileged"
-	if k := (kernel{parser: errors.New("no apparmor_parser")}); machine == "never" || machine == "lost" {
-		k.held = machine == "lost"
-		in.Lookup.AppArmorDefault = oci.KeepProfile(k.loaded, k.load)
+	if machine == "never" || machine == "lost" {
+		held := machine == "lost"
+		loaded := func(string) (bool, error) { return held, nil }
+		in.Lookup.AppArmorDefault = oci.KeepDefault(loaded, func() error { return errors.New("no apparmor_parser") })
 		_, _ = in.Lookup.AppArmorDefault(true) // the daemon's start
-		k.held = false
+		held = false
 	}
 	return in
-}
-
-// kernel is one whose default profile comes and goes.
-type kernel struct {
-	held   bool
-	loads  int
-	parser error
-}
-
-func (k *kernel) loaded(profile string) (bool, error) {
-	return k.held && profile == oci.DefaultAppArmor, nil
-}
-
-func (k *kernel) load() error {
-	k.loads++
-	k.held = k.parser == nil
-	return k.parser
-}
-
-func TestProfileThatWasUnloadedIsLoadedAgain(t *testing.T) {
-	k := kernel{}
-	use := oci.KeepProfile(k.loaded, k.load)
-	for i, step := range []struct {
-		before func()
-		asked  bool
-		want   string
-		loads  int
-		broken bool
-	}{
-		{func() {}, false, "", 0, false}, // nobody asked for it yet
-		{func() {}, true, oci.DefaultAppArmor, 1, false},
-		{func() {}, false, oci.DefaultAppArmor, 1, false},
-		{func() { k.held = false }, false, oci.DefaultAppArmor, 2, false},
-		{func() { k.held = false }, true, oci.DefaultAppArmor, 3, false},
-		{func() { k.held, k.parser = false, errors.New("gone") }, false, "", 4, true},
-		{func() { k.parser = nil }, false, oci.DefaultAppArmor, 5, false},
-	} {
-		step.before()
-		got, err := use(step.asked)
-		if got != step.want || k.loads != step.loads || (err != nil) != step.broken {
-			t.Errorf("step %d: profile %q, %d loads, error %v", i, got, k.loads, err)
-		}
-	}
-}
-
-// TestMissingParserIsNamed: the error an operator reads says which program and which profile.
-func TestMissingParserIsNamed(t *testing.T) {
-	t.Setenv("PATH", t.TempDir())
-	err := oci.LoadAppArmor(t.Context())
-	if !errors.Is(err, errdefs.ErrUnavailable) {
-		t.Errorf("class of %v", err)
-	}
-	for _, word := range []string{"apparmor_parser", oci.DefaultAppArmor} {
-		if err == nil || !strings.Contains(err.Error(), word) || strings.Contains(err.Error(), "\n") {
-			t.Errorf("no %q in one line: %v", word, err)
-		}
-	}
 }

@@ -67,32 +67,32 @@ func askedCapabilities(sc *cri.LinuxContainerSecurityContext) (add, drop, ambien
 	return add, drop, ambient, err
 }
 
-// capabilities works out the sets of a container. ALL is settled first, then single names, and a drop beats an add.
+// capabilities works out the sets of a container from what it asks for and the bounding set of this process, in CAP_ names. ALL is settled first, then single names, and a drop beats an add.
 // The inheritable set stays empty apart from ambient ones, whatever the comment on add_capabilities says: filled, it
 // lets a program with file capabilities gain what its user should not have (CVE-2022-24769).
-func capabilities(sc *cri.LinuxContainerSecurityContext, host Host) (*specs.LinuxCapabilities, error) {
+func capabilities(sc *cri.LinuxContainerSecurityContext, bounding []string) (*specs.LinuxCapabilities, error) {
 	if sc.GetPrivileged() {
-		return capabilitySets(host.Capabilities, nil), nil
+		return capabilitySets(bounding, nil), nil
 	}
 	add, drop, ambient, err := askedCapabilities(sc)
 	if err != nil {
 		return nil, err
 	}
-	held := intersect(defaultCapabilities(), host.Capabilities)
+	held := intersect(defaultCapabilities(), bounding)
 	if slices.Contains(add, allCapabilities) {
-		held = host.Capabilities
+		held = bounding
 	}
 	if slices.Contains(drop, allCapabilities) {
 		held = nil
 	}
 	if slices.Contains(ambient, allCapabilities) {
-		ambient = host.Capabilities
+		ambient = bounding
 	}
 	for _, name := range slices.Concat(add, ambient) {
 		if name == allCapabilities || slices.Contains(held, name) || slices.Contains(drop, name) {
 			continue
 		}
-		if !slices.Contains(host.Capabilities, name) {
+		if !slices.Contains(bounding, name) {
 			return nil, unmet("linux.security_context.capabilities", "%s is not in the bounding set of the runtime itself", name)
 		}
 		held = append(slices.Clip(held), name)
@@ -116,4 +116,10 @@ func intersect(a, b []string) []string {
 
 func without(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
+}
+
+// validateCapabilities checks what a config says of capabilities, by itself.
+func validateCapabilities(sc *cri.LinuxContainerSecurityContext) error {
+	_, _, _, err := askedCapabilities(sc)
+	return err
 }

@@ -80,7 +80,7 @@ func (c *container) validate() error {
 }
 
 func (c *container) capabilities() (err error) {
-	c.spec.Process.Capabilities, err = capabilities(c.sec, c.in.Host)
+	c.spec.Process.Capabilities, err = capabilities(c.sec, c.in.Host.Capabilities)
 	return err
 }
 

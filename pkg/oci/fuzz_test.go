@@ -43,7 +43,7 @@ func FuzzContainer(f *testing.F) {
 		spec, err := oci.Container(in)
 		valid(t, spec, err)
 		if err == nil {
-			if err := oci.UpdateResources(spec, in.Config.GetLinux().GetResources(), in.Host); err != nil {
+			if err := oci.UpdateResources(spec, in.Config.GetLinux().GetResources(), in.Host.Facts); err != nil {
 				t.Errorf("resources accepted at creation are refused as an update: %v", err)
 			}
 		}

@@ -3,10 +3,6 @@
 package oci
 
 import (
-	"fmt"
-	"strings"
-
-	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
@@ -50,40 +46,3 @@ type Namespaces struct {
 	Network, IPC, UTS, PID, User string
 	Target                       string // PID namespace of the container that NamespaceMode_TARGET names
 }
-
-// refusal is why a field can't be honoured. Its class is not in its text: several are told in one sentence.
-type refusal struct {
-	text  string
-	class error
-}
-
-func (r *refusal) Error() string { return r.text }
-func (r *refusal) Unwrap() error { return r.class }
-
-// invalid refuses what no machine could do.
-func invalid(field, format string, args ...any) error {
-	return &refusal{fmt.Sprintf("honour %s: %s", field, fmt.Sprintf(format, args...)), errdefs.ErrInvalidArgument}
-}
-
-// unmet refuses what this machine, or the state of the pod, does not allow.
-func unmet(field, format string, args ...any) error {
-	return &refusal{fmt.Sprintf("honour %s: %s", field, fmt.Sprintf(format, args...)), errdefs.ErrFailedPrecondition}
-}
-
-// allOf returns one error that tells all of errs, or nil when there are none. They are refusals by invalid.
-func allOf(errs ...error) error {
-	var texts []string
-	for _, err := range errs {
-		if err != nil {
-			texts = append(texts, err.Error())
-		}
-	}
-	if texts == nil {
-		return nil
-	}
-	return &refusal{strings.Join(texts, "; "), errdefs.ErrInvalidArgument}
-}
-
-// OOMScoreAdj returns the value nearest to v that a process on this host may be given. Values differ from v only where
-// the daemon lacks CAP_SYS_RESOURCE: asking for less would make the runtime fail.
-func (h Host) OOMScoreAdj(v int) int { return max(v, h.OOMScoreAdjMin) }

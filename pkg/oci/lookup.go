@@ -7,12 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
-	pathrs "github.com/cyphar/filepath-securejoin/pathrs-lite"
 	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
@@ -27,11 +24,11 @@ const seccompMax = 4 << 20
 // asks for a CDI device, so there is nothing to watch while none does; a later directory wins. ctx is the life of what is
 // started for it.
 func Live(ctx context.Context, cdiDirs ...string) Lookup {
-	profile := &keptProfile{loaded: sys.AppArmorLoaded, load: func() error { return LoadAppArmor(ctx) }}
+	keep := KeepDefault(sys.AppArmorLoaded, func() error { return LoadAppArmor(ctx) })
 	return Lookup{
 		ReadFile:       readProfile,
 		Devices:        sys.Devices,
-		AppArmorLoaded: sys.AppArmorLoaded, AppArmorDefault: profile.use,
+		AppArmorLoaded: sys.AppArmorLoaded, AppArmorDefault: keep,
 		Propagation: propagationOf,
 		CDI:         func(spec *specs.Spec, names []string) error { return injectCDI(spec, names, cdiDirs) },
 	}
@@ -85,29 +82,4 @@ func injectCDI(spec *specs.Spec, names, dirs []string) error {
 		return errors.Join(fmt.Errorf("inject CDI devices %s: %w", strings.Join(missing, ", "), err), broken)
 	}
 	return nil
-}
-
-// OpenIn returns an OpenFunc for the image, or the host, whose root is the directory root: symbolic links, "..", and
-// magic links are resolved within it, and only regular files open.
-func OpenIn(root string) OpenFunc {
-	return func(path string) (io.ReadCloser, error) {
-		handle, err := pathrs.OpenInRoot(root, path)
-		if err != nil {
-			return nil, err
-		}
-		defer handle.Close()
-		fi, err := handle.Stat()
-		if err != nil {
-			return nil, err
-		}
-		// Anything else may block, or do something, when opened for reading.
-		if !fi.Mode().IsRegular() {
-			return nil, fmt.Errorf("open %s: not a regular file: %w", path, fs.ErrInvalid)
-		}
-		f, err := pathrs.Reopen(handle, os.O_RDONLY)
-		if err != nil {
-			return nil, err
-		}
-		return f, nil
-	}
 }

@@ -71,24 +71,6 @@ func TestLivePropagation(t *testing.T) {
 	}
 }
 
-// Without SELinux everything about labels is a no-op.
-func TestLabels(t *testing.T) {
-	if testing.Short() {
-		t.Skip("may look at the machine's policy")
-	}
-	l, err := oci.NewLabels(&cri.SELinuxOption{Level: "s0:c1,c2"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer oci.ReleaseLabels(l)
-	if err := oci.HoldLabels(l); err != nil {
-		t.Error(err)
-	}
-	if err := oci.Relabel(t.Context(), t.TempDir(), oci.Labels{}); err != nil {
-		t.Error(err)
-	}
-}
-
 func BenchmarkContainer(b *testing.B) {
 	in := testInput()
 	security(&in).Seccomp = &cri.SecurityProfile{}

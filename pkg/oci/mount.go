@@ -240,7 +240,7 @@ func restrictions(field string, asked []string) ([]string, error) {
 		} else if slices.Contains(asked, opposite) {
 			out = append(out, opposite)
 		}
-		asked = without(asked, []string{option, opposite})
+		asked = slices.DeleteFunc(slices.Clone(asked), func(s string) bool { return s == option || s == opposite })
 	}
 	if len(asked) > 0 {
 		return nil, invalid(field, "%q is not one of nodev, noexec, nosuid", asked[0])

@@ -61,7 +61,7 @@ func (p *pause) process() error {
 		u = User{UID: uint32(v.Value), GID: uint32(p.sec.GetRunAsGroup().GetValue())}
 	}
 	u.Groups = distinct(u.GID, nil, p.sec.GetSupplementalGroups())
-	score := p.in.Host.OOMScoreAdj(pauseOOMScoreAdj)
+	score := nearestScore(pauseOOMScoreAdj, p.in.Host.Facts)
 	p.spec.Process = &specs.Process{
 		Args: []string{"/pause"}, Cwd: "/", User: u.spec(), NoNewPrivileges: true,
 		Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &score,
@@ -123,7 +123,7 @@ func (p *pause) confine() error {
 	if p.in.Host.SELinux {
 		p.spec.Process.SelinuxLabel, p.spec.Linux.MountLabel = p.in.Labels.Process, p.in.Labels.Mount
 	}
-	p.spec.Process.ApparmorProfile, err = appArmor(p.sec.GetApparmor(), p.in.Host, p.in.Lookup)
+	p.spec.Process.ApparmorProfile, err = appArmorOf(p.in.Host, p.in.Lookup).Profile(p.sec.GetApparmor())
 	return err
 }
 
@@ -131,7 +131,7 @@ func (p *pause) filter(field string, wanted *cri.SecurityProfile) (*specs.LinuxS
 	if wanted != nil && wanted.GetProfileType() == cri.SecurityProfile_RuntimeDefault && p.in.Host.Seccomp {
 		return pauseFilter(), nil
 	}
-	return filter(field, wanted, &container{in: &ContainerInput{Host: p.in.Host, Lookup: p.in.Lookup}, spec: p.spec})
+	return seccompOf(p.in.Host, p.in.Lookup).Filter(field, wanted, p.spec)
 }
 
 func (p *pause) annotations() error {

@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 const (
@@ -156,10 +155,4 @@ func Exec(spec *specs.Spec, argv []string, tty bool) (*specs.Process, error) {
 		p.Env = append(p.Env, "TERM=xterm")
 	}
 	return &p, nil
-}
-
-// oomScoreAdj is set even when nothing is asked for: inherited, it would be the monitor's, which is protected.
-func oomScoreAdj(r *cri.LinuxContainerResources, host Host) *int {
-	v := host.OOMScoreAdj(int(r.GetOomScoreAdj()))
-	return &v
 }

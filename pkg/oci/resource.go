@@ -25,64 +25,37 @@ const (
 
 // UpdateResources applies r to a spec: fields that are zero stay as they are. The spec is unchanged when an error is
 // returned. Nothing is told to a running container; that is the runtime's update command, with spec.Linux.Resources.
-func UpdateResources(spec *specs.Spec, r *cri.LinuxContainerResources, host Host) error {
+func UpdateResources(spec *specs.Spec, r *cri.LinuxContainerResources, facts sys.Facts) error {
 	if spec.Linux == nil || spec.Process == nil {
 		return unmet("linux.resources", "the spec is not of a Linux container")
 	}
-	if err := ValidateResources(r, host); err != nil {
+	if err := ValidateResources(r, facts); err != nil {
 		return err
 	}
-	next, err := merge(spec.Linux.Resources, r, host)
+	next, err := merge(spec.Linux.Resources, r, facts)
 	if err != nil {
 		return err
 	}
 	spec.Linux.Resources = next
 	if r.GetOomScoreAdj() != 0 {
-		spec.Process.OOMScoreAdj = oomScoreAdj(r, host)
+		spec.Process.OOMScoreAdj = oomScoreAdj(r, facts)
 	}
 	return nil
-}
-
-// resources sets the limits of a new container.
-func (c *container) resources() error {
-	r := c.in.Config.GetLinux().GetResources()
-	if err := ValidateResources(r, c.in.Host); err != nil {
-		return err
-	}
-	next, err := merge(c.spec.Linux.Resources, r, c.in.Host)
-	if err != nil {
-		return err
-	}
-	c.spec.Linux.Resources = next
-	c.tasks()
-	c.spec.Process.OOMScoreAdj = oomScoreAdj(r, c.in.Host)
-	return nil
-}
-
-// tasks says that there is no limit of processes: systemd would give the container's scope its own default, a part of
-// what the machine allows. The pod's cgroup has the limit that the kubelet wants.
-func (c *container) tasks() {
-	r := c.spec.Linux.Resources
-	if _, set := r.Unified["pids.max"]; set || !c.in.Host.Systemd {
-		return
-	}
-	none := int64(-1)
-	r.Pids = &specs.LinuxPids{Limit: &none}
 }
 
 // merge returns old with the set fields of r over it; old is not changed.
-func merge(old *specs.LinuxResources, r *cri.LinuxContainerResources, host Host) (*specs.LinuxResources, error) {
+func merge(old *specs.LinuxResources, r *cri.LinuxContainerResources, facts sys.Facts) (*specs.LinuxResources, error) {
 	next := specs.LinuxResources{}
 	if old != nil {
 		next = *old
 	}
 	next.CPU = mergeCPU(next.CPU, r)
-	memory, err := mergeMemory(next.Memory, r, host)
+	memory, err := mergeMemory(next.Memory, r, facts)
 	if err != nil {
 		return nil, err
 	}
 	next.Memory = memory
-	if next.HugepageLimits, err = mergeHugepages(next.HugepageLimits, r.GetHugepageLimits(), host); err != nil {
+	if next.HugepageLimits, err = mergeHugepages(next.HugepageLimits, r.GetHugepageLimits(), facts); err != nil {
 		return nil, err
 	}
 	if len(r.GetUnified()) > 0 {
@@ -126,7 +99,7 @@ func mergeCPU(old *specs.LinuxCPU, r *cri.LinuxContainerResources) *specs.LinuxC
 
 // mergeMemory: swap is memory and swap together in CRI and in the spec (runtimes convert it for v2). A memory limit
 // without a swap limit means no swap; a changed memory limit keeps the amount of swap that was allowed on top.
-func mergeMemory(old *specs.LinuxMemory, r *cri.LinuxContainerResources, host Host) (*specs.LinuxMemory, error) {
+func mergeMemory(old *specs.LinuxMemory, r *cri.LinuxContainerResources, facts sys.Facts) (*specs.LinuxMemory, error) {
 	limit, swap := r.GetMemoryLimitInBytes(), r.GetMemorySwapLimitInBytes()
 	if limit == 0 && swap == 0 {
 		return old, nil
@@ -144,10 +117,10 @@ func mergeMemory(old *specs.LinuxMemory, r *cri.LinuxContainerResources, host Ho
 	if next.Limit != nil && *next.Limit > 0 && swap > 0 && swap < *next.Limit {
 		return nil, invalid(resField+"memory_swap_limit_in_bytes", "%d is less than the memory limit %d that it includes", swap, *next.Limit)
 	}
-	if next.Limit == nil && swap > 0 && host.SwapAccounting {
+	if next.Limit == nil && swap > 0 && facts.SwapAccounting {
 		return nil, invalid(resField+"memory_swap_limit_in_bytes", "set without memory_limit_in_bytes, which it includes")
 	}
-	if host.SwapAccounting {
+	if facts.SwapAccounting {
 		next.Swap = &swap
 	}
 	return &next, nil
@@ -164,14 +137,14 @@ func swapFor(limit int64, old *specs.LinuxMemory) int64 {
 }
 
 // mergeHugepages leaves out sizes without a control: the kubelet sends a limit of 0 for each size it knows.
-func mergeHugepages(old []specs.LinuxHugepageLimit, limits []*cri.HugepageLimit, host Host) ([]specs.LinuxHugepageLimit, error) {
+func mergeHugepages(old []specs.LinuxHugepageLimit, limits []*cri.HugepageLimit, facts sys.Facts) ([]specs.LinuxHugepageLimit, error) {
 	next := slices.Clone(old)
 	for _, l := range limits {
 		size, err := hugepageSize(l.GetPageSize())
 		if err != nil {
 			return nil, err
 		}
-		if !slices.Contains(host.HugepageSizes, size) {
+		if !slices.Contains(facts.HugepageSizes, size) {
 			continue
 		}
 		limit := specs.LinuxHugepageLimit{Pagesize: size, Limit: l.GetLimit()}
@@ -201,22 +174,22 @@ func hugepageSize(s string) (string, error) {
 }
 
 // validateNewResources checks the limits of a container that has none yet.
-func validateNewResources(r *cri.LinuxContainerResources, host Host) error {
-	err := ValidateResources(r, host)
+func validateNewResources(r *cri.LinuxContainerResources, facts sys.Facts) error {
+	err := ValidateResources(r, facts)
 	if err == nil {
-		_, err = merge(nil, r, host)
+		_, err = merge(nil, r, facts)
 	}
 	return err
 }
 
 // ValidatePodResources checks the two parts of what a pod is given by the rules of a container's. They are recorded,
 // and told to plugins, and limit nothing here.
-func ValidatePodResources(overhead, resources *cri.LinuxContainerResources, host Host) error {
-	return allOf(ValidateResources(overhead, host), ValidateResources(resources, host))
+func ValidatePodResources(overhead, resources *cri.LinuxContainerResources, facts sys.Facts) error {
+	return allOf(ValidateResources(overhead, facts), ValidateResources(resources, facts))
 }
 
-// ValidateResources checks the limits of a container against what kernels accept and against the host's cgroup version.
-func ValidateResources(r *cri.LinuxContainerResources, host Host) error {
+// ValidateResources checks the limits of a container against what kernels accept and against the machine's cgroup version.
+func ValidateResources(r *cri.LinuxContainerResources, facts sys.Facts) error {
 	for _, f := range []struct {
 		name           string
 		value, lo, hi  int64
@@ -248,7 +221,7 @@ func ValidateResources(r *cri.LinuxContainerResources, host Host) error {
 			return err
 		}
 	}
-	return validateUnified(r.GetUnified(), host)
+	return validateUnified(r.GetUnified(), facts)
 }
 
 // validateList checks the kernel's list format: 0-3,7.
@@ -271,8 +244,8 @@ func validateList(name, list string) error {
 }
 
 // validateUnified: keys are names of files in a cgroup directory, and must stay that.
-func validateUnified(unified map[string]string, host Host) error {
-	if len(unified) > 0 && !host.CgroupV2 {
+func validateUnified(unified map[string]string, facts sys.Facts) error {
+	if len(unified) > 0 && !facts.CgroupV2 {
 		return invalid(resField+"unified", "this machine has cgroup v1")
 	}
 	for key, value := range unified {
@@ -283,3 +256,13 @@ func validateUnified(unified map[string]string, host Host) error {
 	}
 	return nil
 }
+
+// oomScoreAdj is set even when nothing is asked for: inherited, it would be the monitor's, which is protected.
+func oomScoreAdj(r *cri.LinuxContainerResources, facts sys.Facts) *int {
+	v := nearestScore(int(r.GetOomScoreAdj()), facts)
+	return &v
+}
+
+// nearestScore returns the oom_score_adj nearest to v that a process on this machine may be given. Values differ from v only where
+// the daemon lacks CAP_SYS_RESOURCE: asking for less would make the runtime fail.
+func nearestScore(v int, facts sys.Facts) int { return max(v, facts.OOMScoreAdjMin) }

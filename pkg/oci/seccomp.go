@@ -12,41 +12,37 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// seccomp sets the system call filter. Not asked for means none, which is what Kubernetes expects (its own default,
-// where enabled, arrives as RuntimeDefault). It comes after the capabilities: the default profile depends on them.
-func (c *container) seccomp() error {
-	const field = "linux.security_context.seccomp"
-	p, err := profile(field, c.sec.GetSeccomp(), c.sec.GetSeccompProfilePath())
-	if err != nil || c.privileged {
-		return err
-	}
-	c.spec.Linux.Seccomp, err = filter(field, p, c)
-	return err
+// seccompFilters is what this machine has of seccomp.
+type seccompFilters struct {
+	Enabled bool
+	Root    string // where relative localhost profiles are looked up; "" = they are refused
+	// ReadFile returns a localhost profile. nil: there is no way to read one.
+	ReadFile func(path string) ([]byte, error)
 }
 
-// filter builds the filter of a profile against the capabilities in the spec.
-func filter(field string, p *cri.SecurityProfile, c *container) (*specs.LinuxSeccomp, error) {
+// Filter builds the filter of a profile, nil for none, against the capabilities in the spec.
+func (s seccompFilters) Filter(field string, p *cri.SecurityProfile, spec *specs.Spec) (*specs.LinuxSeccomp, error) {
 	if p == nil || p.GetProfileType() == cri.SecurityProfile_Unconfined {
 		return nil, nil
 	}
-	if !c.in.Host.Seccomp {
+	if !s.Enabled {
 		return nil, unmet(field, "this kernel has no seccomp filters")
 	}
 	if p.GetProfileType() == cri.SecurityProfile_RuntimeDefault {
-		return defaultFilter(field, c.spec)
+		return defaultFilter(field, spec)
 	}
-	file, err := profilePath(field, p.GetLocalhostRef(), c.in.Host.SeccompRoot)
+	file, err := profilePath(field, p.GetLocalhostRef(), s.Root)
 	if err != nil {
 		return nil, err
 	}
-	if c.in.Lookup.ReadFile == nil {
+	if s.ReadFile == nil {
 		return nil, unmet(field, "no way to read %s", file)
 	}
-	raw, err := c.in.Lookup.ReadFile(file)
+	raw, err := s.ReadFile(file)
 	if err != nil {
 		return nil, invalid(field, "read profile %s: %v", file, err)
 	}
-	built, err := seccomp.LoadProfile(string(raw), c.spec)
+	built, err := seccomp.LoadProfile(string(raw), spec)
 	if err != nil {
 		return nil, invalid(field, "parse profile %s: %v", file, err)
 	}

@@ -123,9 +123,9 @@ func relabelFile(path, to string) error {
 	return selinux.LsetFileLabel(path, to)
 }
 
-// with returns the labels of a container that asks for its own options within the pod: what it does not name, its level
+// With returns the labels of a container that asks for its own options within the pod: what it does not name, its level
 // above all, stays the pod's.
-func (l Labels) with(o *cri.SELinuxOption) Labels {
+func (l Labels) With(o *cri.SELinuxOption) Labels {
 	l.Process = editLabel(l.Process, o.GetUser(), o.GetRole(), o.GetType(), o.GetLevel())
 	l.Mount = editLabel(l.Mount, o.GetUser(), "", "", o.GetLevel())
 	return l

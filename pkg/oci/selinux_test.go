@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
 )
@@ -89,5 +90,23 @@ func TestRelabelEndsWithContext(t *testing.T) {
 	}
 	if got := labelOf(dir); got != "old" {
 		t.Errorf("the root has the label %q", got)
+	}
+}
+
+// Without SELinux everything about labels is a no-op.
+func TestLabels(t *testing.T) {
+	if testing.Short() {
+		t.Skip("may look at the machine's policy")
+	}
+	l, err := oci.NewLabels(&cri.SELinuxOption{Level: "s0:c1,c2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer oci.ReleaseLabels(l)
+	if err := oci.HoldLabels(l); err != nil {
+		t.Error(err)
+	}
+	if err := oci.Relabel(t.Context(), t.TempDir(), oci.Labels{}); err != nil {
+		t.Error(err)
 	}
 }

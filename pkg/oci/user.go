@@ -5,7 +5,6 @@ package oci
 import (
 	"context"
 	"fmt"
-	"io"
 	"math"
 	"slices"
 	"strconv"
@@ -14,10 +13,6 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
-
-// OpenFunc opens a regular file of an image by its absolute path within it, and never one outside. A missing file is
-// fs.ErrNotExist. OpenIn makes one for a directory.
-type OpenFunc func(path string) (io.ReadCloser, error)
 
 // User is the identity of a container's first process.
 type User struct {

@@ -79,7 +79,7 @@ func TestResolveUser(t *testing.T) {
 		if _, err := oci.ResolveUser(t.Context(), open, c.image, c.sc); err == nil {
 			t.Errorf("%s: resolved", name)
 		} else {
-			refused(t, err)
+			rejected(t, err)
 		}
 	}
 }

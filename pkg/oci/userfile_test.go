@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
@@ -52,7 +53,7 @@ func TestIDsOutOfRange(t *testing.T) {
 				t.Errorf("%s %s: resolved to %+v", name, bad, u)
 				continue
 			}
-			refused(t, err)
+			rejected(t, err)
 			if !strings.Contains(err.Error(), bad) || !strings.Contains(err.Error(), "0-2147483647") {
 				t.Errorf("%s %s: error %q does not name the id and the range", name, bad, err)
 			}
@@ -81,7 +82,7 @@ func TestOddUserFiles(t *testing.T) {
 		if u, err := oci.ResolveUser(t.Context(), open, user, nil); err == nil {
 			t.Errorf("%s: resolved to %+v", user, u)
 		} else {
-			refused(t, err)
+			rejected(t, err)
 		}
 	}
 }
@@ -99,9 +100,9 @@ func TestTooManyGroups(t *testing.T) {
 		t.Errorf("as many groups as a process can have: %d, %v", len(u.Groups), err)
 	}
 	_, err := oci.ResolveUser(t.Context(), imageFiles(passwd, groups(1<<16+1)), "w", nil)
-	refused(t, err)
+	rejected(t, err)
 	_, err = oci.ResolveUser(t.Context(), imageFiles(passwd, ""), "w", &cri.LinuxContainerSecurityContext{SupplementalGroups: make([]int64, 1<<16+1)})
-	refused(t, err)
+	rejected(t, err)
 }
 
 func TestUserFileSize(t *testing.T) {
@@ -113,7 +114,7 @@ func TestUserFileSize(t *testing.T) {
 		"/etc/passwd": imageFiles(full+"\n", ""), "/etc/group": imageFiles("web:x:7:7::/:", strings.Repeat("g:x:7:web\n", 800000)),
 	} {
 		_, err := oci.ResolveUser(t.Context(), open, "7", nil)
-		refused(t, err)
+		rejected(t, err)
 		if !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "1048576") {
 			t.Errorf("error %q names neither file nor bound", err)
 		}
@@ -160,5 +161,13 @@ func TestUserLookupIsLinear(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// rejected checks that err is of the class that the package promises.
+func rejected(t *testing.T, err error) {
+	t.Helper()
+	if !errdefs.IsInvalidArgument(err) {
+		t.Fatalf("error %v is not InvalidArgument", err)
 	}
 }

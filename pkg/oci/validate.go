@@ -37,7 +37,7 @@ func ValidatePod(config *cri.PodSandboxConfig, host Host) error {
 		seccomp, apparmor,
 		validateSELinux(sc.GetSelinuxOptions()),
 		ValidateSysctls(config.GetLinux().GetSysctls(), sc.GetNamespaceOptions()),
-		ValidatePodResources(config.GetLinux().GetOverhead(), config.GetLinux().GetResources(), host),
+		ValidatePodResources(config.GetLinux().GetOverhead(), config.GetLinux().GetResources(), host.Facts),
 	)...)
 }
 
@@ -49,18 +49,17 @@ func ValidateContainer(config *cri.ContainerConfig, host Host) error {
 	_, _, signal := StopSignal(config, "")
 	_, seccomp := profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath())
 	_, apparmor := profile("linux.security_context.apparmor", sc.GetApparmor(), sc.GetApparmorProfile())
-	_, _, _, capabilities := askedCapabilities(sc)
 	faults := []error{
 		noWindows(config.GetWindows()), signal,
 		validArgs("command", slices.Concat(config.GetCommand(), config.GetArgs())),
 		validateEnvs(config.GetEnvs()),
 		validateWorkingDir(config.GetWorkingDir()),
-		validateUser(sc), capabilities, seccomp, apparmor,
+		validateUser(sc), validateCapabilities(sc), seccomp, apparmor,
 		validateSELinux(sc.GetSelinuxOptions()),
 		validatePaths("masked_paths", sc.GetMaskedPaths()),
 		validatePaths("readonly_paths", sc.GetReadonlyPaths()),
 		validateContainerNamespaces(sc.GetNamespaceOptions()),
-		validateNewResources(config.GetLinux().GetResources(), host),
+		validateNewResources(config.GetLinux().GetResources(), host.Facts),
 	}
 	for _, m := range config.GetMounts() {
 		faults = append(faults, validateMount(fmt.Sprintf("mounts[%s]", m.GetContainerPath()), m))

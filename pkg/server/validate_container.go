@@ -46,7 +46,7 @@ func (f *faults) logPath(p string) {
 func newResources(r *cri.UpdateContainerResourcesRequest, host oci.Host) (*cri.LinuxContainerResources, error) {
 	var f faults
 	f.required("container_id", r.GetContainerId())
-	f.unmet(oci.ValidateResources(r.GetLinux(), host))
+	f.unmet(oci.ValidateResources(r.GetLinux(), host.Facts))
 	if r.GetLinux() == nil {
 		return &cri.LinuxContainerResources{}, f.err("update container resources")
 	}
@@ -56,6 +56,6 @@ func newResources(r *cri.UpdateContainerResourcesRequest, host oci.Host) (*cri.L
 func checkPodResources(r *cri.UpdatePodSandboxResourcesRequest, host oci.Host) error {
 	var f faults
 	f.required("pod_sandbox_id", r.GetPodSandboxId())
-	f.unmet(oci.ValidatePodResources(r.GetOverhead(), r.GetResources(), host))
+	f.unmet(oci.ValidatePodResources(r.GetOverhead(), r.GetResources(), host.Facts))
 	return f.err("update pod sandbox resources")
 }

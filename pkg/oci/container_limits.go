@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package oci
+
+import specs "github.com/opencontainers/runtime-spec/specs-go"
+
+// resources sets the limits of a new container.
+func (c *container) resources() error {
+	r := c.in.Config.GetLinux().GetResources()
+	if err := ValidateResources(r, c.in.Host.Facts); err != nil {
+		return err
+	}
+	next, err := merge(c.spec.Linux.Resources, r, c.in.Host.Facts)
+	if err != nil {
+		return err
+	}
+	c.spec.Linux.Resources = next
+	c.tasks()
+	c.spec.Process.OOMScoreAdj = oomScoreAdj(r, c.in.Host.Facts)
+	return nil
+}
+
+// tasks says that there is no limit of processes: systemd would give the container's scope its own default, a part of
+// what the machine allows. The pod's cgroup has the limit that the kubelet wants.
+func (c *container) tasks() {
+	r := c.spec.Linux.Resources
+	if _, set := r.Unified["pids.max"]; set || !c.in.Host.Systemd {
+		return
+	}
+	none := int64(-1)
+	r.Pids = &specs.LinuxPids{Limit: &none}
+}
