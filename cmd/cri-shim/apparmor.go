@@ -5,7 +5,7 @@ package main
 import (
 	"context"
 
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -16,7 +16,7 @@ func (d *daemon) loadAppArmor() (old bool) {
 	if !d.containers.Host.AppArmor {
 		return false
 	}
-	old, err := sys.AppArmorLoaded(oci.DefaultAppArmor)
+	old, err := sys.AppArmorLoaded(confine.DefaultAppArmor)
 	if err == nil {
 		_, err = d.containers.Lookup.AppArmorDefault(true)
 	}
@@ -29,7 +29,7 @@ func (d *daemon) loadAppArmor() (old bool) {
 // renewAppArmor replaces the profile of an earlier daemon. Containers that run
 // under it get the new one.
 func (d *daemon) renewAppArmor(ctx context.Context) {
-	if err := oci.LoadAppArmor(ctx); err != nil && ctx.Err() == nil {
+	if err := confine.LoadAppArmor(ctx); err != nil && ctx.Err() == nil {
 		d.log.Warn("AppArmor profile of an earlier start stays in use", "err", err)
 	}
 }

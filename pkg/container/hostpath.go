@@ -9,14 +9,15 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/cri-shim/cri-shim/pkg/oci"
-	"github.com/cri-shim/cri-shim/pkg/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
+	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
 // prepareSources makes host paths of mounts that are missing, as directories:
 // other runtimes do, and manifests count on it. It relabels those that ask for it.
-func (s *Service) prepareSources(ctx context.Context, mounts []*cri.Mount, labels oci.Labels) error {
+func (s *Service) prepareSources(ctx context.Context, mounts []*cri.Mount, labels confine.Labels) error {
 	limited, cancel := s.paths.Limited(ctx)
 	defer cancel()
 	for _, m := range mounts {
@@ -30,7 +31,7 @@ func (s *Service) prepareSources(ctx context.Context, mounts []*cri.Mount, label
 			continue
 		}
 		err := s.paths.Walk(ctx, "relabel "+labels.Mount, m.GetHostPath(), func(ctx context.Context) error {
-			return oci.Relabel(ctx, m.GetHostPath(), labels)
+			return confine.Relabel(ctx, m.GetHostPath(), labels)
 		})
 		if err != nil {
 			return fmt.Errorf("mount of %s: %w", m.GetContainerPath(), err)

@@ -8,11 +8,13 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
-	"github.com/cri-shim/cri-shim/pkg/nri"
-	"github.com/cri-shim/cri-shim/pkg/oci"
-	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/nri"
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
+	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
 // PluginPod is a pod as NRI plugins see it.
@@ -137,7 +139,7 @@ func PluginHost(host oci.Host, lookup oci.Lookup) nri.Host {
 	return nri.Host{
 		Facts: host.Facts,
 		Resources: func(spec *specs.Spec, r *cri.LinuxContainerResources) error {
-			return oci.UpdateResources(spec, r, host.Facts)
+			return limits.Update(spec, r, host.Facts)
 		},
 		CDI: lookup.CDI,
 		Propagation: func(path string) (shared, slave bool, err error) {

@@ -11,12 +11,15 @@ import (
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
-	"github.com/cri-shim/cri-shim/pkg/image"
-	"github.com/cri-shim/cri-shim/pkg/oci"
-	"github.com/cri-shim/cri-shim/pkg/state"
 	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
+	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
 // sources are what a container gets from its image.
@@ -29,11 +32,11 @@ type sources struct {
 // is the pod's by podConfig.
 func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, config *cri.PodSandboxConfig, from sources) (*specs.Spec, *cri.ContainerUser, error) {
 	rootfs := s.Layout.RootFS(c.ID)
-	user, err := oci.ResolveUser(ctx, oci.OpenIn(rootfs), from.image.Config.User, c.Config.GetLinux().GetSecurityContext())
+	user, err := identity.Resolve(ctx, identity.OpenIn(rootfs), from.image.Config.User, c.Config.GetLinux().GetSecurityContext())
 	if err != nil {
 		return nil, nil, err
 	}
-	labels := oci.Labels{Process: pod.ProcessLabel, Mount: pod.MountLabel}
+	labels := confine.Labels{Process: pod.ProcessLabel, Mount: pod.MountLabel}
 	if err := s.prepareSources(ctx, c.Config.GetMounts(), labels); err != nil {
 		return nil, nil, err
 	}
@@ -108,7 +111,7 @@ func (s *Service) declaredVolumes(ctx context.Context, pod state.Pod, c state.Co
 		return nil, err
 	}
 	for _, dir := range made {
-		if err := oci.Relabel(ctx, dir, oci.Labels{Mount: pod.MountLabel}); err != nil {
+		if err := confine.Relabel(ctx, dir, confine.Labels{Mount: pod.MountLabel}); err != nil {
 			return nil, err
 		}
 	}

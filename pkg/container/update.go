@@ -13,7 +13,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/nri"
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
@@ -47,7 +47,7 @@ func (s *Service) update(ctx context.Context, id state.ContainerID, r *cri.Linux
 	if err != nil {
 		return nil, err
 	}
-	err = s.change(ctx, id, r, func(spec *specs.Spec) error { return oci.UpdateResources(spec, r, s.Host.Facts) })
+	err = s.change(ctx, id, r, func(spec *specs.Spec) error { return limits.Update(spec, r, s.Host.Facts) })
 	if err != nil {
 		return nil, err
 	}

@@ -18,7 +18,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/nri"
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -65,7 +65,7 @@ func testHost() nri.Host {
 	return nri.Host{
 		Facts: facts,
 		Resources: func(spec *specs.Spec, r *cri.LinuxContainerResources) error {
-			return oci.UpdateResources(spec, r, facts)
+			return limits.Update(spec, r, facts)
 		},
 		CDI: func(spec *specs.Spec, names []string) error {
 			for _, name := range names {

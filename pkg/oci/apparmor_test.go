@@ -11,6 +11,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 )
 
 const (
@@ -22,7 +23,7 @@ const (
 // TestAppArmor: each way to ask for a profile, on each kind of machine, for a container that may do little and for one
 // that is privileged. "!" is an error that names the field.
 func TestAppArmor(t *testing.T) {
-	const def, bad = oci.DefaultAppArmor, "!"
+	const def, bad = confine.DefaultAppArmor, "!"
 	for _, c := range []struct {
 		name       string
 		message    *cri.SecurityProfile
@@ -71,7 +72,7 @@ func onAppArmor(machine string) oci.ContainerInput {
 	if machine == "never" || machine == "lost" {
 		held := machine == "lost"
 		loaded := func(string) (bool, error) { return held, nil }
-		in.Lookup.AppArmorDefault = oci.KeepDefault(loaded, func() error { return errors.New("no apparmor_parser") })
+		in.Lookup.AppArmorDefault = confine.KeepDefault(loaded, func() error { return errors.New("no apparmor_parser") })
 		_, _ = in.Lookup.AppArmorDefault(true) // the daemon's start
 		held = false
 	}

@@ -6,13 +6,15 @@ import (
 	"slices"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 )
 
 // seccomp sets the system call filter. Not asked for means none, which is what Kubernetes expects (its own default,
 // where enabled, arrives as RuntimeDefault). It comes after the capabilities: the default profile depends on them.
 func (c *container) seccomp() error {
 	const field = "linux.security_context.seccomp"
-	p, err := profile(field, c.sec.GetSeccomp(), c.sec.GetSeccompProfilePath())
+	p, err := confine.Profile(field, c.sec.GetSeccomp(), c.sec.GetSeccompProfilePath())
 	if err != nil || c.privileged {
 		return err
 	}
@@ -20,18 +22,18 @@ func (c *container) seccomp() error {
 	return err
 }
 
-func seccompOf(host Host, look Lookup) seccompFilters {
-	return seccompFilters{Enabled: host.Seccomp, Root: host.SeccompRoot, ReadFile: look.ReadFile}
+func seccompOf(host Host, look Lookup) confine.Seccomp {
+	return confine.Seccomp{Enabled: host.Seccomp, Root: host.SeccompRoot, ReadFile: look.ReadFile}
 }
 
-func appArmorOf(host Host, look Lookup) appArmor {
-	return appArmor{Enabled: host.AppArmor, Loaded: look.AppArmorLoaded, Default: look.AppArmorDefault}
+func appArmorOf(host Host, look Lookup) confine.AppArmor {
+	return confine.AppArmor{Enabled: host.AppArmor, Loaded: look.AppArmorLoaded, Default: look.AppArmorDefault}
 }
 
 // lsm sets AppArmor and SELinux. A privileged container is confined by neither, unless it names a profile of the node:
 // the defaults are for containers that may do less than everything.
 func (c *container) lsm() error {
-	p, err := profile(appArmorField, c.sec.GetApparmor(), c.sec.GetApparmorProfile())
+	p, err := confine.Profile(confine.AppArmorField, c.sec.GetApparmor(), c.sec.GetApparmorProfile())
 	if err != nil || c.privileged && p.GetProfileType() != cri.SecurityProfile_Localhost {
 		return err
 	}

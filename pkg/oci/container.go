@@ -8,6 +8,10 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
 // ContainerInput is all that the spec of a container depends on.
@@ -16,13 +20,13 @@ type ContainerInput struct {
 	Config    *cri.ContainerConfig
 	Sandbox   *cri.PodSandboxConfig // the pod's
 	Image     ocispec.ImageConfig
-	ImageName string // as the user wrote it, for annotations only
-	User      User   // from ResolveUser
-	RootFS    string // absolute path of the mounted root file system
+	ImageName string        // as the user wrote it, for annotations only
+	User      identity.User // from identity.Resolve
+	RootFS    string        // absolute path of the mounted root file system
 
-	Namespaces  Namespaces // of the pod
-	CgroupsPath string     // from CgroupsPath
-	Labels      Labels     // of the pod, from NewLabels
+	Namespaces  Namespaces     // of the pod
+	CgroupsPath string         // from CgroupsPath
+	Labels      confine.Labels // of the pod, from confine.NewLabels
 
 	// Files and the directory of the pod that each container sees, unless it has a mount of its own at the place. An empty
 	// path leaves the file out; an empty ShmPath gives the container a /dev/shm of its own.
@@ -76,11 +80,11 @@ func newSpec(rootfs string, readonly bool, cgroups string) *specs.Spec {
 }
 
 func (c *container) validate() error {
-	return allOf(ValidateContainer(c.in.Config, c.in.Host), FitsPod(c.in.Config, c.in.Sandbox))
+	return refusal.AllOf(ValidateContainer(c.in.Config, c.in.Host), FitsPod(c.in.Config, c.in.Sandbox))
 }
 
 func (c *container) capabilities() (err error) {
-	c.spec.Process.Capabilities, err = capabilities(c.sec, c.in.Host.Capabilities)
+	c.spec.Process.Capabilities, err = confine.Capabilities(c.sec, c.in.Host.Capabilities)
 	return err
 }
 

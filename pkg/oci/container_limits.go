@@ -2,21 +2,25 @@
 
 package oci
 
-import specs "github.com/opencontainers/runtime-spec/specs-go"
+import (
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
+)
 
 // resources sets the limits of a new container.
 func (c *container) resources() error {
 	r := c.in.Config.GetLinux().GetResources()
-	if err := ValidateResources(r, c.in.Host.Facts); err != nil {
+	if err := limits.Validate(r, c.in.Host.Facts); err != nil {
 		return err
 	}
-	next, err := merge(c.spec.Linux.Resources, r, c.in.Host.Facts)
+	next, err := limits.Merge(c.spec.Linux.Resources, r, c.in.Host.Facts)
 	if err != nil {
 		return err
 	}
 	c.spec.Linux.Resources = next
 	c.tasks()
-	c.spec.Process.OOMScoreAdj = oomScoreAdj(r, c.in.Host.Facts)
+	c.spec.Process.OOMScoreAdj = limits.OOMScoreAdj(r, c.in.Host.Facts)
 	return nil
 }
 

@@ -12,6 +12,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -72,22 +73,22 @@ func devicePath(d *cri.Device) string {
 func validateDevice(field string, d *cri.Device) error {
 	for name, p := range map[string]string{"container_path": devicePath(d), "host_path": d.GetHostPath()} {
 		if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
-			return invalid(field+"."+name, "%q is not an absolute path", p)
+			return refusal.Invalid(field+"."+name, "%q is not an absolute path", p)
 		}
 	}
 	if strings.Trim(d.GetPermissions(), "rwm") != "" {
-		return invalid(field+".permissions", "%q is not of r, w and m", d.GetPermissions())
+		return refusal.Invalid(field+".permissions", "%q is not of r, w and m", d.GetPermissions())
 	}
 	return nil
 }
 
 func (c *container) findDevices(field, p string) ([]sys.Device, error) {
 	if c.in.Lookup.Devices == nil {
-		return nil, unmet(field, "no way to look at %s", p)
+		return nil, refusal.Unmet(field, "no way to look at %s", p)
 	}
 	found, err := c.in.Lookup.Devices(p)
 	if err != nil {
-		return nil, invalid(field, "%v", err)
+		return nil, refusal.Invalid(field, "%v", err)
 	}
 	return found, nil
 }
@@ -115,7 +116,7 @@ func (c *container) cdi() error {
 	}
 	_, annotated, err := cdi.ParseAnnotations(c.in.Config.GetAnnotations())
 	if err != nil {
-		return invalid("annotations", "%v", err)
+		return refusal.Invalid("annotations", "%v", err)
 	}
 	var wanted []string
 	for _, name := range append(names, annotated...) {
@@ -128,10 +129,10 @@ func (c *container) cdi() error {
 		return nil
 	}
 	if c.in.Lookup.CDI == nil {
-		return unmet("CDI_devices", "no registry of CDI devices")
+		return refusal.Unmet("CDI_devices", "no registry of CDI devices")
 	}
 	if err := c.in.Lookup.CDI(c.spec, wanted); err != nil {
-		return invalid("CDI_devices", "%v", err)
+		return refusal.Invalid("CDI_devices", "%v", err)
 	}
 	sortMounts(c.spec.Mounts)
 	return nil
@@ -175,7 +176,7 @@ func (c *container) hostNode(d specs.LinuxDevice) (string, error) {
 		return (n.Type == "b") == (d.Type == "b") && n.Major == d.Major && n.Minor == d.Minor
 	}
 	if c.in.Lookup.Devices == nil {
-		return "", unmet(field, "no way to look for it")
+		return "", refusal.Unmet(field, "no way to look for it")
 	}
 	if here, err := c.in.Lookup.Devices(d.Path); err == nil && len(here) == 1 && is(here[0]) {
 		return d.Path, nil
@@ -187,5 +188,5 @@ func (c *container) hostNode(d specs.LinuxDevice) (string, error) {
 	if at := slices.IndexFunc(all, is); at >= 0 {
 		return all[at].Path, nil
 	}
-	return "", unmet(field, "the host has no node %s %d:%d below /dev, and none can be made in a user namespace", d.Type, d.Major, d.Minor)
+	return "", refusal.Unmet(field, "the host has no node %s %d:%d below /dev, and none can be made in a user namespace", d.Type, d.Major, d.Minor)
 }

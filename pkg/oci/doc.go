@@ -3,9 +3,8 @@
 // Package oci turns CRI configuration into OCI runtime-spec documents.
 //
 // Pause builds the spec of a pod's infra container, Container that of an application container, Exec the process of an
-// exec session; UpdateResources edits a spec in place of building it anew. All are functions of their input: the
-// machine is described by Host (read once), and the few questions whose answer depends on the request are asked through
-// the functions of Lookup, which tests replace.
+// exec session. All are functions of their input: the machine is described by Host (read once), and the few questions
+// whose answer depends on the request are asked through the functions of Lookup, which tests replace.
 //
 // Invariants:
 //   - A field of the CRI messages is honoured, or refused with an error that names it, or it has an owner elsewhere;
@@ -18,4 +17,7 @@
 //
 // The package makes no files, mounts or namespaces, starts nothing, knows no records and no images; paths it writes into
 // a spec are the caller's. It does not check that host paths exist.
+//
+// Parts that need no spec are packages below: identity (users and groups), limits (resources), confine (capabilities,
+// seccomp, AppArmor, SELinux) and refusal (errors that name a field).
 package oci

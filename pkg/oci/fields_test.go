@@ -34,7 +34,7 @@ func fieldOwners() map[string]map[string]string {
 		"LinuxContainerSecurityContext": {
 			here: "capabilities privileged namespace_options run_as_user run_as_group run_as_username readonly_rootfs supplemental_groups supplemental_groups_policy no_new_privs masked_paths readonly_paths seccomp apparmor apparmor_profile seccomp_profile_path selinux_options",
 		},
-		"SELinuxOption":   {"oci, NewLabels": "user role type level"},
+		"SELinuxOption":   {"oci/confine, NewLabels": "user role type level"},
 		"Capability":      {here: "add_capabilities drop_capabilities add_ambient_capabilities"},
 		"NamespaceOption": {here: "network pid ipc userns_options target_id"},
 		"UserNamespace":   {here: "mode uids gids"},

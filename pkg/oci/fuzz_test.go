@@ -15,6 +15,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 )
 
 // FuzzContainer: whatever a client sends gives a valid spec or one of the two error classes, and never a panic. Configs
@@ -43,7 +45,7 @@ func FuzzContainer(f *testing.F) {
 		spec, err := oci.Container(in)
 		valid(t, spec, err)
 		if err == nil {
-			if err := oci.UpdateResources(spec, in.Config.GetLinux().GetResources(), in.Host.Facts); err != nil {
+			if err := limits.Update(spec, in.Config.GetLinux().GetResources(), in.Host.Facts); err != nil {
 				t.Errorf("resources accepted at creation are refused as an update: %v", err)
 			}
 		}
@@ -51,8 +53,8 @@ func FuzzContainer(f *testing.F) {
 		p.Config = in.Sandbox
 		spec, err = oci.Pause(p)
 		valid(t, spec, err)
-		open := oci.OpenIn(t.TempDir())
-		if _, err := oci.ResolveUser(t.Context(), open, "1:2", in.Config.GetLinux().GetSecurityContext()); err != nil && !errdefs.IsInvalidArgument(err) {
+		open := identity.OpenIn(t.TempDir())
+		if _, err := identity.Resolve(t.Context(), open, "1:2", in.Config.GetLinux().GetSecurityContext()); err != nil && !errdefs.IsInvalidArgument(err) {
 			t.Errorf("resolve user: %v", err)
 		}
 	})

@@ -14,6 +14,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata anew")
@@ -88,7 +89,7 @@ func containerCases() map[string]func(*oci.ContainerInput) {
 		},
 		"security": func(in *oci.ContainerInput) {
 			in.Host.AppArmor, in.Host.SELinux = true, true
-			in.Labels = oci.Labels{Process: "system_u:system_r:container_t:s0:c1,c2", Mount: "system_u:object_r:container_file_t:s0:c1,c2"}
+			in.Labels = confine.Labels{Process: "system_u:system_r:container_t:s0:c1,c2", Mount: "system_u:object_r:container_file_t:s0:c1,c2"}
 			security(in).Capabilities = &cri.Capability{AddCapabilities: []string{"NET_ADMIN", "cap_sys_time"}, DropCapabilities: []string{"ALL"}, AddAmbientCapabilities: []string{"NET_BIND_SERVICE"}}
 			security(in).SelinuxOptions = &cri.SELinuxOption{Type: "spc_t"}
 			security(in).NoNewPrivs, security(in).ReadonlyRootfs = true, true
@@ -196,7 +197,7 @@ func TestGoldenPause(t *testing.T) {
 		},
 		"security": func(in *oci.PauseInput) {
 			in.Host.AppArmor, in.Host.SELinux = true, true
-			in.Labels = oci.Labels{Process: "system_u:system_r:container_t:s0:c1,c2", Mount: "m"}
+			in.Labels = confine.Labels{Process: "system_u:system_r:container_t:s0:c1,c2", Mount: "m"}
 			in.Config.Linux.SecurityContext.SeccompProfilePath = "localhost//profiles/chmod.json"
 		},
 	} {

@@ -14,6 +14,8 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -71,7 +73,7 @@ func testLookup() oci.Lookup {
 			return nil
 		},
 		AppArmorLoaded:  func(profile string) (bool, error) { return profile == "loaded", nil },
-		AppArmorDefault: func(bool) (string, error) { return oci.DefaultAppArmor, nil },
+		AppArmorDefault: func(bool) (string, error) { return confine.DefaultAppArmor, nil },
 		Propagation: func(path string) (oci.Propagation, error) {
 			switch path {
 			case "/shared":
@@ -115,7 +117,7 @@ func testInput() oci.ContainerInput {
 			},
 		},
 		Image:     ocispec.ImageConfig{Entrypoint: []string{"/bin/web"}, Cmd: []string{"--serve"}, Env: []string{"PATH=/bin", "A=image"}, WorkingDir: "/srv"},
-		ImageName: "docker.io/library/web:1", User: oci.User{UID: 1000, GID: 1000, Groups: []uint32{1000}, Home: "/home/web"},
+		ImageName: "docker.io/library/web:1", User: identity.User{UID: 1000, GID: 1000, Groups: []uint32{1000}, Home: "/home/web"},
 		RootFS: "/var/lib/cri-shim/containers/c0/rootfs", CgroupsPath: "/kubepods/burstable/pod1f1e/c0",
 		Namespaces:   oci.Namespaces{Network: "/var/run/netns/cri-p0d", IPC: "/proc/7/ns/ipc", UTS: "/proc/7/ns/uts", PID: "/proc/7/ns/pid"},
 		HostnamePath: "/pods/p0d/hostname", ResolvPath: "/pods/p0d/resolv.conf", HostsPath: "/pods/p0d/hosts", ShmPath: "/pods/p0d/shm",

@@ -14,6 +14,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -24,7 +26,7 @@ const seccompMax = 4 << 20
 // asks for a CDI device, so there is nothing to watch while none does; a later directory wins. ctx is the life of what is
 // started for it.
 func Live(ctx context.Context, cdiDirs ...string) Lookup {
-	keep := KeepDefault(sys.AppArmorLoaded, func() error { return LoadAppArmor(ctx) })
+	keep := confine.KeepDefault(sys.AppArmorLoaded, func() error { return confine.LoadAppArmor(ctx) })
 	return Lookup{
 		ReadFile:       readProfile,
 		Devices:        sys.Devices,
@@ -35,7 +37,7 @@ func Live(ctx context.Context, cdiDirs ...string) Lookup {
 }
 
 func readProfile(path string) ([]byte, error) {
-	f, err := OpenIn("/")(path)
+	f, err := identity.OpenIn("/")(path)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
 const ttyGroup = 5 // the group "tty" on every distribution, which owns the slaves of /dev/pts
@@ -164,7 +166,7 @@ func (c *container) configMounts() ([]specs.Mount, error) {
 		source := m.GetHostPath()
 		if m.GetImage() != nil {
 			if source = c.in.Volumes[i]; source == "" {
-				return nil, unmet(field+".image", "image %q is not mounted", m.GetImage().GetImage())
+				return nil, refusal.Unmet(field+".image", "image %q is not mounted", m.GetImage().GetImage())
 			}
 		}
 		options, err := mountOptions(field, m)
@@ -190,10 +192,10 @@ func (c *container) propagate(field, source string, want cri.MountPropagation) e
 	if c.in.Lookup.Propagation != nil {
 		p, err := c.in.Lookup.Propagation(source)
 		if err != nil {
-			return invalid(field+".propagation", "%v", err)
+			return refusal.Invalid(field+".propagation", "%v", err)
 		}
 		if !p.Shared && (want == cri.MountPropagation_PROPAGATION_BIDIRECTIONAL || !p.Slave) {
-			return unmet(field+".propagation", "%s is on mount %s, which is not shared", source, p.Mount)
+			return refusal.Unmet(field+".propagation", "%s is on mount %s, which is not shared", source, p.Mount)
 		}
 	}
 	if want == cri.MountPropagation_PROPAGATION_BIDIRECTIONAL {
@@ -243,7 +245,7 @@ func restrictions(field string, asked []string) ([]string, error) {
 		asked = slices.DeleteFunc(slices.Clone(asked), func(s string) bool { return s == option || s == opposite })
 	}
 	if len(asked) > 0 {
-		return nil, invalid(field, "%q is not one of nodev, noexec, nosuid", asked[0])
+		return nil, refusal.Invalid(field, "%q is not one of nodev, noexec, nosuid", asked[0])
 	}
 	return out, nil
 }
@@ -251,37 +253,37 @@ func restrictions(field string, asked []string) ([]string, error) {
 func validateMount(field string, m *cri.Mount) error {
 	switch {
 	case !path.IsAbs(m.GetContainerPath()) || strings.ContainsRune(m.GetContainerPath(), 0):
-		return invalid(field+".container_path", "%q is not an absolute path", m.GetContainerPath())
+		return refusal.Invalid(field+".container_path", "%q is not an absolute path", m.GetContainerPath())
 	case path.Clean(m.GetContainerPath()) == "/":
-		return invalid(field+".container_path", "a mount can't replace the root file system")
+		return refusal.Invalid(field+".container_path", "a mount can't replace the root file system")
 	case m.GetImage() != nil && m.GetHostPath() != "":
-		return invalid(field+".host_path", "set together with image")
+		return refusal.Invalid(field+".host_path", "set together with image")
 	case m.GetImage() != nil && m.GetImage().GetImage() == "":
-		return invalid(field+".image.image", "no image named")
+		return refusal.Invalid(field+".image.image", "no image named")
 	case m.GetImage() != nil && !m.GetReadonly():
-		return invalid(field+".readonly", "not set: images can't be written to")
+		return refusal.Invalid(field+".readonly", "not set: images can't be written to")
 	case m.GetImageSubPath() != "" && !filepath.IsLocal(m.GetImageSubPath()):
-		return invalid(field+".image_sub_path", "%q leaves the image", m.GetImageSubPath())
+		return refusal.Invalid(field+".image_sub_path", "%q leaves the image", m.GetImageSubPath())
 	case m.GetImage() == nil && m.GetImageSubPath() != "":
-		return invalid(field+".image_sub_path", "set without image")
+		return refusal.Invalid(field+".image_sub_path", "set without image")
 	case m.GetImage() == nil && (!path.IsAbs(m.GetHostPath()) || strings.ContainsRune(m.GetHostPath(), 0)):
-		return invalid(field+".host_path", "%q is not an absolute path", m.GetHostPath())
+		return refusal.Invalid(field+".host_path", "%q is not an absolute path", m.GetHostPath())
 	case m.GetRecursiveReadOnly() && !m.GetReadonly():
-		return invalid(field+".recursive_read_only", "set without readonly")
+		return refusal.Invalid(field+".recursive_read_only", "set without readonly")
 	case m.GetRecursiveReadOnly() && m.GetPropagation() != cri.MountPropagation_PROPAGATION_PRIVATE:
-		return invalid(field+".recursive_read_only", "set with propagation %s", m.GetPropagation())
+		return refusal.Invalid(field+".recursive_read_only", "set with propagation %s", m.GetPropagation())
 	case (len(m.GetUidMappings()) == 0) != (len(m.GetGidMappings()) == 0):
-		return invalid(field+".uidMappings", "set without gidMappings, or the other way round")
+		return refusal.Invalid(field+".uidMappings", "set without gidMappings, or the other way round")
 	}
 	if _, ok := cri.MountPropagation_name[int32(m.GetPropagation())]; !ok {
-		return invalid(field+".propagation", "unknown value %d", m.GetPropagation())
+		return refusal.Invalid(field+".propagation", "unknown value %d", m.GetPropagation())
 	}
 	if _, err := restrictions(field+".mount_options", m.GetMountOptions()); err != nil {
 		return err
 	}
 	for _, id := range slices.Concat(m.GetUidMappings(), m.GetGidMappings()) {
 		if id.GetLength() == 0 {
-			return invalid(field+".uidMappings", "a mapping of no ids")
+			return refusal.Invalid(field+".uidMappings", "a mapping of no ids")
 		}
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
 const nsField = "linux.security_context.namespace_options."
@@ -47,7 +49,7 @@ func idMappings(in []*cri.IDMapping) []specs.LinuxIDMapping {
 func (c *container) namespaces() error {
 	want, pod, paths := c.sec.GetNamespaceOptions(), podNamespaces(c.in.Sandbox), c.in.Namespaces
 	if u := want.GetUsernsOptions(); u != nil && !sameUserns(u, pod.GetUsernsOptions()) {
-		return invalid(nsField+"userns_options", "differ from the pod's")
+		return refusal.Invalid(nsField+"userns_options", "differ from the pod's")
 	}
 	c.addNamespace(specs.MountNamespace, "")
 	if c.in.Host.CgroupV2 && !c.privileged {
@@ -55,7 +57,7 @@ func (c *container) namespaces() error {
 	}
 	if usernsOf(c.in.Sandbox) != nil {
 		if paths.User == "" {
-			return unmet(nsField+"userns_options", "the pod's user namespace is unknown")
+			return refusal.Unmet(nsField+"userns_options", "the pod's user namespace is unknown")
 		}
 		// The mappings come with the namespace; runc warns when they are given besides.
 		c.addNamespace(specs.UserNamespace, paths.User)
@@ -77,7 +79,7 @@ func (c *container) namespaces() error {
 		return nil
 	case cri.NamespaceMode_TARGET:
 		if paths.Target == "" {
-			return invalid(nsField+"target_id", "container %q is not running in this pod", want.GetTargetId())
+			return refusal.Invalid(nsField+"target_id", "container %q is not running in this pod", want.GetTargetId())
 		}
 		c.addNamespace(specs.PIDNamespace, paths.Target)
 		return nil
@@ -93,9 +95,9 @@ func (c *container) joinPod(kind specs.LinuxNamespaceType, path string, want, po
 	case pod == cri.NamespaceMode_NODE:
 		return nil
 	case want == cri.NamespaceMode_NODE:
-		return invalid(field, "mode NODE in a pod that is not in the node's namespace")
+		return refusal.Invalid(field, "mode NODE in a pod that is not in the node's namespace")
 	case path == "":
-		return unmet(field, "the pod's namespace is unknown")
+		return refusal.Unmet(field, "the pod's namespace is unknown")
 	}
 	c.addNamespace(kind, path)
 	return nil
@@ -116,16 +118,16 @@ func sameUserns(a, b *cri.UserNamespace) bool {
 // validateContainerNamespaces checks a container's namespace options by themselves.
 func validateContainerNamespaces(o *cri.NamespaceOption) error {
 	if m := o.GetNetwork(); m != cri.NamespaceMode_POD && m != cri.NamespaceMode_NODE {
-		return invalid(nsField+"network", "mode %s is not supported", m)
+		return refusal.Invalid(nsField+"network", "mode %s is not supported", m)
 	}
 	if m := o.GetIpc(); m != cri.NamespaceMode_POD && m != cri.NamespaceMode_NODE && m != cri.NamespaceMode_CONTAINER {
-		return invalid(nsField+"ipc", "mode %s is not supported", m)
+		return refusal.Invalid(nsField+"ipc", "mode %s is not supported", m)
 	}
 	if _, known := cri.NamespaceMode_name[int32(o.GetPid())]; !known {
-		return invalid(nsField+"pid", "mode %s is not supported", o.GetPid())
+		return refusal.Invalid(nsField+"pid", "mode %s is not supported", o.GetPid())
 	}
 	if (o.GetTargetId() != "") != (o.GetPid() == cri.NamespaceMode_TARGET) {
-		return invalid(nsField+"target_id", "needs PID mode TARGET, and PID mode TARGET needs it")
+		return refusal.Invalid(nsField+"target_id", "needs PID mode TARGET, and PID mode TARGET needs it")
 	}
 	return nil
 }
@@ -133,16 +135,16 @@ func validateContainerNamespaces(o *cri.NamespaceOption) error {
 // validateNamespaces checks a pod's namespace options.
 func validateNamespaces(o *cri.NamespaceOption) error {
 	if m := o.GetNetwork(); m != cri.NamespaceMode_POD && m != cri.NamespaceMode_NODE {
-		return invalid(nsField+"network", "mode %s is not supported for a pod", m)
+		return refusal.Invalid(nsField+"network", "mode %s is not supported for a pod", m)
 	}
 	if m := o.GetIpc(); m != cri.NamespaceMode_POD && m != cri.NamespaceMode_NODE {
-		return invalid(nsField+"ipc", "mode %s is not supported for a pod", m)
+		return refusal.Invalid(nsField+"ipc", "mode %s is not supported for a pod", m)
 	}
 	if m := o.GetPid(); m != cri.NamespaceMode_POD && m != cri.NamespaceMode_NODE && m != cri.NamespaceMode_CONTAINER {
-		return invalid(nsField+"pid", "mode %s is not supported for a pod", m)
+		return refusal.Invalid(nsField+"pid", "mode %s is not supported for a pod", m)
 	}
 	if o.GetTargetId() != "" {
-		return invalid(nsField+"target_id", "set for a pod")
+		return refusal.Invalid(nsField+"target_id", "set for a pod")
 	}
 	return validateUserns(o)
 }
@@ -155,20 +157,20 @@ func validateUserns(o *cri.NamespaceOption) error {
 		return nil
 	case u.GetMode() == cri.NamespaceMode_NODE:
 		if len(u.GetUids())+len(u.GetGids()) > 0 {
-			return invalid(field, "mappings given for mode NODE")
+			return refusal.Invalid(field, "mappings given for mode NODE")
 		}
 		return nil
 	case u.GetMode() != cri.NamespaceMode_POD:
-		return invalid(field, "mode %s is not supported", u.GetMode())
+		return refusal.Invalid(field, "mode %s is not supported", u.GetMode())
 	case o.GetPid() == cri.NamespaceMode_NODE || o.GetIpc() == cri.NamespaceMode_NODE:
-		return invalid(field, "a user namespace can't be had together with the node's PID or IPC namespace")
+		return refusal.Invalid(field, "a user namespace can't be had together with the node's PID or IPC namespace")
 	}
 	for name, maps := range map[string][]*cri.IDMapping{"uids": u.GetUids(), "gids": u.GetGids()} {
 		if len(maps) != 1 || maps[0].GetContainerId() != 0 {
-			return invalid(field+"."+name, "need exactly one mapping, and it must map id 0")
+			return refusal.Invalid(field+"."+name, "need exactly one mapping, and it must map id 0")
 		}
 		if maps[0].GetLength() == 0 || uint64(maps[0].GetHostId())+uint64(maps[0].GetLength()) > 1<<32-1 {
-			return invalid(field+"."+name, "a mapping of %d ids from %d is no range", maps[0].GetLength(), maps[0].GetHostId())
+			return refusal.Invalid(field+"."+name, "a mapping of %d ids from %d is no range", maps[0].GetLength(), maps[0].GetHostId())
 		}
 	}
 	return nil

@@ -8,6 +8,10 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 )
 
 const (
@@ -23,8 +27,8 @@ type PauseInput struct {
 
 	// Namespaces are joined where a path is given; others, unless they are the node's, are made.
 	Namespaces  Namespaces
-	CgroupsPath string // from CgroupsPath
-	Labels      Labels // from NewLabels
+	CgroupsPath string         // from CgroupsPath
+	Labels      confine.Labels // from confine.NewLabels
 
 	PodAnnotations []string // as in ContainerInput
 	Host           Host
@@ -53,17 +57,17 @@ type pause struct {
 func (p *pause) validate() error { return ValidatePod(p.in.Config, p.in.Host) }
 
 func (p *pause) process() error {
-	u := User{UID: pauseUser, GID: pauseUser}
+	u := identity.User{UID: pauseUser, GID: pauseUser}
 	if uids, gids := IDMappings(p.in.Config); len(uids) > 0 && (uids[0].Size <= pauseUser || gids[0].Size <= pauseUser) {
-		u = User{}
+		u = identity.User{}
 	}
 	if v := p.sec.GetRunAsUser(); v != nil {
-		u = User{UID: uint32(v.Value), GID: uint32(p.sec.GetRunAsGroup().GetValue())}
+		u = identity.User{UID: uint32(v.Value), GID: uint32(p.sec.GetRunAsGroup().GetValue())}
 	}
-	u.Groups = distinct(u.GID, nil, p.sec.GetSupplementalGroups())
-	score := nearestScore(pauseOOMScoreAdj, p.in.Host.Facts)
+	u.Groups = identity.Groups(u.GID, nil, p.sec.GetSupplementalGroups())
+	score := limits.NearestScore(pauseOOMScoreAdj, p.in.Host.Facts)
 	p.spec.Process = &specs.Process{
-		Args: []string{"/pause"}, Cwd: "/", User: u.spec(), NoNewPrivileges: true,
+		Args: []string{"/pause"}, Cwd: "/", User: u.Spec(), NoNewPrivileges: true,
 		Capabilities: &specs.LinuxCapabilities{}, OOMScoreAdj: &score,
 	}
 	return nil
@@ -113,7 +117,7 @@ func (p *pause) mounts() error {
 func (p *pause) confine() error {
 	p.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
 	const field = "linux.security_context.seccomp"
-	wanted, err := profile(field, p.sec.GetSeccomp(), p.sec.GetSeccompProfilePath())
+	wanted, err := confine.Profile(field, p.sec.GetSeccomp(), p.sec.GetSeccompProfilePath())
 	if err != nil {
 		return err
 	}
@@ -129,7 +133,7 @@ func (p *pause) confine() error {
 
 func (p *pause) filter(field string, wanted *cri.SecurityProfile) (*specs.LinuxSeccomp, error) {
 	if wanted != nil && wanted.GetProfileType() == cri.SecurityProfile_RuntimeDefault && p.in.Host.Seccomp {
-		return pauseFilter(), nil
+		return confine.PauseFilter(), nil
 	}
 	return seccompOf(p.in.Host, p.in.Lookup).Filter(field, wanted, p.spec)
 }

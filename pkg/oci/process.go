@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
 const (
@@ -26,14 +28,14 @@ func (c *container) process() error {
 		dir = c.in.Image.WorkingDir
 	}
 	if strings.ContainsRune(dir, 0) {
-		return invalid("image's working directory", "%q holds a NUL", dir)
+		return refusal.Invalid("image's working directory", "%q holds a NUL", dir)
 	}
 	c.spec.Process = &specs.Process{
 		Terminal: c.in.Config.GetTty(),
 		Args:     args,
 		Env:      c.env(),
 		Cwd:      path.Join("/", dir),
-		User:     c.in.User.spec(),
+		User:     c.in.User.Spec(),
 		Rlimits:  rlimits(c.in.Host),
 	}
 	return nil
@@ -50,7 +52,7 @@ func (c *container) args() ([]string, error) {
 		args = slices.Concat(c.in.Image.Entrypoint, tail)
 	}
 	if len(args) == 0 || args[0] == "" {
-		return nil, invalid("command", "nothing to run, neither here nor in the image")
+		return nil, refusal.Invalid("command", "nothing to run, neither here nor in the image")
 	}
 	return args, validArgs("command", args)
 }
@@ -58,7 +60,7 @@ func (c *container) args() ([]string, error) {
 func validArgs(field string, args []string) error {
 	for _, a := range args {
 		if strings.ContainsRune(a, 0) {
-			return invalid(field, "%q holds a NUL", a)
+			return refusal.Invalid(field, "%q holds a NUL", a)
 		}
 	}
 	return nil
@@ -134,7 +136,7 @@ func rlimits(host Host) []specs.POSIXRlimit {
 // ValidateCommand checks the argv of an exec session, the program first. The error is ErrInvalidArgument.
 func ValidateCommand(argv []string) error {
 	if len(argv) == 0 || argv[0] == "" {
-		return invalid("cmd", "nothing to run")
+		return refusal.Invalid("cmd", "nothing to run")
 	}
 	return validArgs("cmd", argv)
 }
@@ -146,7 +148,7 @@ func Exec(spec *specs.Spec, argv []string, tty bool) (*specs.Process, error) {
 		return nil, err
 	}
 	if spec.Process == nil {
-		return nil, unmet("cmd", "the container has no process")
+		return nil, refusal.Unmet("cmd", "the container has no process")
 	}
 	p := *spec.Process
 	p.Args, p.Terminal, p.ConsoleSize = slices.Clone(argv), tty, nil

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/cmd/pause"
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -225,7 +226,7 @@ func TestRuncTakesContainer(t *testing.T) {
 		}, "grep Seccomp: /proc/self/status", "Seccomp:\t2\n"},
 		"privileged": {func(in *oci.ContainerInput) {
 			in.Sandbox.Linux.SecurityContext.Privileged, security(in).Privileged = true, true
-			in.User = oci.User{Groups: []uint32{0}, Home: "/root"}
+			in.User = identity.User{Groups: []uint32{0}, Home: "/root"}
 		}, "mount -t tmpfs none /data && grep /data /proc/mounts", "none /data tmpfs"},
 		"mounts": {func(in *oci.ContainerInput) {
 			in.Config.Mounts = []*cri.Mount{{ContainerPath: "/data/a/b", HostPath: "/usr", Readonly: true, RecursiveReadOnly: true, MountOptions: []string{"noexec"}}}
@@ -291,7 +292,7 @@ func TestRuncTakesContainerInUserNamespace(t *testing.T) {
 			in.HostnamePath, in.ResolvPath, in.HostsPath, in.ShmPath = "", "/etc/resolv.conf", "/etc/hosts", ""
 			in.Image.Entrypoint, in.Image.WorkingDir, in.Image.Env = nil, "", nil
 			in.Config.Command = []string{"/bin/sh", "-c", "cat /proc/self/uid_map && touch /data/x; ls /sys/class/net >/dev/null && stat -c %u:%a /data"}
-			in.User = oci.User{Groups: []uint32{0}, Home: "/"}
+			in.User = identity.User{Groups: []uint32{0}, Home: "/"}
 			in.Config.Mounts = []*cri.Mount{usr, {ContainerPath: "/data", HostPath: vol, UidMappings: podMapping, GidMappings: podMapping}}
 			spec, err := oci.Container(in)
 			if err != nil {

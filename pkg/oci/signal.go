@@ -7,6 +7,7 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -19,7 +20,7 @@ func StopSignal(config *cri.ContainerConfig, imageSignal string) (int, cri.Signa
 	if want := config.GetStopSignal(); want != cri.Signal_SIGNAL_RUNTIME_DEFAULT {
 		number, ok := signalNumber(want)
 		if !ok {
-			return 0, 0, invalid("stop_signal", "unknown value %d", want)
+			return 0, 0, refusal.Invalid("stop_signal", "unknown value %d", want)
 		}
 		return number, want, nil
 	}

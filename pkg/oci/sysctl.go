@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
 const (
@@ -32,14 +34,14 @@ func validateSysctl(key, value string, o *cri.NamespaceOption) error {
 	field := fmt.Sprintf("linux.sysctls[%s]", key)
 	name := dotted(key)
 	if slices.ContainsFunc(strings.Split(name, "."), func(s string) bool { return s == "" || s == "/" || s == "//" }) {
-		return invalid(field, "no name of a sysctl")
+		return refusal.Invalid(field, "no name of a sysctl")
 	}
 	if strings.ContainsAny(key, "\x00\n") || strings.Contains(key, "..") {
-		return invalid(field, "no name of a sysctl")
+		return refusal.Invalid(field, "no name of a sysctl")
 	}
 	// What else may be in a value is the kernel's to say: a YAML block ends with a line feed, which it takes.
 	if strings.ContainsRune(value, 0) {
-		return invalid(field, "%q holds a NUL", value)
+		return refusal.Invalid(field, "%q holds a NUL", value)
 	}
 	kind, shared := "", false
 	switch {
@@ -50,10 +52,10 @@ func validateSysctl(key, value string, o *cri.NamespaceOption) error {
 	case name == "kernel.domainname":
 		kind, shared = "UTS", o.GetNetwork() == cri.NamespaceMode_NODE
 	default:
-		return invalid(field, "not bound to a namespace of the pod")
+		return refusal.Invalid(field, "not bound to a namespace of the pod")
 	}
 	if shared {
-		return invalid(field, "the pod is in the node's %s namespace", kind)
+		return refusal.Invalid(field, "the pod is in the node's %s namespace", kind)
 	}
 	return nil
 }

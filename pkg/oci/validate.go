@@ -10,6 +10,11 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
 const hostnameMax = 64 // bytes, of the kernel
@@ -21,23 +26,23 @@ func ValidatePod(config *cri.PodSandboxConfig, host Host) error {
 	sc := config.GetLinux().GetSecurityContext()
 	var faults []error
 	if len(config.GetHostname()) > hostnameMax {
-		faults = append(faults, invalid("hostname", "longer than %d bytes", hostnameMax))
+		faults = append(faults, refusal.Invalid("hostname", "longer than %d bytes", hostnameMax))
 	}
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
-		faults = append(faults, invalid("linux.security_context.run_as_group", "set without run_as_user"))
+		faults = append(faults, refusal.Invalid("linux.security_context.run_as_group", "set without run_as_user"))
 	}
-	_, seccomp := profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath())
-	_, apparmor := profile("linux.security_context.apparmor", sc.GetApparmor(), "")
-	return allOf(append(faults,
+	_, seccomp := confine.Profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath())
+	_, apparmor := confine.Profile("linux.security_context.apparmor", sc.GetApparmor(), "")
+	return refusal.AllOf(append(faults,
 		noWindows(config.GetWindows()),
 		validateCgroupParent(config.GetLinux().GetCgroupParent()),
-		validateIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups()),
-		validateGroupsPolicy(sc.GetSupplementalGroupsPolicy()),
+		identity.ValidateIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups()),
+		identity.ValidateGroupsPolicy(sc.GetSupplementalGroupsPolicy()),
 		validateNamespaces(sc.GetNamespaceOptions()),
 		seccomp, apparmor,
-		validateSELinux(sc.GetSelinuxOptions()),
+		confine.ValidateSELinux(sc.GetSelinuxOptions()),
 		ValidateSysctls(config.GetLinux().GetSysctls(), sc.GetNamespaceOptions()),
-		ValidatePodResources(config.GetLinux().GetOverhead(), config.GetLinux().GetResources(), host.Facts),
+		limits.ValidatePod(config.GetLinux().GetOverhead(), config.GetLinux().GetResources(), host.Facts),
 	)...)
 }
 
@@ -47,19 +52,19 @@ func ValidatePod(config *cri.PodSandboxConfig, host Host) error {
 func ValidateContainer(config *cri.ContainerConfig, host Host) error {
 	sc := config.GetLinux().GetSecurityContext()
 	_, _, signal := StopSignal(config, "")
-	_, seccomp := profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath())
-	_, apparmor := profile("linux.security_context.apparmor", sc.GetApparmor(), sc.GetApparmorProfile())
+	_, seccomp := confine.Profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath())
+	_, apparmor := confine.Profile("linux.security_context.apparmor", sc.GetApparmor(), sc.GetApparmorProfile())
 	faults := []error{
 		noWindows(config.GetWindows()), signal,
 		validArgs("command", slices.Concat(config.GetCommand(), config.GetArgs())),
 		validateEnvs(config.GetEnvs()),
 		validateWorkingDir(config.GetWorkingDir()),
-		validateUser(sc), validateCapabilities(sc), seccomp, apparmor,
-		validateSELinux(sc.GetSelinuxOptions()),
+		identity.Validate(sc), confine.ValidateCapabilities(sc), seccomp, apparmor,
+		confine.ValidateSELinux(sc.GetSelinuxOptions()),
 		validatePaths("masked_paths", sc.GetMaskedPaths()),
 		validatePaths("readonly_paths", sc.GetReadonlyPaths()),
 		validateContainerNamespaces(sc.GetNamespaceOptions()),
-		validateNewResources(config.GetLinux().GetResources(), host.Facts),
+		limits.ValidateNew(config.GetLinux().GetResources(), host.Facts),
 	}
 	for _, m := range config.GetMounts() {
 		faults = append(faults, validateMount(fmt.Sprintf("mounts[%s]", m.GetContainerPath()), m))
@@ -69,16 +74,16 @@ func ValidateContainer(config *cri.ContainerConfig, host Host) error {
 	}
 	for i, d := range config.GetCDIDevices() {
 		if d.GetName() == "" {
-			faults = append(faults, invalid(fmt.Sprintf("CDI_devices[%d].name", i), "no name"))
+			faults = append(faults, refusal.Invalid(fmt.Sprintf("CDI_devices[%d].name", i), "no name"))
 		}
 	}
-	return allOf(faults...)
+	return refusal.AllOf(faults...)
 }
 
 // FitsPod checks a container's config against that of its pod.
 func FitsPod(config *cri.ContainerConfig, pod *cri.PodSandboxConfig) error {
 	if config.GetLinux().GetSecurityContext().GetPrivileged() && !pod.GetLinux().GetSecurityContext().GetPrivileged() {
-		return invalid("linux.security_context.privileged", "the pod is not privileged")
+		return refusal.Invalid("linux.security_context.privileged", "the pod is not privileged")
 	}
 	return nil
 }
@@ -86,14 +91,14 @@ func FitsPod(config *cri.ContainerConfig, pod *cri.PodSandboxConfig) error {
 // noWindows refuses a message for the other kind of node.
 func noWindows(m proto.Message) error {
 	if proto.Size(m) > 0 {
-		return invalid("windows", "this is a runtime for Linux")
+		return refusal.Invalid("windows", "this is a runtime for Linux")
 	}
 	return nil
 }
 
 func validateCgroupParent(parent string) error {
 	if slices.Contains(strings.Split(parent, "/"), "..") || strings.ContainsRune(parent, 0) {
-		return invalid("linux.cgroup_parent", "%q is no path of a cgroup", parent)
+		return refusal.Invalid("linux.cgroup_parent", "%q is no path of a cgroup", parent)
 	}
 	return nil
 }
@@ -101,7 +106,7 @@ func validateCgroupParent(parent string) error {
 func validateEnvs(envs []*cri.KeyValue) error {
 	for _, kv := range envs {
 		if kv.GetKey() == "" || strings.ContainsAny(kv.GetKey(), "=\x00") || slices.Contains(kv.GetValue(), 0) {
-			return invalid("envs", "%q is no name of a variable, or its value holds a NUL", kv.GetKey())
+			return refusal.Invalid("envs", "%q is no name of a variable, or its value holds a NUL", kv.GetKey())
 		}
 	}
 	return nil
@@ -109,7 +114,7 @@ func validateEnvs(envs []*cri.KeyValue) error {
 
 func validateWorkingDir(dir string) error {
 	if dir != "" && !path.IsAbs(dir) || strings.ContainsRune(dir, 0) {
-		return invalid("working_dir", "%q is not an absolute path", dir)
+		return refusal.Invalid("working_dir", "%q is not an absolute path", dir)
 	}
 	return nil
 }
@@ -117,7 +122,7 @@ func validateWorkingDir(dir string) error {
 func validatePaths(field string, paths []string) error {
 	for _, p := range paths {
 		if !path.IsAbs(p) || strings.ContainsRune(p, 0) {
-			return invalid("linux.security_context."+field, "%q is not an absolute path", p)
+			return refusal.Invalid("linux.security_context."+field, "%q is not an absolute path", p)
 		}
 	}
 	return nil

@@ -12,11 +12,13 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/cri-shim/cri-shim/pkg/oci"
-	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // shmSize is the size of a pod's /dev/shm in bytes, as with other runtimes;
@@ -55,7 +57,7 @@ func (s *Service) makeFiles(ctx context.Context, p state.Pod) error {
 	if err := writeFile(dir, "resolv.conf", resolv); err != nil {
 		return err
 	}
-	if err := oci.Relabel(ctx, dir, oci.Labels{Mount: p.MountLabel}); err != nil {
+	if err := confine.Relabel(ctx, dir, confine.Labels{Mount: p.MountLabel}); err != nil {
 		return err
 	}
 	if p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() == cri.NamespaceMode_NODE {

@@ -7,8 +7,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/pkg/state"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
 // A pod without name servers of its own, said in any way, has the host's.

@@ -7,9 +7,10 @@ import (
 	"fmt"
 
 	"github.com/containerd/errdefs"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // Info is what a verbose PodSandboxStatus adds: the pause pid, paths, how long

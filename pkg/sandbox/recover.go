@@ -10,11 +10,12 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"golang.org/x/sync/errgroup"
 )
 
 // recoverParallel is how many objects are recovered at a time.
@@ -231,7 +232,7 @@ func (s *Service) recoverContainer(ctx context.Context, c state.Container, seen 
 
 // holdLabels keeps the SELinux level of a pod from being given to another.
 func (s *Service) holdLabels(p state.Pod) {
-	if err := oci.HoldLabels(oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel}); err != nil && p.ProcessLabel != "" {
+	if err := confine.HoldLabels(confine.Labels{Process: p.ProcessLabel, Mount: p.MountLabel}); err != nil && p.ProcessLabel != "" {
 		s.Log.Warn("SELinux level not reserved", "pod", p.ID, "err", err)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
@@ -50,7 +51,7 @@ func (s *Service) Run(ctx context.Context, in NewPod) (state.PodID, error) {
 // begin writes the record of a new pod, or finds the pod a repeated request
 // means. What an earlier attempt left half done is torn down first.
 func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error) {
-	labels, err := oci.NewLabels(in.Config.GetLinux().GetSecurityContext().GetSelinuxOptions())
+	labels, err := confine.NewLabels(in.Config.GetLinux().GetSecurityContext().GetSelinuxOptions())
 	if err != nil {
 		return state.Pod{}, false, err
 	}
@@ -69,7 +70,7 @@ func (s *Service) begin(ctx context.Context, in NewPod) (state.Pod, bool, error)
 	if began {
 		return pod, true, nil
 	}
-	oci.ReleaseLabels(labels)
+	confine.ReleaseLabels(labels)
 	if err != nil {
 		return pod, false, err
 	}
@@ -186,7 +187,7 @@ func (s *Service) pauseSpec(p state.Pod) (*specs.Spec, error) {
 	return oci.Pause(oci.PauseInput{
 		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup, PodAnnotations: handler.PodAnnotations,
 		RootFS: s.Layout.PauseRootFS(), CgroupsPath: p.Cgroup,
-		Labels:     oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel},
+		Labels:     confine.Labels{Process: p.ProcessLabel, Mount: p.MountLabel},
 		Namespaces: ns,
 	})
 }

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cri-shim/cri-shim/pkg/container"
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
@@ -166,7 +166,7 @@ func (s *Service) releaseNetwork(ctx context.Context, p state.Pod) error {
 func (s *Service) tellRemoved(ctx context.Context, id state.PodID) {
 	if p, err := s.Store.Pod(string(id)); err == nil {
 		s.Plugins.RemovePodSandbox(ctx, container.PluginPod(p))
-		oci.ReleaseLabels(oci.Labels{Process: p.ProcessLabel, Mount: p.MountLabel})
+		confine.ReleaseLabels(confine.Labels{Process: p.ProcessLabel, Mount: p.MountLabel})
 	}
 }
 

@@ -9,10 +9,11 @@ import (
 	"testing"
 	"time"
 
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // What is tried until it works is given up at the daemon's end: here nothing

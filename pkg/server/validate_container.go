@@ -10,6 +10,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 )
 
 func newContainer(r *cri.CreateContainerRequest, host oci.Host) (container.NewContainer, error) {
@@ -46,7 +47,7 @@ func (f *faults) logPath(p string) {
 func newResources(r *cri.UpdateContainerResourcesRequest, host oci.Host) (*cri.LinuxContainerResources, error) {
 	var f faults
 	f.required("container_id", r.GetContainerId())
-	f.unmet(oci.ValidateResources(r.GetLinux(), host.Facts))
+	f.unmet(limits.Validate(r.GetLinux(), host.Facts))
 	if r.GetLinux() == nil {
 		return &cri.LinuxContainerResources{}, f.err("update container resources")
 	}
@@ -56,6 +57,6 @@ func newResources(r *cri.UpdateContainerResourcesRequest, host oci.Host) (*cri.L
 func checkPodResources(r *cri.UpdatePodSandboxResourcesRequest, host oci.Host) error {
 	var f faults
 	f.required("pod_sandbox_id", r.GetPodSandboxId())
-	f.unmet(oci.ValidatePodResources(r.GetOverhead(), r.GetResources(), host.Facts))
+	f.unmet(limits.ValidatePod(r.GetOverhead(), r.GetResources(), host.Facts))
 	return f.err("update pod sandbox resources")
 }

@@ -22,7 +22,7 @@ var layers = map[string]int{
 	"pkg/sys": 0, "pkg/keyed": 0, "cmd/pause": 0,
 }
 
-// families are the packages in the folder of another one, with what each imports of its family. They share its layer and
+// families are the packages in one folder, with what each imports of its family. They share its layer and
 // its walls.
 var families = map[string][]string{
 	"pkg/image":             {"pkg/image/blobs", "pkg/image/database", "pkg/image/layers", "pkg/image/manifest", "pkg/image/registry"},
@@ -40,6 +40,11 @@ var families = map[string][]string{
 	"pkg/monitor/parent":    {"pkg/monitor/child", "pkg/monitor/container", "pkg/monitor/crilog", "pkg/monitor/exitlog", "pkg/monitor/fdstore", "pkg/monitor/poll", "pkg/monitor/wire"},
 	"pkg/monitor/poll":      nil,
 	"pkg/monitor/wire":      nil,
+	"pkg/oci":               {"pkg/oci/confine", "pkg/oci/identity", "pkg/oci/limits", "pkg/oci/refusal"},
+	"pkg/oci/confine":       {"pkg/oci/refusal"},
+	"pkg/oci/identity":      {"pkg/oci/refusal"},
+	"pkg/oci/limits":        {"pkg/oci/refusal"},
+	"pkg/oci/refusal":       nil,
 	"pkg/sys/cgroup":        {"pkg/sys", "pkg/sys/tree"},
 	"pkg/sys/hostpath":      {"pkg/sys"},
 	"pkg/sys/netns":         {"pkg/sys"},

@@ -12,11 +12,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/pkg/oci"
-	"github.com/cri-shim/cri-shim/pkg/sys"
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // label is the file in which the kernel tells a process its profile.
@@ -78,7 +79,7 @@ func TestAppArmor(t *testing.T) {
 	pod, p := privilegedPod(t, d, "confined")
 	local := localProfile(t)
 	nothing := func(*cri.LinuxContainerSecurityContext) {}
-	const enforced = oci.DefaultAppArmor + " (enforce)"
+	const enforced = confine.DefaultAppArmor + " (enforce)"
 	for name, c := range map[string]struct {
 		change func(s *cri.LinuxContainerSecurityContext)
 		want   string
@@ -126,7 +127,7 @@ func TestAppArmor(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		contains(t, "status", r.Info["appArmor"], oci.DefaultAppArmor)
+		contains(t, "status", r.Info["appArmor"], confine.DefaultAppArmor)
 	})
 	t.Run("pause", func(t *testing.T) {
 		got, err := os.ReadFile(fmt.Sprintf("/proc/%d/attr/current", pausePID(t, d, pod)))
@@ -156,8 +157,8 @@ func unloaded(t *testing.T, d *nodetest.Node, pod string, p *cri.PodSandboxConfi
 			return out
 		},
 	} {
-		unload(t, oci.DefaultAppArmor)
-		if got := act(); strings.TrimSpace(got) != oci.DefaultAppArmor+" (enforce)" {
+		unload(t, confine.DefaultAppArmor)
+		if got := act(); strings.TrimSpace(got) != confine.DefaultAppArmor+" (enforce)" {
 			t.Errorf("%s after the profile was unloaded: runs under %q", what, got)
 		}
 	}
@@ -166,8 +167,8 @@ func unloaded(t *testing.T, d *nodetest.Node, pod string, p *cri.PodSandboxConfi
 // TestAppArmorWithoutParser: a node whose default profile cannot be loaded says so once, and confines nobody who did
 // not ask for it.
 func TestAppArmorWithoutParser(t *testing.T) {
-	if held, _ := sys.AppArmorLoaded(oci.DefaultAppArmor); held {
-		unload(t, oci.DefaultAppArmor)
+	if held, _ := sys.AppArmorLoaded(confine.DefaultAppArmor); held {
+		unload(t, confine.DefaultAppArmor)
 	}
 	d := confined(t, "PATH="+t.TempDir())
 	pod, p := privilegedPod(t, d, "without")
@@ -177,7 +178,7 @@ func TestAppArmorWithoutParser(t *testing.T) {
 	}
 	c := inHostNet("asks")
 	appArmor(cri.SecurityProfile_RuntimeDefault, "")(c.Linux.SecurityContext)
-	refusedContainer(t, d, pod, c, codes.FailedPrecondition, oci.DefaultAppArmor, "apparmor_parser")
+	refusedContainer(t, d, pod, c, codes.FailedPrecondition, confine.DefaultAppArmor, "apparmor_parser")
 	if n := strings.Count(d.Log(), "level=WARN msg=\"containers that ask for no AppArmor profile"); n != 1 {
 		t.Errorf("the log warns %d times", n)
 	}

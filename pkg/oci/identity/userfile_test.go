@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci_test
+package identity_test
 
 import (
 	"context"
@@ -15,12 +15,12 @@ import (
 	"github.com/containerd/errdefs"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
 	"github.com/cri-shim/cri-shim/test/linear"
 )
 
 // imageFiles is an image that holds two files.
-func imageFiles(passwd, group string) oci.OpenFunc {
+func imageFiles(passwd, group string) identity.OpenFunc {
 	return func(path string) (io.ReadCloser, error) {
 		text, ok := map[string]string{"/etc/passwd": passwd, "/etc/group": group}[path]
 		if !ok {
@@ -48,7 +48,7 @@ func TestIDsOutOfRange(t *testing.T) {
 			"literal with a group":  {"", "web:x:7:", bad + ":web"},
 			"literal gid of a name": {"web:x:7:7::/:", "", "web:" + bad},
 		} {
-			u, err := oci.ResolveUser(t.Context(), imageFiles(c.passwd, c.group), c.user, nil)
+			u, err := identity.Resolve(t.Context(), imageFiles(c.passwd, c.group), c.user, nil)
 			if err == nil {
 				t.Errorf("%s %s: resolved to %+v", name, bad, u)
 				continue
@@ -60,7 +60,7 @@ func TestIDsOutOfRange(t *testing.T) {
 		}
 	}
 	last := imageFiles("web:x:2147483647:2147483647::/:", "g:x:2147483646:web")
-	if u, err := oci.ResolveUser(t.Context(), last, "web", nil); err != nil || u.UID != 1<<31-1 || !slices.Equal(u.Groups, []uint32{1<<31 - 1, 1<<31 - 2}) {
+	if u, err := identity.Resolve(t.Context(), last, "web", nil); err != nil || u.UID != 1<<31-1 || !slices.Equal(u.Groups, []uint32{1<<31 - 1, 1<<31 - 2}) {
 		t.Errorf("the last ids: %+v, %v", u, err)
 	}
 }
@@ -71,15 +71,15 @@ func TestOddUserFiles(t *testing.T) {
 	passwd := "\n  \n#web:x:1:1::/:\n+::::::\n:::\nbroken:x:abc:1::/:\nnobody-here:x:-1:5::/:\n\t web:x:8:9:a comment:/home/web \nshort:x:12\nnul:x:13:13::/a\x00b:\nweb:x:0:0::/:"
 	group := "wheel\nnone:x::\nbad:x:-5:somebody\nlong:x:20:" + strings.Repeat("m,", 100000) + "web\nlast:x:21:web,,"
 	open := imageFiles(passwd, group)
-	u, err := oci.ResolveUser(t.Context(), open, "web", nil)
+	u, err := identity.Resolve(t.Context(), open, "web", nil)
 	if err != nil || u.UID != 8 || u.GID != 9 || u.Home != "/home/web" || !slices.Equal(u.Groups, []uint32{9, 20, 21}) {
 		t.Errorf("web: %+v, %v", u, err)
 	}
-	if u, err := oci.ResolveUser(t.Context(), open, "short", nil); err != nil || u.UID != 12 || u.GID != 0 || u.Home != "/" {
+	if u, err := identity.Resolve(t.Context(), open, "short", nil); err != nil || u.UID != 12 || u.GID != 0 || u.Home != "/" {
 		t.Errorf("short: %+v, %v", u, err)
 	}
 	for _, user := range []string{"broken", "+", "nul", "web:none", "web:wheel"} {
-		if u, err := oci.ResolveUser(t.Context(), open, user, nil); err == nil {
+		if u, err := identity.Resolve(t.Context(), open, user, nil); err == nil {
 			t.Errorf("%s: resolved to %+v", user, u)
 		} else {
 			rejected(t, err)
@@ -96,24 +96,24 @@ func TestTooManyGroups(t *testing.T) {
 		return b.String()
 	}
 	const passwd = "w:x:1:1::/:"
-	if u, err := oci.ResolveUser(t.Context(), imageFiles(passwd, groups(1<<16)), "w", nil); err != nil || len(u.Groups) != 1<<16 {
+	if u, err := identity.Resolve(t.Context(), imageFiles(passwd, groups(1<<16)), "w", nil); err != nil || len(u.Groups) != 1<<16 {
 		t.Errorf("as many groups as a process can have: %d, %v", len(u.Groups), err)
 	}
-	_, err := oci.ResolveUser(t.Context(), imageFiles(passwd, groups(1<<16+1)), "w", nil)
+	_, err := identity.Resolve(t.Context(), imageFiles(passwd, groups(1<<16+1)), "w", nil)
 	rejected(t, err)
-	_, err = oci.ResolveUser(t.Context(), imageFiles(passwd, ""), "w", &cri.LinuxContainerSecurityContext{SupplementalGroups: make([]int64, 1<<16+1)})
+	_, err = identity.Resolve(t.Context(), imageFiles(passwd, ""), "w", &cri.LinuxContainerSecurityContext{SupplementalGroups: make([]int64, 1<<16+1)})
 	rejected(t, err)
 }
 
 func TestUserFileSize(t *testing.T) {
 	full := strings.Repeat("#", 1<<20-1) + "\n"
-	if _, err := oci.ResolveUser(t.Context(), imageFiles(full, full), "7", nil); err != nil {
+	if _, err := identity.Resolve(t.Context(), imageFiles(full, full), "7", nil); err != nil {
 		t.Errorf("files of 1 MiB: %v", err)
 	}
-	for path, open := range map[string]oci.OpenFunc{
+	for path, open := range map[string]identity.OpenFunc{
 		"/etc/passwd": imageFiles(full+"\n", ""), "/etc/group": imageFiles("web:x:7:7::/:", strings.Repeat("g:x:7:web\n", 800000)),
 	} {
-		_, err := oci.ResolveUser(t.Context(), open, "7", nil)
+		_, err := identity.Resolve(t.Context(), open, "7", nil)
 		rejected(t, err)
 		if !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "1048576") {
 			t.Errorf("error %q names neither file nor bound", err)
@@ -125,7 +125,7 @@ func TestUserFileSize(t *testing.T) {
 func TestUserLookupEnds(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := oci.ResolveUser(ctx, imageFiles("web:x:7:7::/:", ""), "web", nil)
+	_, err := identity.Resolve(ctx, imageFiles("web:x:7:7::/:", ""), "web", nil)
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v, want that the lookup was cancelled", err)
 	}
@@ -155,7 +155,7 @@ func TestUserLookupIsLinear(t *testing.T) {
 				}
 				open := imageFiles(passwd.String()+"w:x:1:1::/:\n", group.String())
 				return func() {
-					if _, err := oci.ResolveUser(t.Context(), open, "1", nil); err != nil {
+					if _, err := identity.Resolve(t.Context(), open, "1", nil); err != nil {
 						t.Error(err)
 					}
 				}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci
+package refusal
 
 import (
 	"fmt"
@@ -18,18 +18,18 @@ type refusal struct {
 func (r *refusal) Error() string { return r.text }
 func (r *refusal) Unwrap() error { return r.class }
 
-// invalid refuses what no machine could do.
-func invalid(field, format string, args ...any) error {
+// Invalid refuses what no machine could do.
+func Invalid(field, format string, args ...any) error {
 	return &refusal{fmt.Sprintf("honour %s: %s", field, fmt.Sprintf(format, args...)), errdefs.ErrInvalidArgument}
 }
 
-// unmet refuses what this machine, or the state of the pod, does not allow.
-func unmet(field, format string, args ...any) error {
+// Unmet refuses what this machine, or the state of the pod, does not allow.
+func Unmet(field, format string, args ...any) error {
 	return &refusal{fmt.Sprintf("honour %s: %s", field, fmt.Sprintf(format, args...)), errdefs.ErrFailedPrecondition}
 }
 
-// allOf returns one error that tells all of errs, or nil when there are none. They are refusals by invalid.
-func allOf(errs ...error) error {
+// AllOf returns one error that tells all of errs, or nil when there are none. They are refusals by Invalid.
+func AllOf(errs ...error) error {
 	var texts []string
 	for _, err := range errs {
 		if err != nil {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci
+package confine
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
 
@@ -51,7 +52,7 @@ func loadAppArmor(ctx context.Context) error {
 	return err
 }
 
-// KeepDefault returns an [appArmor.Default] that finds the profile in the kernel with loaded, or puts it there with load.
+// KeepDefault returns an [AppArmor.Default] that finds the profile in the kernel with loaded, or puts it there with load.
 func KeepDefault(loaded func(profile string) (bool, error), load func() error) func(asked bool) (profile string, err error) {
 	return (&keptProfile{loaded: loaded, load: load}).use
 }
@@ -85,10 +86,11 @@ func (k *keptProfile) use(asked bool) (string, error) {
 	return DefaultAppArmor, nil
 }
 
-const appArmorField = "linux.security_context.apparmor"
+// AppArmorField is the field of a security context that names a profile.
+const AppArmorField = "linux.security_context.apparmor"
 
-// appArmor is what this machine has of AppArmor.
-type appArmor struct {
+// AppArmor is what this machine has of AppArmor.
+type AppArmor struct {
 	Enabled bool
 	// Loaded reports whether the kernel holds a profile. nil: not checked.
 	Loaded func(profile string) (bool, error)
@@ -99,44 +101,44 @@ type appArmor struct {
 
 // Profile returns the profile to run under, "" for none. Where nothing is said the default applies if there is one;
 // what was asked for in so many words and can't be had is an error, since the user counts on it.
-func (a appArmor) Profile(p *cri.SecurityProfile) (string, error) {
+func (a AppArmor) Profile(p *cri.SecurityProfile) (string, error) {
 	switch {
 	case p.GetProfileType() == cri.SecurityProfile_Unconfined:
 		return "", nil
 	case !a.Enabled && p == nil:
 		return "", nil
 	case !a.Enabled:
-		return "", unmet(appArmorField, "there is no AppArmor here: the kernel has none, it is switched off, or /sys/kernel/security is not mounted")
+		return "", refusal.Unmet(AppArmorField, "there is no AppArmor here: the kernel has none, it is switched off, or /sys/kernel/security is not mounted")
 	case p.GetProfileType() == cri.SecurityProfile_RuntimeDefault: // also nil
 		return a.byDefault(p != nil)
 	}
 	return a.local(strings.TrimPrefix(p.GetLocalhostRef(), localhostPrefix))
 }
 
-func (a appArmor) byDefault(asked bool) (string, error) {
+func (a AppArmor) byDefault(asked bool) (string, error) {
 	if a.Default == nil && !asked {
 		return "", nil
 	}
 	if a.Default == nil {
-		return "", unmet(appArmorField, "no default profile")
+		return "", refusal.Unmet(AppArmorField, "no default profile")
 	}
 	name, err := a.Default(asked)
 	if err != nil {
-		return "", unmet(appArmorField, "%v", err)
+		return "", refusal.Unmet(AppArmorField, "%v", err)
 	}
 	return name, nil
 }
 
-func (a appArmor) local(name string) (string, error) {
+func (a AppArmor) local(name string) (string, error) {
 	if a.Loaded == nil {
 		return name, nil
 	}
 	loaded, err := a.Loaded(name)
 	if err != nil {
-		return "", unmet(appArmorField, "%v", err)
+		return "", refusal.Unmet(AppArmorField, "%v", err)
 	}
 	if !loaded {
-		return "", unmet(appArmorField, "profile %q is not loaded", name)
+		return "", refusal.Unmet(AppArmorField, "profile %q is not loaded", name)
 	}
 	return name, nil
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci
+package confine
 
 import (
 	"slices"
@@ -9,6 +9,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -32,7 +33,7 @@ func capabilityName(field, name string) (string, error) {
 		full = "CAP_" + full
 	}
 	if !slices.Contains(sys.CapabilityNames(), full) {
-		return "", invalid(field, "unknown capability %q", name)
+		return "", refusal.Invalid(field, "unknown capability %q", name)
 	}
 	return full, nil
 }
@@ -67,10 +68,10 @@ func askedCapabilities(sc *cri.LinuxContainerSecurityContext) (add, drop, ambien
 	return add, drop, ambient, err
 }
 
-// capabilities works out the sets of a container from what it asks for and the bounding set of this process, in CAP_ names. ALL is settled first, then single names, and a drop beats an add.
+// Capabilities works out the sets of a container from what it asks for and the bounding set of this process, in CAP_ names. ALL is settled first, then single names, and a drop beats an add.
 // The inheritable set stays empty apart from ambient ones, whatever the comment on add_capabilities says: filled, it
 // lets a program with file capabilities gain what its user should not have (CVE-2022-24769).
-func capabilities(sc *cri.LinuxContainerSecurityContext, bounding []string) (*specs.LinuxCapabilities, error) {
+func Capabilities(sc *cri.LinuxContainerSecurityContext, bounding []string) (*specs.LinuxCapabilities, error) {
 	if sc.GetPrivileged() {
 		return capabilitySets(bounding, nil), nil
 	}
@@ -93,7 +94,7 @@ func capabilities(sc *cri.LinuxContainerSecurityContext, bounding []string) (*sp
 			continue
 		}
 		if !slices.Contains(bounding, name) {
-			return nil, unmet("linux.security_context.capabilities", "%s is not in the bounding set of the runtime itself", name)
+			return nil, refusal.Unmet("linux.security_context.capabilities", "%s is not in the bounding set of the runtime itself", name)
 		}
 		held = append(slices.Clip(held), name)
 	}
@@ -118,8 +119,8 @@ func without(a, b []string) []string {
 	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }
 
-// validateCapabilities checks what a config says of capabilities, by itself.
-func validateCapabilities(sc *cri.LinuxContainerSecurityContext) error {
+// ValidateCapabilities checks what a config says of capabilities, by itself.
+func ValidateCapabilities(sc *cri.LinuxContainerSecurityContext) error {
 	_, _, _, err := askedCapabilities(sc)
 	return err
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci
+package identity
 
 import (
 	"context"
@@ -12,6 +12,8 @@ import (
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
 // User is the identity of a container's first process.
@@ -30,26 +32,27 @@ func (u User) CRI() *cri.ContainerUser {
 	return &cri.ContainerUser{Linux: &cri.LinuxContainerUser{Uid: int64(u.UID), Gid: int64(u.GID), SupplementalGroups: groups}}
 }
 
-func (u User) spec() specs.User {
+// Spec returns the identity as OCI specs carry it.
+func (u User) Spec() specs.User {
 	return specs.User{UID: u.UID, GID: u.GID, AdditionalGids: slices.Clone(u.Groups)}
 }
 
 // maxGroups is how many supplementary groups the kernel gives a process (NGROUPS_MAX).
 const maxGroups = 1 << 16
 
-// ResolveUser works out who the container runs as: the security context's user, else the image's USER ("name", "uid",
+// Resolve works out who the container runs as: the security context's user, else the image's USER ("name", "uid",
 // either with ":group"), else root. Names are looked up in the image. One that is not there, an id that is not within
 // 0-2147483647, wherever it is from, and more groups than a process can have are ErrInvalidArgument. The policy Merge
 // adds the groups that the image's /etc/group lists the user in. The primary group is always among the supplementary
 // ones: files that a group is denied by mode bits would open up to its members otherwise.
-func ResolveUser(ctx context.Context, open OpenFunc, imageUser string, sc *cri.LinuxContainerSecurityContext) (User, error) {
-	if err := validateUser(sc); err != nil {
+func Resolve(ctx context.Context, open OpenFunc, imageUser string, sc *cri.LinuxContainerSecurityContext) (User, error) {
+	if err := Validate(sc); err != nil {
 		return User{}, err
 	}
 	wanted, field := userSpec(imageUser, sc)
 	name, groupName, err := splitUser(wanted)
 	if err != nil {
-		return User{}, invalid(field, "%v", err)
+		return User{}, refusal.Invalid(field, "%v", err)
 	}
 	who, err := findAccount(ctx, open, name)
 	if err != nil {
@@ -70,15 +73,15 @@ func ResolveUser(ctx context.Context, open OpenFunc, imageUser string, sc *cri.L
 	case groupName != "":
 		u.GID = groups.named
 	}
-	u.Groups = distinct(u.GID, groups.memberships, sc.GetSupplementalGroups())
+	u.Groups = Groups(u.GID, groups.memberships, sc.GetSupplementalGroups())
 	if len(u.Groups) > maxGroups {
-		return User{}, invalid(field, "the user is in %d groups, and a process can be in %d", len(u.Groups), maxGroups)
+		return User{}, refusal.Invalid(field, "the user is in %d groups, and a process can be in %d", len(u.Groups), maxGroups)
 	}
 	return u, nil
 }
 
-// distinct returns the groups in their order, the primary one first, each once.
-func distinct(primary uint32, member []uint32, asked []int64) []uint32 {
+// Groups returns the groups in their order, the primary one first, each once.
+func Groups(primary uint32, member []uint32, asked []int64) []uint32 {
 	out, seen := []uint32{primary}, map[uint32]bool{primary: true}
 	add := func(gid uint32) {
 		if !seen[gid] {
@@ -118,43 +121,45 @@ func splitUser(spec string) (name, group string, err error) {
 	return name, group, nil
 }
 
-func validateUser(sc *cri.LinuxContainerSecurityContext) error {
+// Validate checks what a container's security context says of users and groups, by itself.
+func Validate(sc *cri.LinuxContainerSecurityContext) error {
 	if sc.GetRunAsUser() != nil && sc.GetRunAsUsername() != "" {
-		return invalid("linux.security_context.run_as_username", "set together with run_as_user")
+		return refusal.Invalid("linux.security_context.run_as_username", "set together with run_as_user")
 	}
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil && sc.GetRunAsUsername() == "" {
-		return invalid("linux.security_context.run_as_group", "set without a user")
+		return refusal.Invalid("linux.security_context.run_as_group", "set without a user")
 	}
 	if strings.Contains(sc.GetRunAsUsername(), ":") {
-		return invalid("linux.security_context.run_as_username", "%q holds a colon", sc.GetRunAsUsername())
+		return refusal.Invalid("linux.security_context.run_as_username", "%q holds a colon", sc.GetRunAsUsername())
 	}
-	if err := validateGroupsPolicy(sc.GetSupplementalGroupsPolicy()); err != nil {
+	if err := ValidateGroupsPolicy(sc.GetSupplementalGroupsPolicy()); err != nil {
 		return err
 	}
-	return validateIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups())
+	return ValidateIDs(sc.GetRunAsUser(), sc.GetRunAsGroup(), sc.GetSupplementalGroups())
 }
 
-func validateGroupsPolicy(p cri.SupplementalGroupsPolicy) error {
+// ValidateGroupsPolicy refuses a policy that there is not.
+func ValidateGroupsPolicy(p cri.SupplementalGroupsPolicy) error {
 	if _, ok := cri.SupplementalGroupsPolicy_name[int32(p)]; !ok {
-		return invalid("linux.security_context.supplemental_groups_policy", "unknown value %d", p)
+		return refusal.Invalid("linux.security_context.supplemental_groups_policy", "unknown value %d", p)
 	}
 	return nil
 }
 
-// validateIDs holds ids to the range Kubernetes and the runtimes share.
-func validateIDs(uid, gid *cri.Int64Value, groups []int64) error {
+// ValidateIDs holds ids to the range Kubernetes and the runtimes share.
+func ValidateIDs(uid, gid *cri.Int64Value, groups []int64) error {
 	if v := uid.GetValue(); v < 0 || v > math.MaxInt32 {
-		return invalid("linux.security_context.run_as_user", "%d is outside 0-%d", v, math.MaxInt32)
+		return refusal.Invalid("linux.security_context.run_as_user", "%d is outside 0-%d", v, math.MaxInt32)
 	}
 	if v := gid.GetValue(); v < 0 || v > math.MaxInt32 {
-		return invalid("linux.security_context.run_as_group", "%d is outside 0-%d", v, math.MaxInt32)
+		return refusal.Invalid("linux.security_context.run_as_group", "%d is outside 0-%d", v, math.MaxInt32)
 	}
 	if len(groups) > maxGroups {
-		return invalid("linux.security_context.supplemental_groups", "%d groups, and a process can be in %d", len(groups), maxGroups)
+		return refusal.Invalid("linux.security_context.supplemental_groups", "%d groups, and a process can be in %d", len(groups), maxGroups)
 	}
 	for _, g := range groups {
 		if g < 0 || g > math.MaxInt32 {
-			return invalid("linux.security_context.supplemental_groups", "%d is outside 0-%d", g, math.MaxInt32)
+			return refusal.Invalid("linux.security_context.supplemental_groups", "%d is outside 0-%d", g, math.MaxInt32)
 		}
 	}
 	return nil

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci_test
+package limits_test
 
 import (
 	"encoding/json"
@@ -10,11 +10,11 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
-func TestUpdateResources(t *testing.T) {
+func TestUpdate(t *testing.T) {
 	for name, c := range map[string]struct {
 		old, update *cri.LinuxContainerResources
 		want        string
@@ -60,7 +60,7 @@ func TestUpdateResources(t *testing.T) {
 			spec := specWith(t, c.old)
 			before := encode(t, spec.Linux.Resources)
 			shared := spec.Linux.Resources
-			if err := oci.UpdateResources(spec, c.update, facts()); err != nil {
+			if err := limits.Update(spec, c.update, facts()); err != nil {
 				t.Fatal(err)
 			}
 			if encode(t, shared) != before {
@@ -73,20 +73,20 @@ func TestUpdateResources(t *testing.T) {
 	}
 }
 
-func TestUpdateResourcesRefuses(t *testing.T) {
+func TestUpdateRefuses(t *testing.T) {
 	spec := specWith(t, &cri.LinuxContainerResources{})
 	before := encode(t, spec)
 	for _, r := range []*cri.LinuxContainerResources{
 		{CpuShares: 5, CpuPeriod: 1}, {MemoryLimitInBytes: 10, MemorySwapLimitInBytes: 5}, {CpuShares: 5, Unified: map[string]string{"a/b.c": ""}},
 	} {
-		if err := oci.UpdateResources(spec, r, facts()); !errdefs.IsInvalidArgument(err) && !errdefs.IsFailedPrecondition(err) {
+		if err := limits.Update(spec, r, facts()); !errdefs.IsInvalidArgument(err) && !errdefs.IsFailedPrecondition(err) {
 			t.Errorf("error %v is neither InvalidArgument nor FailedPrecondition", err)
 		}
 	}
 	if encode(t, spec) != before {
 		t.Error("a refused update changed the spec")
 	}
-	if err := oci.UpdateResources(&specs.Spec{}, nil, facts()); !errdefs.IsInvalidArgument(err) && !errdefs.IsFailedPrecondition(err) {
+	if err := limits.Update(&specs.Spec{}, nil, facts()); !errdefs.IsInvalidArgument(err) && !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("error %v is neither InvalidArgument nor FailedPrecondition", err)
 	}
 }
@@ -99,7 +99,7 @@ func facts() sys.Facts {
 func specWith(t *testing.T, r *cri.LinuxContainerResources) *specs.Spec {
 	t.Helper()
 	spec := &specs.Spec{Process: &specs.Process{}, Linux: &specs.Linux{}}
-	if err := oci.UpdateResources(spec, r, facts()); err != nil {
+	if err := limits.Update(spec, r, facts()); err != nil {
 		t.Fatal(err)
 	}
 	return spec

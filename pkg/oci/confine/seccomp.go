@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci
+package confine
 
 import (
 	"path/filepath"
@@ -10,10 +10,12 @@ import (
 	"github.com/moby/profiles/seccomp"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
-// seccompFilters is what this machine has of seccomp.
-type seccompFilters struct {
+// Seccomp is what this machine has of seccomp.
+type Seccomp struct {
 	Enabled bool
 	Root    string // where relative localhost profiles are looked up; "" = they are refused
 	// ReadFile returns a localhost profile. nil: there is no way to read one.
@@ -21,12 +23,12 @@ type seccompFilters struct {
 }
 
 // Filter builds the filter of a profile, nil for none, against the capabilities in the spec.
-func (s seccompFilters) Filter(field string, p *cri.SecurityProfile, spec *specs.Spec) (*specs.LinuxSeccomp, error) {
+func (s Seccomp) Filter(field string, p *cri.SecurityProfile, spec *specs.Spec) (*specs.LinuxSeccomp, error) {
 	if p == nil || p.GetProfileType() == cri.SecurityProfile_Unconfined {
 		return nil, nil
 	}
 	if !s.Enabled {
-		return nil, unmet(field, "this kernel has no seccomp filters")
+		return nil, refusal.Unmet(field, "this kernel has no seccomp filters")
 	}
 	if p.GetProfileType() == cri.SecurityProfile_RuntimeDefault {
 		return defaultFilter(field, spec)
@@ -36,15 +38,15 @@ func (s seccompFilters) Filter(field string, p *cri.SecurityProfile, spec *specs
 		return nil, err
 	}
 	if s.ReadFile == nil {
-		return nil, unmet(field, "no way to read %s", file)
+		return nil, refusal.Unmet(field, "no way to read %s", file)
 	}
 	raw, err := s.ReadFile(file)
 	if err != nil {
-		return nil, invalid(field, "read profile %s: %v", file, err)
+		return nil, refusal.Invalid(field, "read profile %s: %v", file, err)
 	}
 	built, err := seccomp.LoadProfile(string(raw), spec)
 	if err != nil {
-		return nil, invalid(field, "parse profile %s: %v", file, err)
+		return nil, refusal.Invalid(field, "parse profile %s: %v", file, err)
 	}
 	return built, nil
 }
@@ -55,7 +57,7 @@ func profilePath(field, ref, root string) (string, error) {
 		return filepath.Clean(ref), nil
 	}
 	if root == "" || !filepath.IsLocal(ref) {
-		return "", invalid(field+".localhost_ref", "%q is neither absolute nor below the profile directory", ref)
+		return "", refusal.Invalid(field+".localhost_ref", "%q is neither absolute nor below the profile directory", ref)
 	}
 	return filepath.Join(root, ref), nil
 }
@@ -65,16 +67,16 @@ func profilePath(field, ref, root string) (string, error) {
 func defaultFilter(field string, spec *specs.Spec) (*specs.LinuxSeccomp, error) {
 	built, err := seccomp.GetDefaultProfile(spec)
 	if err != nil {
-		return nil, unmet(field, "default profile: %v", err)
+		return nil, refusal.Unmet(field, "default profile: %v", err)
 	}
 	built.Architectures = slices.DeleteFunc(built.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
 	return built, nil
 }
 
-// pauseFilter is what RuntimeDefault means for pause: the few system calls that pause makes, and those of the runtime
+// PauseFilter is what RuntimeDefault means for pause: the few system calls that pause makes, and those of the runtime
 // between loading the filter and running pause, for the machine's own architecture. It is both stricter than the profile
 // for containers and much cheaper to load, which counts because the kubelet asks for it on every pod.
-func pauseFilter() *specs.LinuxSeccomp {
+func PauseFilter() *specs.LinuxSeccomp {
 	const calls = `
 		access arch_prctl brk capget capset chdir clock_getres clock_gettime clock_nanosleep clone clone3 close close_range
 		dup dup2 dup3 epoll_create1 epoll_ctl epoll_pwait epoll_pwait2 epoll_wait eventfd2 execve execveat exit exit_group

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci_test
+package identity_test
 
 import (
 	"os"
@@ -11,7 +11,7 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/identity"
 )
 
 // userRoot makes an image root with passwd and group files.
@@ -34,29 +34,29 @@ func userRoot(t *testing.T) string {
 
 func TestResolveUser(t *testing.T) {
 	v := func(i int64) *cri.Int64Value { return &cri.Int64Value{Value: i} }
-	open := oci.OpenIn(userRoot(t))
+	open := identity.OpenIn(userRoot(t))
 	for name, c := range map[string]struct {
 		image string
 		sc    *cri.LinuxContainerSecurityContext
-		want  oci.User
+		want  identity.User
 	}{
-		"nothing":          {"", nil, oci.User{Groups: []uint32{0}, Home: "/root"}},
-		"image uid":        {"1000", nil, oci.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 50000}, Home: "/home/web"}},
-		"image name":       {"web", nil, oci.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 50000}, Home: "/home/web"}},
-		"second name":      {"alias", nil, oci.User{UID: 1000, GID: 7, Groups: []uint32{7, 50001}, Home: "/home/alias"}},
-		"image uid:gid":    {"1003:1004", nil, oci.User{UID: 1003, GID: 1004, Groups: []uint32{1004}, Home: "/"}},
-		"image name:group": {"web:www", nil, oci.User{UID: 1000, GID: 33, Groups: []uint32{33, 50000}, Home: "/home/web"}},
-		"image uid:group":  {"1003:www", nil, oci.User{UID: 1003, GID: 33, Groups: []uint32{33}, Home: "/"}},
-		"no home":          {"bare", nil, oci.User{UID: 5, GID: 5, Groups: []uint32{5}, Home: "/"}},
-		"uid beats image":  {"web:www", &cri.LinuxContainerSecurityContext{RunAsUser: v(42)}, oci.User{UID: 42, Groups: []uint32{0}, Home: "/"}},
+		"nothing":          {"", nil, identity.User{Groups: []uint32{0}, Home: "/root"}},
+		"image uid":        {"1000", nil, identity.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 50000}, Home: "/home/web"}},
+		"image name":       {"web", nil, identity.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 50000}, Home: "/home/web"}},
+		"second name":      {"alias", nil, identity.User{UID: 1000, GID: 7, Groups: []uint32{7, 50001}, Home: "/home/alias"}},
+		"image uid:gid":    {"1003:1004", nil, identity.User{UID: 1003, GID: 1004, Groups: []uint32{1004}, Home: "/"}},
+		"image name:group": {"web:www", nil, identity.User{UID: 1000, GID: 33, Groups: []uint32{33, 50000}, Home: "/home/web"}},
+		"image uid:group":  {"1003:www", nil, identity.User{UID: 1003, GID: 33, Groups: []uint32{33}, Home: "/"}},
+		"no home":          {"bare", nil, identity.User{UID: 5, GID: 5, Groups: []uint32{5}, Home: "/"}},
+		"uid beats image":  {"web:www", &cri.LinuxContainerSecurityContext{RunAsUser: v(42)}, identity.User{UID: 42, Groups: []uint32{0}, Home: "/"}},
 		"uid and gid": {"", &cri.LinuxContainerSecurityContext{RunAsUser: v(1000), RunAsGroup: v(8), SupplementalGroups: []int64{9, 8, 50000}},
-			oci.User{UID: 1000, GID: 8, Groups: []uint32{8, 50000, 9}, Home: "/home/web"}},
-		"username": {"", &cri.LinuxContainerSecurityContext{RunAsUsername: "web", RunAsGroup: v(8)}, oci.User{UID: 1000, GID: 8, Groups: []uint32{8, 50000}, Home: "/home/web"}},
+			identity.User{UID: 1000, GID: 8, Groups: []uint32{8, 50000, 9}, Home: "/home/web"}},
+		"username": {"", &cri.LinuxContainerSecurityContext{RunAsUsername: "web", RunAsGroup: v(8)}, identity.User{UID: 1000, GID: 8, Groups: []uint32{8, 50000}, Home: "/home/web"}},
 		"strict": {"web", &cri.LinuxContainerSecurityContext{SupplementalGroups: []int64{1234}, SupplementalGroupsPolicy: cri.SupplementalGroupsPolicy_Strict},
-			oci.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 1234}, Home: "/home/web"}},
+			identity.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 1234}, Home: "/home/web"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := oci.ResolveUser(t.Context(), open, c.image, c.sc)
+			got, err := identity.Resolve(t.Context(), open, c.image, c.sc)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -76,7 +76,7 @@ func TestResolveUser(t *testing.T) {
 		"group alone":   {"web", &cri.LinuxContainerSecurityContext{RunAsGroup: v(1)}},
 		"colon":         {"", &cri.LinuxContainerSecurityContext{RunAsUsername: "web:root"}},
 	} {
-		if _, err := oci.ResolveUser(t.Context(), open, c.image, c.sc); err == nil {
+		if _, err := identity.Resolve(t.Context(), open, c.image, c.sc); err == nil {
 			t.Errorf("%s: resolved", name)
 		} else {
 			rejected(t, err)
@@ -85,12 +85,12 @@ func TestResolveUser(t *testing.T) {
 }
 
 func TestUserOfScratchImage(t *testing.T) {
-	open := oci.OpenIn(t.TempDir())
-	got, err := oci.ResolveUser(t.Context(), open, "7:8", nil)
-	if want := (oci.User{UID: 7, GID: 8, Groups: []uint32{8}, Home: "/"}); err != nil || !reflect.DeepEqual(got, want) {
+	open := identity.OpenIn(t.TempDir())
+	got, err := identity.Resolve(t.Context(), open, "7:8", nil)
+	if want := (identity.User{UID: 7, GID: 8, Groups: []uint32{8}, Home: "/"}); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if _, err := oci.ResolveUser(t.Context(), open, "web", nil); err == nil {
+	if _, err := identity.Resolve(t.Context(), open, "web", nil); err == nil {
 		t.Error("a name resolved without a passwd file")
 	}
 	if u := got.CRI().GetLinux(); u.GetUid() != 7 || u.GetGid() != 8 || len(u.GetSupplementalGroups()) != 1 {
@@ -116,7 +116,7 @@ func TestUserFilesStayInTheImage(t *testing.T) {
 	}
 	for _, target := range []string{filepath.Join(outside, "passwd"), "../../../../../../../../" + outside + "/passwd", "/dev/null", "/etc"} {
 		replace(target)
-		if u, err := oci.ResolveUser(t.Context(), oci.OpenIn(root), "web", nil); err == nil {
+		if u, err := identity.Resolve(t.Context(), identity.OpenIn(root), "web", nil); err == nil {
 			t.Errorf("passwd -> %s resolved to %+v", target, u)
 		}
 	}
@@ -128,13 +128,13 @@ func TestUserFilesStayInTheImage(t *testing.T) {
 		t.Fatal(err)
 	}
 	replace("/store/passwd")
-	if u, err := oci.ResolveUser(t.Context(), oci.OpenIn(root), "web", nil); err != nil || u.UID != 77 {
+	if u, err := identity.Resolve(t.Context(), identity.OpenIn(root), "web", nil); err != nil || u.UID != 77 {
 		t.Errorf("passwd in the store: %+v, %v", u, err)
 	}
 	if err := os.WriteFile(filepath.Join(root, "store/passwd"), []byte(strings.Repeat("#", 9<<20)), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := oci.ResolveUser(t.Context(), oci.OpenIn(root), "web", nil); err == nil || !strings.Contains(err.Error(), "larger") {
+	if _, err := identity.Resolve(t.Context(), identity.OpenIn(root), "web", nil); err == nil || !strings.Contains(err.Error(), "larger") {
 		t.Errorf("9 MiB of passwd: %v", err)
 	}
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci
+package limits
 
 import (
 	"fmt"
@@ -12,6 +12,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -23,28 +24,28 @@ const (
 	maxShares = 1 << 18
 )
 
-// UpdateResources applies r to a spec: fields that are zero stay as they are. The spec is unchanged when an error is
+// Update applies r to a spec: fields that are zero stay as they are. The spec is unchanged when an error is
 // returned. Nothing is told to a running container; that is the runtime's update command, with spec.Linux.Resources.
-func UpdateResources(spec *specs.Spec, r *cri.LinuxContainerResources, facts sys.Facts) error {
+func Update(spec *specs.Spec, r *cri.LinuxContainerResources, facts sys.Facts) error {
 	if spec.Linux == nil || spec.Process == nil {
-		return unmet("linux.resources", "the spec is not of a Linux container")
+		return refusal.Unmet("linux.resources", "the spec is not of a Linux container")
 	}
-	if err := ValidateResources(r, facts); err != nil {
+	if err := Validate(r, facts); err != nil {
 		return err
 	}
-	next, err := merge(spec.Linux.Resources, r, facts)
+	next, err := Merge(spec.Linux.Resources, r, facts)
 	if err != nil {
 		return err
 	}
 	spec.Linux.Resources = next
 	if r.GetOomScoreAdj() != 0 {
-		spec.Process.OOMScoreAdj = oomScoreAdj(r, facts)
+		spec.Process.OOMScoreAdj = OOMScoreAdj(r, facts)
 	}
 	return nil
 }
 
-// merge returns old with the set fields of r over it; old is not changed.
-func merge(old *specs.LinuxResources, r *cri.LinuxContainerResources, facts sys.Facts) (*specs.LinuxResources, error) {
+// Merge returns old with the set fields of r over it; old is not changed.
+func Merge(old *specs.LinuxResources, r *cri.LinuxContainerResources, facts sys.Facts) (*specs.LinuxResources, error) {
 	next := specs.LinuxResources{}
 	if old != nil {
 		next = *old
@@ -115,10 +116,10 @@ func mergeMemory(old *specs.LinuxMemory, r *cri.LinuxContainerResources, facts s
 		}
 	}
 	if next.Limit != nil && *next.Limit > 0 && swap > 0 && swap < *next.Limit {
-		return nil, invalid(resField+"memory_swap_limit_in_bytes", "%d is less than the memory limit %d that it includes", swap, *next.Limit)
+		return nil, refusal.Invalid(resField+"memory_swap_limit_in_bytes", "%d is less than the memory limit %d that it includes", swap, *next.Limit)
 	}
 	if next.Limit == nil && swap > 0 && facts.SwapAccounting {
-		return nil, invalid(resField+"memory_swap_limit_in_bytes", "set without memory_limit_in_bytes, which it includes")
+		return nil, refusal.Invalid(resField+"memory_swap_limit_in_bytes", "set without memory_limit_in_bytes, which it includes")
 	}
 	if facts.SwapAccounting {
 		next.Swap = &swap
@@ -170,26 +171,26 @@ func hugepageSize(s string) (string, error) {
 		}
 		return sys.HugepageName(n << shift), nil
 	}
-	return "", invalid(resField+"hugepage_limits", "%q is no page size, as 2MB is", s)
+	return "", refusal.Invalid(resField+"hugepage_limits", "%q is no page size, as 2MB is", s)
 }
 
-// validateNewResources checks the limits of a container that has none yet.
-func validateNewResources(r *cri.LinuxContainerResources, facts sys.Facts) error {
-	err := ValidateResources(r, facts)
+// ValidateNew checks the limits of a container that has none yet.
+func ValidateNew(r *cri.LinuxContainerResources, facts sys.Facts) error {
+	err := Validate(r, facts)
 	if err == nil {
-		_, err = merge(nil, r, facts)
+		_, err = Merge(nil, r, facts)
 	}
 	return err
 }
 
-// ValidatePodResources checks the two parts of what a pod is given by the rules of a container's. They are recorded,
+// ValidatePod checks the two parts of what a pod is given by the rules of a container's. They are recorded,
 // and told to plugins, and limit nothing here.
-func ValidatePodResources(overhead, resources *cri.LinuxContainerResources, facts sys.Facts) error {
-	return allOf(ValidateResources(overhead, facts), ValidateResources(resources, facts))
+func ValidatePod(overhead, resources *cri.LinuxContainerResources, facts sys.Facts) error {
+	return refusal.AllOf(Validate(overhead, facts), Validate(resources, facts))
 }
 
-// ValidateResources checks the limits of a container against what kernels accept and against the machine's cgroup version.
-func ValidateResources(r *cri.LinuxContainerResources, facts sys.Facts) error {
+// Validate checks the limits of a container against what kernels accept and against the machine's cgroup version.
+func Validate(r *cri.LinuxContainerResources, facts sys.Facts) error {
 	for _, f := range []struct {
 		name           string
 		value, lo, hi  int64
@@ -207,7 +208,7 @@ func ValidateResources(r *cri.LinuxContainerResources, facts sys.Facts) error {
 			continue
 		}
 		if f.value < f.lo || f.value > f.hi {
-			return invalid(resField+f.name, "%d is outside %d-%d", f.value, f.lo, f.hi)
+			return refusal.Invalid(resField+f.name, "%d is outside %d-%d", f.value, f.lo, f.hi)
 		}
 	}
 	if err := validateList("cpuset_cpus", r.GetCpusetCpus()); err != nil {
@@ -237,7 +238,7 @@ func validateList(name, list string) error {
 		lo, err := strconv.ParseUint(first, 10, 16)
 		hi, err2 := strconv.ParseUint(last, 10, 16)
 		if err != nil || err2 != nil || hi < lo {
-			return invalid(resField+name, "%q is no list of numbers, as 0-3,7 is", list)
+			return refusal.Invalid(resField+name, "%q is no list of numbers, as 0-3,7 is", list)
 		}
 	}
 	return nil
@@ -246,23 +247,23 @@ func validateList(name, list string) error {
 // validateUnified: keys are names of files in a cgroup directory, and must stay that.
 func validateUnified(unified map[string]string, facts sys.Facts) error {
 	if len(unified) > 0 && !facts.CgroupV2 {
-		return invalid(resField+"unified", "this machine has cgroup v1")
+		return refusal.Invalid(resField+"unified", "this machine has cgroup v1")
 	}
 	for key, value := range unified {
 		controller, file, ok := strings.Cut(key, ".")
 		if !ok || controller == "" || file == "" || strings.ContainsAny(key, "/\x00") || strings.ContainsRune(value, 0) {
-			return invalid(fmt.Sprintf("%sunified[%s]", resField, key), "no file of a cgroup")
+			return refusal.Invalid(fmt.Sprintf("%sunified[%s]", resField, key), "no file of a cgroup")
 		}
 	}
 	return nil
 }
 
-// oomScoreAdj is set even when nothing is asked for: inherited, it would be the monitor's, which is protected.
-func oomScoreAdj(r *cri.LinuxContainerResources, facts sys.Facts) *int {
-	v := nearestScore(int(r.GetOomScoreAdj()), facts)
+// OOMScoreAdj is the score of a container with the limits r. It is set even when nothing is asked for: inherited, it would be the monitor's, which is protected.
+func OOMScoreAdj(r *cri.LinuxContainerResources, facts sys.Facts) *int {
+	v := NearestScore(int(r.GetOomScoreAdj()), facts)
 	return &v
 }
 
-// nearestScore returns the oom_score_adj nearest to v that a process on this machine may be given. Values differ from v only where
+// NearestScore returns the oom_score_adj nearest to v that a process on this machine may be given. Values differ from v only where
 // the daemon lacks CAP_SYS_RESOURCE: asking for less would make the runtime fail.
-func nearestScore(v int, facts sys.Facts) int { return max(v, facts.OOMScoreAdjMin) }
+func NearestScore(v int, facts sys.Facts) int { return max(v, facts.OOMScoreAdjMin) }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci_test
+package confine_test
 
 import (
 	"errors"
@@ -9,7 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 )
 
 // kernel is one whose default profile comes and goes.
@@ -20,7 +20,7 @@ type kernel struct {
 }
 
 func (k *kernel) loaded(profile string) (bool, error) {
-	return k.held && profile == oci.DefaultAppArmor, nil
+	return k.held && profile == confine.DefaultAppArmor, nil
 }
 
 func (k *kernel) load() error {
@@ -31,7 +31,7 @@ func (k *kernel) load() error {
 
 func TestProfileThatWasUnloadedIsLoadedAgain(t *testing.T) {
 	k := kernel{}
-	use := oci.KeepDefault(k.loaded, k.load)
+	use := confine.KeepDefault(k.loaded, k.load)
 	for i, step := range []struct {
 		before func()
 		asked  bool
@@ -40,12 +40,12 @@ func TestProfileThatWasUnloadedIsLoadedAgain(t *testing.T) {
 		broken bool
 	}{
 		{func() {}, false, "", 0, false}, // nobody asked for it yet
-		{func() {}, true, oci.DefaultAppArmor, 1, false},
-		{func() {}, false, oci.DefaultAppArmor, 1, false},
-		{func() { k.held = false }, false, oci.DefaultAppArmor, 2, false},
-		{func() { k.held = false }, true, oci.DefaultAppArmor, 3, false},
+		{func() {}, true, confine.DefaultAppArmor, 1, false},
+		{func() {}, false, confine.DefaultAppArmor, 1, false},
+		{func() { k.held = false }, false, confine.DefaultAppArmor, 2, false},
+		{func() { k.held = false }, true, confine.DefaultAppArmor, 3, false},
 		{func() { k.held, k.parser = false, errors.New("gone") }, false, "", 4, true},
-		{func() { k.parser = nil }, false, oci.DefaultAppArmor, 5, false},
+		{func() { k.parser = nil }, false, confine.DefaultAppArmor, 5, false},
 	} {
 		step.before()
 		got, err := use(step.asked)
@@ -58,11 +58,11 @@ func TestProfileThatWasUnloadedIsLoadedAgain(t *testing.T) {
 // TestMissingParserIsNamed: the error an operator reads says which program and which profile.
 func TestMissingParserIsNamed(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
-	err := oci.LoadAppArmor(t.Context())
+	err := confine.LoadAppArmor(t.Context())
 	if !errors.Is(err, errdefs.ErrUnavailable) {
 		t.Errorf("class of %v", err)
 	}
-	for _, word := range []string{"apparmor_parser", oci.DefaultAppArmor} {
+	for _, word := range []string{"apparmor_parser", confine.DefaultAppArmor} {
 		if err == nil || !strings.Contains(err.Error(), word) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("no %q in one line: %v", word, err)
 		}

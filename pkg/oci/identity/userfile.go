@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci
+package identity
 
 import (
 	"bytes"
@@ -12,6 +12,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
 const (
@@ -224,5 +226,5 @@ func named(field string, err error) error {
 	if errors.As(err, &unread) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("honour %s: %w", field, err)
 	}
-	return invalid(field, "%v", err)
+	return refusal.Invalid(field, "%v", err)
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci_test
+package confine_test
 
 import (
 	"context"
@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 )
 
 const someLabel = "system_u:object_r:container_file_t:s0:c1,c2"
@@ -57,7 +57,7 @@ func TestRelabelTree(t *testing.T) {
 	dir, outside := relabelled(t)
 	by := filepath.Join(t.TempDir(), "by")
 	must(t, os.Symlink(dir, by))
-	must(t, oci.RelabelTree(t.Context(), by, someLabel))
+	must(t, confine.RelabelTree(t.Context(), by, someLabel))
 	for _, path := range []string{"", "a", "a/b", "a/b/file", "c", "c/link", "z"} {
 		if got := labelOf(filepath.Join(dir, path)); got != someLabel {
 			t.Errorf("%q has the label %q", path, got)
@@ -72,7 +72,7 @@ func TestRelabelTree(t *testing.T) {
 func TestRelabelRefusesSystemPaths(t *testing.T) {
 	by := filepath.Join(t.TempDir(), "by")
 	must(t, os.Symlink("/media", by))
-	if err := oci.RelabelTree(t.Context(), by, someLabel); err == nil || !strings.Contains(err.Error(), "/media is not allowed") {
+	if err := confine.RelabelTree(t.Context(), by, someLabel); err == nil || !strings.Contains(err.Error(), "/media is not allowed") {
 		t.Errorf("%v, want a refusal", err)
 	}
 }
@@ -84,7 +84,7 @@ func TestRelabelEndsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("enough")
 	cancel(why)
-	err := oci.RelabelTree(ctx, dir, someLabel)
+	err := confine.RelabelTree(ctx, dir, someLabel)
 	if !errdefs.IsUnavailable(err) || !errors.Is(err, why) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("%v, want that %s is unavailable and why", err, dir)
 	}
@@ -98,15 +98,15 @@ func TestLabels(t *testing.T) {
 	if testing.Short() {
 		t.Skip("may look at the machine's policy")
 	}
-	l, err := oci.NewLabels(&cri.SELinuxOption{Level: "s0:c1,c2"})
+	l, err := confine.NewLabels(&cri.SELinuxOption{Level: "s0:c1,c2"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer oci.ReleaseLabels(l)
-	if err := oci.HoldLabels(l); err != nil {
+	defer confine.ReleaseLabels(l)
+	if err := confine.HoldLabels(l); err != nil {
 		t.Error(err)
 	}
-	if err := oci.Relabel(t.Context(), t.TempDir(), oci.Labels{}); err != nil {
+	if err := confine.Relabel(t.Context(), t.TempDir(), confine.Labels{}); err != nil {
 		t.Error(err)
 	}
 }

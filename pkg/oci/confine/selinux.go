@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package oci
+package confine
 
 import (
 	"context"
@@ -15,6 +15,8 @@ import (
 	"github.com/opencontainers/selinux/go-selinux"
 	"github.com/opencontainers/selinux/go-selinux/label"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
 // Labels are the SELinux contexts of a pod: what its processes run as and what its files carry. Both are empty on a
@@ -24,7 +26,7 @@ type Labels struct{ Process, Mount string }
 // NewLabels allocates labels for a pod: a level of its own unless the options name one. ReleaseLabels gives it back.
 // The allocation lives in this process; HoldLabels repeats it after a restart.
 func NewLabels(o *cri.SELinuxOption) (Labels, error) {
-	if err := validateSELinux(o); err != nil {
+	if err := ValidateSELinux(o); err != nil {
 		return Labels{}, err
 	}
 	var options []string
@@ -36,7 +38,7 @@ func NewLabels(o *cri.SELinuxOption) (Labels, error) {
 	slices.Sort(options)
 	process, mount, err := label.InitLabels(options)
 	if err != nil {
-		return Labels{}, invalid("linux.security_context.selinux_options", "%v", err)
+		return Labels{}, refusal.Invalid("linux.security_context.selinux_options", "%v", err)
 	}
 	return Labels{Process: process, Mount: mount}, nil
 }
@@ -145,14 +147,15 @@ func editLabel(context string, parts ...string) string {
 	return strings.Join(fields, ":")
 }
 
-func validateSELinux(o *cri.SELinuxOption) error {
+// ValidateSELinux checks the parts of a label.
+func ValidateSELinux(o *cri.SELinuxOption) error {
 	for name, value := range map[string]string{"user": o.GetUser(), "role": o.GetRole(), "type": o.GetType()} {
 		if strings.ContainsAny(value, ":\x00") {
-			return invalid("linux.security_context.selinux_options."+name, "%q is no part of a label", value)
+			return refusal.Invalid("linux.security_context.selinux_options."+name, "%q is no part of a label", value)
 		}
 	}
 	if strings.ContainsRune(o.GetLevel(), 0) {
-		return invalid("linux.security_context.selinux_options.level", "holds a NUL")
+		return refusal.Invalid("linux.security_context.selinux_options.level", "holds a NUL")
 	}
 	return nil
 }
