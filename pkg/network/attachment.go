@@ -3,6 +3,7 @@
 package network
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -137,6 +138,9 @@ func result(res types.Result) (Result, error) {
 	}
 	var own, other []netip.Addr
 	for _, ip := range r.IPs {
+		if ip == nil {
+			return Result{}, errors.New("read result: null in place of an address")
+		}
 		addr, ok := netip.AddrFromSlice(ip.Address.IP)
 		if !ok {
 			return Result{}, fmt.Errorf("read result: bad address %q", ip.Address.IP)
@@ -183,5 +187,5 @@ func onPodInterface(r *current.Result, ip *current.IPConfig) bool {
 		return true
 	}
 	i := r.Interfaces[*ip.Interface]
-	return i.Name == ifName && i.Sandbox != ""
+	return i == nil || i.Name == ifName && i.Sandbox != ""
 }

@@ -227,7 +227,7 @@ func (l *logBuffer) count(part string) int {
 	return strings.Count(l.buf.String(), part)
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -33,6 +33,8 @@ func TestResults(t *testing.T) {
 		{"no use", `"ips":[{"address":"0.0.0.0/0"},{"address":"127.0.0.1/8"},{"address":"::1/128"},{"address":"224.0.0.1/4"}]`, nil, "no IP address for eth0"},
 		{"none", `"ips":[]`, nil, "no IP address for eth0"},
 		{"empty", `"dns":{}`, nil, "no IP address for eth0"},
+		{"null for an address", `"ips":[null]`, nil, "null in place of an address"},
+		{"null for an interface", `"interfaces":[null],"ips":[{"address":"10.0.0.2/24","interface":0}]`, []string{"10.0.0.2"}, ""},
 		{"without mask", `"ips":[{"address":"10.0.0.2"}]`, nil, "10.0.0.2"},
 		{"no address", `"ips":[{"address":"web"}]`, nil, "web"},
 	} {
