@@ -3,6 +3,7 @@
 package house_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,6 +60,7 @@ func violations(root string) []violation {
 		{"replace", "go.mod", "module x\n\nreplace a => b v1\n"},
 		{"function length", "pkg/sys/x.go", "package sys\n\nfunc x() {\n" + long + "}\n"},
 		{"file length", "pkg/sys/x.go", "package sys\n" + strings.Repeat("\n", 400)},
+		{"package length", "pkg/sys/x.go", "package sys\n" + strings.Repeat("\n", 390)},
 		{"parameters", "pkg/sys/x.go", "package sys\n\nfunc x(ctx context.Context, a, b, c, d, e, f int) {}\n"},
 		{"interface width", "pkg/sys/x.go", "package sys\n\ntype x interface{ a(); b(); c(); d(); e(); f(); g(); h() }\n"},
 		{"error texts", "pkg/sys/x.go", "package sys\n\nvar x = fmt.Errorf(\"failed to do it\")\n"},
@@ -130,6 +132,11 @@ func broken(t *testing.T, root string, v violation) []string {
 		}
 	}
 	write(t, root, v.path, v.src)
+	for i := range 5 {
+		if v.rule == "package length" { // of files that are short enough
+			write(t, root, strings.Replace(v.path, ".go", fmt.Sprint(i, ".go"), 1), v.src)
+		}
+	}
 	tree, err := house.Load(root)
 	if err != nil {
 		t.Fatal(err)
