@@ -121,7 +121,9 @@ func TestKilledPulls(t *testing.T) {
 			_, err := d.Images.PullImage(t.Context(), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image}})
 			done <- err
 		}()
-		nodetest.Eventually(t, 20*time.Second, "the registry stops, or all is there", func() bool { return p.quota.Load() == 0 || len(done) > 0 })
+		nodetest.Eventually(t, 20*time.Second, "the registry stops, or all is there", func() bool {
+			return p.quota.Load() == 0 || len(done) > 0
+		})
 		if err := d.Kill(); err != nil {
 			t.Fatal(err)
 		}
@@ -154,13 +156,7 @@ func TestRegistryStops(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	config, err := os.ReadFile(d.Config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(d.Config, []byte(strings.Replace(string(config), "[image]\n", "[image]\nprogress_timeout = 2000000000\n", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	d.Edit(t, "[image]\n", "[image]\nprogress_timeout = 2000000000\n")
 	restart(t, d)
 	p.quota.Store(1 << 20)
 	began := time.Now()

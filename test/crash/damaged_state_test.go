@@ -57,7 +57,8 @@ func TestDamagedRecords(t *testing.T) {
 					t.Error(err)
 				}
 			}
-			if r, err := d.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: kept.pod}); err != nil || r.Status.State != cri.PodSandboxState_SANDBOX_READY {
+			r, err := d.Runtime.PodSandboxStatus(t.Context(), &cri.PodSandboxStatusRequest{PodSandboxId: kept.pod})
+			if err != nil || r.Status.State != cri.PodSandboxState_SANDBOX_READY {
 				t.Errorf("the pod whose container's record is lost: %v, %v", r, err)
 			}
 			// The kubelet removes the container that it sees and the pod that it

@@ -147,7 +147,9 @@ const (
 // podState is what the list of pods says of those like the subject.
 func (s *subject) podState() string {
 	s.t.Helper()
-	r, err := s.Runtime.ListPodSandbox(s.t.Context(), &cri.ListPodSandboxRequest{Filter: &cri.PodSandboxFilter{LabelSelector: map[string]string{"test": "subject"}}})
+	r, err := s.Runtime.ListPodSandbox(s.t.Context(), &cri.ListPodSandboxRequest{
+		Filter: &cri.PodSandboxFilter{LabelSelector: map[string]string{"test": "subject"}},
+	})
 	switch {
 	case err != nil:
 		s.t.Fatal(err)

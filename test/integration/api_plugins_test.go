@@ -63,8 +63,8 @@ func received[T any](t *testing.T, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(harnessPatience):
-		t.Fatalf("nothing within %s", harnessPatience)
+	case <-time.After(patience):
+		t.Fatalf("nothing within %s", patience)
 	}
 	panic("not reached")
 }

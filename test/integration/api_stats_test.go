@@ -74,12 +74,12 @@ func work(t *testing.T, d *nodetest.Node, pod, web string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := net.DialTimeout("tcp", net.JoinHostPort(s.Status.Network.Ip, "8080"), harnessPatience)
+	conn, err := net.DialTimeout("tcp", net.JoinHostPort(s.Status.Network.Ip, "8080"), patience)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(harnessPatience))
+	conn.SetDeadline(time.Now().Add(patience))
 	go io.Copy(conn, io.LimitReader(zeros{}, 1<<20)) // comes back
 	if _, err := io.CopyN(io.Discard, conn, 1<<20); err != nil {
 		t.Error(err)

@@ -69,7 +69,7 @@ func TestExecSync(t *testing.T) {
 		before := children()
 		_, err := d.Runtime.ExecSync(within(t, 500*time.Millisecond), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{tb, "tree", "600"}})
 		code(t, err, codes.DeadlineExceeded)
-		for end := time.Now().Add(harnessPatience); children() != before && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		for end := time.Now().Add(patience); children() != before && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		}
 		if after := children(); after != before {
 			t.Errorf("%d processes before, %d after", before, after)
@@ -172,7 +172,7 @@ func TestExecCgroupsDoNotPileUp(t *testing.T) {
 		exec(t, d, id, "exit", "0")
 		return len(groups())
 	}
-	nodetest.Eventually(t, harnessPatience, "only the cgroup that is in use is left", func() bool { return held() == 1 })
+	nodetest.Eventually(t, patience, "only the cgroup that is in use is left", func() bool { return held() == 1 })
 	if n := held(); n != 1 {
 		t.Errorf("the cgroup of what still runs is gone: %v", groups())
 	}

@@ -270,7 +270,7 @@ func hangLog(t *testing.T, d *nodetest.Node) {
 	freeze := freezable(t, dir)
 	id := d.Run(t, pod, inHostNet("frozen", "lines", "1000000000"), p)
 	other := d.Run(t, pod, inHostNet("frozen-too", "lines", "1000000000"), p)
-	nodetest.Eventually(t, harnessPatience, "lines are logged", func() bool {
+	nodetest.Eventually(t, patience, "lines are logged", func() bool {
 		info, err := os.Stat(filepath.Join(dir, "frozen-too.log"))
 		return err == nil && info.Size() > 0
 	})

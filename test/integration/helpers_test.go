@@ -26,7 +26,7 @@ import (
 
 const (
 	tb              = "/bin/testbox"
-	harnessPatience = 10 * time.Second
+	patience = 10 * time.Second
 )
 
 // node is a daemon with the test image, shared by the parts of one test. Tests

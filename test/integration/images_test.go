@@ -255,7 +255,7 @@ func TestPullThroughHosts(t *testing.T) {
 	if l := images(t, d); len(l) > 0 {
 		t.Errorf("images after the removal: %v", l)
 	}
-	nodetest.Eventually(t, harnessPatience, "space of the image is free", func() bool { return imageBytes(t, d) == before })
+	nodetest.Eventually(t, patience, "space of the image is free", func() bool { return imageBytes(t, d) == before })
 }
 
 func inHostNetImage(name, ref string) *cri.ContainerConfig {
@@ -306,7 +306,7 @@ func TestPreload(t *testing.T) {
 			t.Errorf("image %v, want it pinned and named", i)
 		}
 	}
-	nodetest.Eventually(t, harnessPatience, "the log tells of what is broken", func() bool {
+	nodetest.Eventually(t, patience, "the log tells of what is broken", func() bool {
 		return strings.Contains(d.Log(), "cri-shim.test-broken-1") && strings.Contains(d.Log(), "broken.tar")
 	})
 }

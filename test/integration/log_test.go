@@ -59,5 +59,5 @@ func stream(t *testing.T, c cri.RuntimeServiceClient, container string, command 
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = e.StreamWithContext(within(t, harnessPatience), remotecommand.StreamOptions{Stdout: io.Discard})
+	_ = e.StreamWithContext(within(t, patience), remotecommand.StreamOptions{Stdout: io.Discard})
 }

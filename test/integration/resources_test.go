@@ -144,7 +144,7 @@ func TestUpdateOOMScore(t *testing.T) {
 	c := inHostNet("app", "tree", "1000")
 	c.Linux.Resources = &cri.LinuxContainerResources{OomScoreAdj: 900}
 	id := d.Run(t, pod, c, p)
-	nodetest.Eventually(t, harnessPatience, "three processes", func() bool { return len(processesOf(t, d, id)) == 3 })
+	nodetest.Eventually(t, patience, "three processes", func() bool { return len(processesOf(t, d, id)) == 3 })
 	chose := processesOf(t, d, id)[2]
 	mustWrite(t, fmt.Sprintf("/proc/%d/oom_score_adj", chose), "300")
 	for _, want := range []int64{950, 920, -997, 0} {
@@ -183,7 +183,7 @@ func execHasScore(t *testing.T, d *nodetest.Node, id, want string) {
 		defer close(ended)
 		d.Runtime.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{tb, "sleep"}})
 	}()
-	nodetest.Eventually(t, harnessPatience, "a command has the oom_score_adj "+want, func() bool {
+	nodetest.Eventually(t, patience, "a command has the oom_score_adj "+want, func() bool {
 		for _, pid := range processesOf(t, d, id) {
 			data, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid))
 			if !slices.Contains(before, pid) && strings.TrimSpace(string(data)) == want {
@@ -194,7 +194,7 @@ func execHasScore(t *testing.T, d *nodetest.Node, id, want string) {
 	})
 	cancel()
 	<-ended
-	nodetest.Eventually(t, harnessPatience, "the command is gone", func() bool { return len(processesOf(t, d, id)) == len(before) })
+	nodetest.Eventually(t, patience, "the command is gone", func() bool { return len(processesOf(t, d, id)) == len(before) })
 }
 
 // processesOf are the host's numbers of a container's processes, those of

@@ -138,7 +138,7 @@ func TestMonitorKilled(t *testing.T) {
 		if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		nodetest.Eventually(t, harnessPatience, "another monitor runs", func() bool {
+		nodetest.Eventually(t, patience, "another monitor runs", func() bool {
 			now := d.MonitorPID()
 			return now != 0 && now != old && condition(t, d, cri.RuntimeReady).Status
 		})

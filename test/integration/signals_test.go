@@ -39,7 +39,7 @@ func TestSignalsEndNothing(t *testing.T) {
 			}
 			contains(t, "exec", exec(t, d, id, "echo", "fine"), "fine")
 		}
-		nodetest.Eventually(t, harnessPatience, "the log says so", func() bool { return strings.Contains(d.Log(), c.logged) })
+		nodetest.Eventually(t, patience, "the log says so", func() bool { return strings.Contains(d.Log(), c.logged) })
 	}
 	if d.PID() != daemon || monitorPID(t, d) != monitor {
 		t.Error("daemon or monitor is another process now")
@@ -63,14 +63,14 @@ func TestStartAfterKill(t *testing.T) {
 	go func() {
 		defer held.Close()
 		defer func() { released <- time.Now() }()
-		for deadline := time.Now().Add(harnessPatience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 			if strings.Contains(d.Log(), "waiting for its end") {
 				return
 			}
 		}
 	}()
 	d.StartFor(t)
-	if at := <-released; time.Since(at) > harnessPatience {
+	if at := <-released; time.Since(at) > patience {
 		t.Errorf("it serves %s after the lock was free", time.Since(at))
 	}
 	contains(t, "log", d.Log(), "waiting for its end", "held by process")

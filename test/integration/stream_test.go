@@ -283,7 +283,7 @@ func TestPortForward(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			conn.SetDeadline(time.Now().Add(harnessPatience))
+			conn.SetDeadline(time.Now().Add(patience))
 			in := bufio.NewReader(conn)
 			if line, err := in.ReadString('\n'); line != "hello from testbox\n" {
 				t.Errorf("%q, %v", line, err)

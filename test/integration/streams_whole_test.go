@@ -64,7 +64,7 @@ func TestExecOutputArrivesWhole(t *testing.T) {
 					ended := make(chan error, 1)
 					go func() { ended <- session(t, c.execute, r.Url, o) }()
 					counts := ""
-					nodetest.Eventually(t, 2*harnessPatience, "the streams are full", func() bool {
+					nodetest.Eventually(t, 2*patience, "the streams are full", func() bool {
 						counts, _, _ = d.Exec(t, id, tb, "read", file)
 						return counts != ""
 					})
@@ -151,7 +151,7 @@ func TestStopTellsSessions(t *testing.T) {
 		_, err := d.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{tb, "sleep", "20"}})
 		return err
 	})
-	nodetest.Eventually(t, harnessPatience, "all sessions are there", func() bool {
+	nodetest.Eventually(t, patience, "all sessions are there", func() bool {
 		out, _, _ := d.Exec(t, id, tb, "count", "sleep")
 		return strings.TrimSpace(out) == fmt.Sprint(1+len(clients)+1)
 	})
@@ -166,7 +166,7 @@ func TestStopTellsSessions(t *testing.T) {
 			t.Errorf("%s: the client is told %v", name, err)
 		}
 	}
-	if err := d.AwaitEnd(2 * harnessPatience); err != nil {
+	if err := d.AwaitEnd(2 * patience); err != nil {
 		t.Error(err)
 	}
 	if err := d.Up(t.Context()); err != nil {
@@ -291,9 +291,9 @@ func TestClientThatNeverReads(t *testing.T) {
 	ended := func(kind string) func() bool {
 		return func() bool { return strings.Count(d.Log(), kind+" session ended") == len(clients) }
 	}
-	nodetest.Eventually(t, harnessPatience, "cut views end", ended("attach"))
+	nodetest.Eventually(t, patience, "cut views end", ended("attach"))
 	if _, err := d.Runtime.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: id}); err != nil {
 		t.Fatal(err)
 	}
-	nodetest.Eventually(t, 3*harnessPatience, "sessions of an ended container end", ended("exec"))
+	nodetest.Eventually(t, 3*patience, "sessions of an ended container end", ended("exec"))
 }

@@ -45,7 +45,7 @@ func TestHostileTrees(t *testing.T) {
 	contains(t, "deepen /long", exec(t, d, deep, "deepen", "/long", "30", "200"), "deep")
 	exec(t, d, good, "write", "/file", "x")
 
-	nodetest.Eventually(t, 2*harnessPatience, "the deep trees are counted", func() bool {
+	nodetest.Eventually(t, 2*patience, "the deep trees are counted", func() bool {
 		return writtenInodes(t, d) > 2*deepLevels
 	})
 	layer := layerInodes(t, d)
@@ -72,7 +72,7 @@ func TestHangingMountInALayer(t *testing.T) {
 	exec(t, d, dead, "write", "/file", "x")
 	exec(t, d, good, "write", "/file", "x")
 	unmount := mountDead(t, filepath.Join(d.Layout().Images(), "rootfs", dead, "upper/remote"))
-	nodetest.Eventually(t, 3*harnessPatience, "both are counted", func() bool {
+	nodetest.Eventually(t, 3*patience, "both are counted", func() bool {
 		layer := layerInodes(t, d)
 		return layer[dead] >= 2 && layer[good] >= 2
 	})

@@ -31,7 +31,7 @@ func (n *Node) descriptors() ([]Item, error) {
 	for name, pid := range companions {
 		for fd, target := range openFiles(pid) {
 			switch {
-			case strings.HasPrefix(target, "socket:"), strings.Contains(target, "[eventpoll]"), strings.Contains(target, "[eventfd]"), inherited[target], procfs(pid, fd):
+			case passing.MatchString(target), inherited[target], procfs(pid, fd):
 				continue
 			case target == "anon_inode:[pidfd]" && processOf(pid, fd) == companions["cri-monitor"]: // of whom the daemon has started
 				out = append(out, Item{Name: name + " pidfd of cri-monitor", Span: Kept})
@@ -49,6 +49,7 @@ func (n *Node) descriptors() ([]Item, error) {
 
 var (
 	numbers     = regexp.MustCompile(`\[\d+\]`)
+	passing     = regexp.MustCompile(`^socket:|\[event(poll|fd)\]`)
 	ofContainer = regexp.MustCompile(`^(pipe:|net:|anon_inode:\[pidfd\]|/dev/ptmx)|/logs/`)
 )
 
