@@ -25,7 +25,7 @@ import (
 )
 
 const (
-	tb              = "/bin/testbox"
+	tb       = "/bin/testbox"
 	patience = 10 * time.Second
 )
 

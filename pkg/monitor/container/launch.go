@@ -94,7 +94,10 @@ func (c *Container) start(ctx context.Context, l *wire.Launch) error {
 			c.set.Reaper.Kill(started)
 			return err
 		}
-		if err := c.setTTY(master); err != nil {
+		c.mu.Lock()
+		err = c.setTTY(master)
+		c.mu.Unlock()
+		if err != nil {
 			unix.Close(master)
 			c.set.Reaper.Kill(started)
 			return err

@@ -168,7 +168,10 @@ func (c *Container) findLaunched() bool {
 func (c *Container) adoptInherited(inherited map[wire.FDKind]int) error {
 	if fd, ok := inherited[wire.TTY]; ok && c.rec.Terminal {
 		delete(inherited, wire.TTY)
-		if err := c.setTTY(fd); err != nil {
+		c.mu.Lock()
+		err := c.setTTY(fd)
+		c.mu.Unlock()
+		if err != nil {
 			unix.Close(fd)
 			return err
 		}

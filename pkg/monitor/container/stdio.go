@@ -38,8 +38,11 @@ func (c *Container) pipeNames() []string {
 }
 
 // openPipes opens our ends. The container's must be open by then, or be known
-// to have been.
+// to have been. mu guards what it sets: a client may ask for the descriptors of
+// a container while that is being launched.
 func (c *Container) openPipes() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, name := range c.pipeNames() {
 		if name == "stdin" {
 			continue
@@ -60,7 +63,8 @@ func (c *Container) openPipes() error {
 	return nil
 }
 
-// setTTY takes over the pty master: it is stdin and stdout at once.
+// setTTY takes over the pty master: it is stdin and stdout at once. The caller
+// holds mu.
 func (c *Container) setTTY(fd int) error {
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return fmt.Errorf("set terminal non-blocking: %w", err)
