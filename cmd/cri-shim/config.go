@@ -214,7 +214,7 @@ func (c Config) validate() error {
 		}
 	}
 	if _, ok := c.Runtime.Handlers[c.Runtime.Default]; !ok {
-		errs = append(errs, fmt.Errorf("runtime.default: there is no [runtime.handlers.%s]", c.Runtime.Default))
+		errs = append(errs, fmt.Errorf("runtime.default: [runtime.handlers.%s] does not exist", c.Runtime.Default))
 	}
 	for name, h := range c.Runtime.Handlers {
 		for _, pattern := range slices.Concat(h.PodAnnotations, h.ContainerAnnotations) {

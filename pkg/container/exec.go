@@ -46,7 +46,7 @@ func (s *Service) ExecSync(ctx context.Context, id state.ContainerID, cmd []stri
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, timeout,
-			fmt.Errorf("no end after %s: %w", timeout, context.DeadlineExceeded))
+			fmt.Errorf("not ended after %s: %w", timeout, context.DeadlineExceeded))
 		defer cancel()
 	}
 	stdout, stderr := &capture{limit: execOutputLimit}, &capture{limit: execOutputLimit}

@@ -115,7 +115,7 @@ func (s *Service) settlePlugins(ctx context.Context, updates []nri.Update) error
 		return nil
 	}
 	if _, err := s.ApplyUpdates(ctx, updates); err != nil {
-		return fmt.Errorf("apply what plugins ask of other containers: %w", err)
+		return fmt.Errorf("apply the plugins' updates of other containers: %w", err)
 	}
 	return nil
 }

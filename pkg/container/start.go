@@ -152,7 +152,7 @@ func (s *Service) undoStart(id state.ContainerID) {
 func (s *Service) resume(ctx context.Context, c state.Container) (runs bool, err error) {
 	watched, err := s.Monitor.List(ctx)
 	if err != nil {
-		return false, fmt.Errorf("start container %s: find out what became of an earlier start: %w", c.ID, err)
+		return false, fmt.Errorf("start container %s: look for the outcome of an earlier start: %w", c.ID, err)
 	}
 	for _, w := range watched {
 		if w.ID != string(c.ID) || w.Pid == 0 {

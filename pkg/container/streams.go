@@ -164,7 +164,7 @@ const (
 )
 
 // errCut is told to the caller of a command whose output goes on without it.
-var errCut = fmt.Errorf("output cut off: the command has ended, and what it left running writes on: %w", errdefs.ErrDataLoss)
+var errCut = fmt.Errorf("output truncated: the command has ended, but a process that it left running still writes: %w", errdefs.ErrDataLoss)
 
 // copy passes on what comes until the last writer is gone. After the read
 // deadline it passes on what is in the stream, and waits for no writer. A caller

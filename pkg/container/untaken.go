@@ -17,7 +17,7 @@ import (
 const untakenLimit = 15 * time.Second
 
 // errUntaken is told to a client that left output untaken for that long.
-var errUntaken = fmt.Errorf("output cut off: the container has ended, and the client took no more for %s: %w", untakenLimit, errdefs.ErrDataLoss)
+var errUntaken = fmt.Errorf("output truncated: the container has ended, and the client has not read for %s: %w", untakenLimit, errdefs.ErrDataLoss)
 
 // whileOwed makes a context that ends untakenLimit after the container, with
 // errUntaken: for what waits for a client to take output. leave frees it.

@@ -24,7 +24,7 @@ const (
 	closeLimit = 2 * time.Second  // for walks to end
 )
 
-var errForgotten = fmt.Errorf("directory is about to go: %w", errdefs.ErrNotFound)
+var errForgotten = fmt.Errorf("directory is being removed: %w", errdefs.ErrNotFound)
 
 // Usage is disk space.
 type Usage struct {
@@ -71,7 +71,7 @@ func (m *samples) use(ctx context.Context, path string) (Usage, error) {
 	case s != nil && errors.Is(s.err, fs.ErrNotExist):
 		return Usage{}, fmt.Errorf("measure %s: %w", path, errdefs.ErrNotFound)
 	case s == nil, s.last == Usage{}:
-		return Usage{}, fmt.Errorf("measure %s: nothing is known yet: %w", path, errdefs.ErrUnavailable)
+		return Usage{}, fmt.Errorf("measure %s: no figure yet: %w", path, errdefs.ErrUnavailable)
 	}
 	return s.last, nil
 }

@@ -128,13 +128,13 @@ func makeVolume(ctx context.Context, from, to string, owner sys.OwnerMode, neste
 		return err
 	}
 	if hostpath.IsNotDirectory(err) {
-		return fmt.Errorf("a part of the path is no directory: %w", errdefs.ErrInvalidArgument)
+		return fmt.Errorf("a component of the path is not a directory: %w", errdefs.ErrInvalidArgument)
 	}
 	if err != nil {
 		return err
 	}
 	if !fi.IsDir() && !fi.Mode().IsRegular() {
-		return fmt.Errorf("neither directory nor file, but %s: %w", fi.Mode().Type(), errdefs.ErrInvalidArgument)
+		return fmt.Errorf("neither a directory nor a file, but %s: %w", fi.Mode().Type(), errdefs.ErrInvalidArgument)
 	}
 	return tree.Copy(ctx, from, to, nested)
 }

@@ -68,7 +68,7 @@ func (s *Service) detach(ctx context.Context, lock *program.Lock, a Attachment) 
 			return err
 		}
 	case errdefs.IsDataLoss(err):
-		s.log.Warn("attachment record unreadable, detaching by what else is known", "pod", a.PodID, "err", err)
+		s.log.Warn("attachment record unreadable, detaching without it", "pod", a.PodID, "err", err)
 		if err := s.delUnrecorded(ctx, lock, a); err != nil {
 			return err
 		}
@@ -172,7 +172,7 @@ func (s *Service) delStale(ctx context.Context, keep map[string]struct{}) []erro
 		if _, ok := keep[id]; ok {
 			continue
 		}
-		s.log.Info("detaching a pod that is no more", "pod", id)
+		s.log.Info("detaching a removed pod", "pod", id)
 		if err := s.Del(ctx, Attachment{PodID: id}); err != nil {
 			errs = append(errs, fmt.Errorf("pod %s: %w", id, err))
 		}

@@ -43,7 +43,7 @@ func (s *Service) removeLeftRules(ctx context.Context, lock *program.Lock, netwo
 		return found, fmt.Errorf("remove packet filter rules of pod %s: %w", id, err)
 	}
 	if found {
-		s.log.Info("packet filter rules removed that plugins left", "pod", id, "network", network)
+		s.log.Info("packet filter rules left by plugins removed", "pod", id, "network", network)
 	}
 	return found, nil
 }

@@ -49,7 +49,7 @@ func (p *pluginExec) ExecPlugin(ctx context.Context, path string, stdin []byte, 
 	out, err := p.start(ctx, program.Command{Path: path, Env: env, Stdin: stdin, Lock: p.lock})
 	took := time.Since(start).Round(time.Millisecond)
 	if len(out.Stderr) > 0 {
-		p.log.Debug("cni plugin said", "plugin", stage, "stderr", string(out.Stderr))
+		p.log.Debug("cni plugin output", "plugin", stage, "stderr", string(out.Stderr))
 	}
 	switch {
 	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):

@@ -76,7 +76,7 @@ func (s *Service) removeRecord(id string) error {
 // noteResult keeps the result that the next plugin is given. Without room for it, less can be undone after a crash.
 func (s *Service) noteResult(id string, soFar []byte) {
 	if err := os.WriteFile(s.resultPath(id), soFar, 0o600); err != nil {
-		s.log.Debug("result of an attachment under way not kept", "pod", id, "err", err)
+		s.log.Debug("interim result of an attachment not saved", "pod", id, "err", err)
 	}
 }
 

@@ -120,9 +120,9 @@ func (s *Service) applyPending(ctx context.Context) {
 	s.mu.Unlock()
 	failed, err := s.o.Update(ctx, updates)
 	for _, u := range failed {
-		s.log.Warn("update not applied that a plugin asked for", "container", u.ContainerID, "err", err)
+		s.log.Warn("plugin's update not applied", "container", u.ContainerID, "err", err)
 	}
 	if err != nil && len(failed) == 0 {
-		s.log.Warn("updates not applied that a plugin asked for", "err", err)
+		s.log.Warn("plugins' updates not applied", "err", err)
 	}
 }

@@ -58,7 +58,7 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 		argv = append(argv, "--console-socket", consolePlaceholder)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, launchLimit,
-		fmt.Errorf("%s has not started it after %s: %w", filepath.Base(h.Path), launchLimit, context.DeadlineExceeded))
+		fmt.Errorf("%s did not start it within %s: %w", filepath.Base(h.Path), launchLimit, context.DeadlineExceeded))
 	defer cancel()
 	s.cgroups.Warm()
 	launched, err := s.monitor.Launch(ctx, monitor.Launch{

@@ -99,7 +99,7 @@ func checkSize(fullMethod string, resp any) error {
 	if size <= maxMessage {
 		return nil
 	}
-	return fmt.Errorf("answer %s: %d bytes are more than the %d clients take, use filters or the Stream form of the call: %w",
+	return fmt.Errorf("answer %s: %d bytes exceed the limit of %d that clients accept, use filters or the Stream form of the call: %w",
 		path.Base(fullMethod), size, maxMessage, errdefs.ErrResourceExhausted)
 }
 

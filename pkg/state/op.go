@@ -136,7 +136,7 @@ func (o *Ops) run(name string, run *op, fn func(context.Context) (any, error)) {
 // late explains to a caller that gives up what the operation is waiting for.
 func (r *op) late(name string, cause error) error {
 	if s := r.stage.Load(); s != nil {
-		return fmt.Errorf("%s: still at %q for %s, it goes on and a retry joins it: %w",
+		return fmt.Errorf("%s: still at %q for %s, it continues and a retry joins it: %w",
 			name, s.name, time.Since(s.since).Round(time.Millisecond), cause)
 	}
 	return fmt.Errorf("%s: still waiting after %s: %w", name, time.Since(r.began).Round(time.Millisecond), cause)

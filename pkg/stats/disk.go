@@ -53,7 +53,7 @@ func (s *Service) disk(q *diskQuestions, c Container) (Disk, bool) {
 	}
 	<-one.done // at the latest when the patience is over
 	if one.err != nil {
-		s.log.Debug("no disk statistics", "container", c.ID, "err", one.err)
+		s.log.Debug("disk statistics unavailable", "container", c.ID, "err", one.err)
 	}
 	return one.disk, one.err == nil
 }

@@ -40,7 +40,7 @@ func (s *Service) interfaces(r *reader, p Pod) []nic {
 		return nil
 	})
 	if err != nil {
-		s.log.Debug("no network statistics", "pod", p.ID, "err", err)
+		s.log.Debug("network statistics unavailable", "pod", p.ID, "err", err)
 	}
 	return nics
 }

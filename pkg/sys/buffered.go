@@ -18,7 +18,7 @@ func Buffered(f *os.File) (int, error) {
 	var ioctl error
 	err := withFD(f, func(fd int) { n, ioctl = unix.IoctlGetInt(fd, unix.TIOCINQ) })
 	if err = errors.Join(err, ioctl); err != nil {
-		return 0, fmt.Errorf("ask what is buffered: %w", err)
+		return 0, fmt.Errorf("read the amount of buffered data: %w", err)
 	}
 	return n, nil
 }

@@ -36,7 +36,7 @@ func OpenBelow(dir, path string, flags int, mode uint32) (fd int, err error) {
 		}
 	}
 	if errors.Is(err, unix.ELOOP) {
-		return -1, fmt.Errorf("a symbolic link is on its way below %s: %w", dir, err)
+		return -1, fmt.Errorf("its path below %s has a symbolic link: %w", dir, err)
 	}
 	if err != nil {
 		return -1, err

@@ -74,7 +74,7 @@ func TestExecOutputArrivesWhole(t *testing.T) {
 					err = <-ended
 					more := name == "child that goes on" // and is cut off, which the client is told
 					var exit utilexec.CodeExitError
-					if !(errors.As(err, &exit) && exit.Code == 7) && !(more && err != nil && strings.Contains(err.Error(), "cut off")) {
+					if !(errors.As(err, &exit) && exit.Code == 7) && !(more && err != nil && strings.Contains(err.Error(), "truncated")) {
 						t.Errorf("error %v, want exit code 7", err)
 					}
 					var wantOut, wantErrs int64

@@ -87,7 +87,7 @@ func tryDatabase(ctx context.Context, root string) (*DB, error) {
 		}
 	}
 	if found == 1 {
-		return nil, fmt.Errorf("one of two databases is missing: %w", errDamaged)
+		return nil, fmt.Errorf("one of the two databases is missing: %w", errDamaged)
 	}
 	d := &DB{root: root}
 	if err := guard(func() error { return d.open(ctx) }); err != nil {

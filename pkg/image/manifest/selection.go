@@ -74,7 +74,7 @@ func (c *chooser) below(ctx context.Context, desc ocispec.Descriptor, depth int,
 	var misfits []error // of entries that had to be read for it
 	for _, entry := range c.candidates(doc.Manifests) {
 		if c.tries--; c.tries < 0 {
-			return Selection{}, fmt.Errorf("none of %d entries of the index is for this node's platform, and no more are tried: %w",
+			return Selection{}, fmt.Errorf("none of the first %d entries of the index is for this node's platform: %w",
 				indexTries, errdefs.ErrFailedPrecondition)
 		}
 		sel, err := c.below(ctx, entry, depth+1, certain || !silent(entry.Platform))

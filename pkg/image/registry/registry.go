@@ -69,7 +69,7 @@ func hostDir(root string) func(host string) (string, error) {
 		}
 		file := filepath.Join(dir, "hosts.toml")
 		if fi, err := os.Stat(file); err == nil && fi.Size() > hostsFileLimit {
-			return "", fmt.Errorf("read %s: %d bytes are more than %d: %w", file, fi.Size(), hostsFileLimit, errdefs.ErrInvalidArgument)
+			return "", fmt.Errorf("read %s: %d bytes exceed the limit of %d: %w", file, fi.Size(), hostsFileLimit, errdefs.ErrInvalidArgument)
 		}
 		return dir, nil
 	}

@@ -89,7 +89,7 @@ func (c *Container) resume(inherited map[wire.FDKind]int) error {
 		}
 	}()
 	if c.rec.Pid == 0 && !c.findLaunched() {
-		c.set.Log.Warn("launch was cut short, nothing runs", "container", c.rec.ID)
+		c.set.Log.Warn("launch was interrupted, no process runs", "container", c.rec.ID)
 		c.discard()
 		return nil
 	}

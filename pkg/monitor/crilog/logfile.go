@@ -78,7 +78,7 @@ func (l *logFile) measure() error {
 		return fmt.Errorf("stat log %s: %w", l.path, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return wire.FailedPrecondition(fmt.Errorf("open log %s: it is no regular file", l.path))
+		return wire.FailedPrecondition(fmt.Errorf("open log %s: not a regular file", l.path))
 	}
 	l.end, l.ino, l.dev = st.Size, st.Ino, st.Dev
 	return nil

@@ -87,7 +87,7 @@ func (o *Output) Reopen() error {
 // Open opens the log. It waits for the log's file system no longer than
 // logPatience: the error is of class Unavailable then.
 func (o *Output) Open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, logPatience, fmt.Errorf("no answer for %s, does its file system hang?", logPatience))
+	ctx, cancel := context.WithTimeoutCause(ctx, logPatience, fmt.Errorf("no answer for %s, its file system may hang", logPatience))
 	defer cancel()
 	var err error
 	select {
@@ -140,7 +140,7 @@ func (o *Output) Finish() {
 		st.endSinks()
 	}
 	if !within(drained, sinkPatience*time.Millisecond) {
-		o.log.log.Error("container log not complete when its exit is told: does its file system hang?",
+		o.log.log.Error("container log incomplete at exit, its file system may hang",
 			"container", o.id, "path", o.log.path)
 	}
 }
@@ -158,7 +158,7 @@ func (o *Output) AwaitIdle(d time.Duration) error {
 	if within(o.idle(), d) {
 		return nil
 	}
-	return wire.Unavailable(fmt.Errorf("log of %s does not answer, does its file system hang?", o.id))
+	return wire.Unavailable(fmt.Errorf("log of %s does not answer, its file system may hang", o.id))
 }
 
 // within waits for done, but no longer than d.

@@ -71,7 +71,7 @@ func (c *conn) post(p *wire.Packet, fds []int) {
 	}
 	c.queue = append(c.queue, outgoing{b: b, fds: fds})
 	if len(c.queue) > maxQueued {
-		c.m.log.Warn("client cut off: it does not read", "packets", len(c.queue))
+		c.m.log.Warn("client disconnected: it does not read", "packets", len(c.queue))
 		c.shut()
 	}
 	c.wake.Broadcast()

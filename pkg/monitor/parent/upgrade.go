@@ -94,7 +94,7 @@ func (m *Monitor) upgrade(asker *conn, req uint64) error {
 	}
 	defer m.reap.Pause()() // who dies from here on is the next image's to reap
 	m.flush()
-	m.log.Info("monitor executes its binary anew", "path", m.o.Executable)
+	m.log.Info("monitor executes the new binary", "path", m.o.Executable)
 	err := m.execute(asker, req)
 	return fmt.Errorf("execute %s: %w", m.o.Executable, err)
 }
@@ -133,7 +133,7 @@ func (c *conn) flush() bool {
 		c.wake.Wait()
 	}
 	if late {
-		c.m.log.Warn("client cut off for an upgrade: it does not read", "packets", len(c.queue))
+		c.m.log.Warn("client disconnected for the upgrade: it does not read", "packets", len(c.queue))
 		c.shut()
 	}
 	return !c.closed

@@ -153,7 +153,7 @@ func number(s string) (id uint32, numeric bool, err error) {
 func idOf(s []byte) (uint32, error) {
 	id, err := strconv.ParseInt(string(s), 10, 64)
 	if errors.Is(err, strconv.ErrSyntax) {
-		return 0, fmt.Errorf("%.40q is no number", s)
+		return 0, fmt.Errorf("%.40q is not a number", s)
 	}
 	if err != nil || id < 0 || id > math.MaxInt32 {
 		return 0, fmt.Errorf("%.40s is outside 0-%d", s, math.MaxInt32)
@@ -224,7 +224,7 @@ func readUserFile(open OpenFunc, path string) ([]byte, error) {
 func named(field string, err error) error {
 	var unread *fs.PathError
 	if errors.As(err, &unread) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return fmt.Errorf("honour %s: %w", field, err)
+		return fmt.Errorf("apply %s: %w", field, err)
 	}
 	return refusal.Invalid(field, "%v", err)
 }

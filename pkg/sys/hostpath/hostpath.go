@@ -44,7 +44,7 @@ func (h *Paths) Limited(ctx context.Context) (context.Context, context.CancelFun
 
 // limited gives a cause that is no deadline of the caller's: clients would take it for theirs.
 func limited(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("all paths together have %s", limit))
+	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("checking all paths took longer than %s", limit))
 }
 
 // walkLimit is how long what looks at all below a path may take: a pod's stop waits for it at most.
@@ -57,7 +57,7 @@ func (h *Paths) Walk(ctx context.Context, what, path string, walk func(context.C
 }
 
 func (h *Paths) walk(ctx context.Context, what, path string, limit time.Duration, walk func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("a walk through all of it has %s, a retry goes on", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("walking the tree took longer than %s, a retry continues", limit))
 	defer cancel()
 	return h.ask(ctx, what, path, func() error { return walk(ctx) })
 }
@@ -118,7 +118,7 @@ func (h *Paths) ask(ctx context.Context, what, path string, look func() error) e
 	case <-q.done:
 		return q.err
 	case <-ctx.Done():
-		return fmt.Errorf("look at %s: no answer for %s, does its file system hang?: %w: %w",
+		return fmt.Errorf("stat %s: no answer for %s, its file system may hang: %w: %w",
 			path, time.Since(q.began).Round(time.Millisecond), context.Cause(ctx), errdefs.ErrUnavailable)
 	}
 }

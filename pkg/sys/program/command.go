@@ -75,7 +75,7 @@ func (c Command) Run(ctx context.Context) (Result, error) {
 			break
 		}
 		c.Lock.leave()
-		return Result{}, fmt.Errorf("left running: %w", context.Cause(ctx))
+		return Result{}, fmt.Errorf("gave up waiting, the program still runs: %w", context.Cause(ctx))
 	}
 	if err == nil && r.out.Code != 0 {
 		err = r.cut(ctx)

@@ -139,7 +139,7 @@ func takeFrom(ctx context.Context, f *os.File, limit time.Duration) error {
 		return err
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("a program begun earlier still runs: %w", context.Cause(ctx))
+		return fmt.Errorf("an earlier program still runs: %w", context.Cause(ctx))
 	}
 	if err := killHolders(f); err != nil {
 		return err
@@ -148,7 +148,7 @@ func takeFrom(ctx context.Context, f *os.File, limit time.Duration) error {
 	defer cancel()
 	err = sys.AwaitFlock(grace, f)
 	if errors.Is(err, sys.ErrLocked) {
-		return fmt.Errorf("a program begun earlier has not ended within %s and does not die: %w", limit, sys.ErrLocked)
+		return fmt.Errorf("an earlier program has not ended within %s and cannot be killed: %w", limit, sys.ErrLocked)
 	}
 	return err
 }
@@ -187,7 +187,7 @@ func (r *Lock) leave() { r.left.Store(true) }
 // free tells whether another program may be run with the lock.
 func (r *Lock) free() error {
 	if r.left.Load() {
-		return fmt.Errorf("lock %s: a program begun earlier still runs: %w", r.name, sys.ErrLocked)
+		return fmt.Errorf("lock %s: an earlier program still runs: %w", r.name, sys.ErrLocked)
 	}
 	return nil
 }
