@@ -45,7 +45,7 @@ func (f Finding) String() string {
 
 // Rules lists every rule.
 func Rules() []Rule {
-	return slices.Concat(importRules, sizeRules, wordRules, concurrencyRules, documentRules, switchRules, testRules)
+	return slices.Concat(importRules, sizeRules, wordRules, concurrencyRules, documentRules, switchRules, testRules, targetRules)
 }
 
 // Tree is a parsed work tree.
