@@ -56,8 +56,9 @@ $(BIN)/faults/cri-shim: $(SOURCES) go.mod go.sum
 	CGO_ENABLED=0 $(GO) build -trimpath -tags nri_no_wasm,faults -o $@ ./cmd/cri-shim
 	@ln -sfn ../cri-monitor ../runc ../cni $(BIN)/faults/
 
-# The same three with the race detector, in a folder that stands in for $(BIN): CRI_TEST_BIN=bin/race.
-RACEBUILD := CGO_ENABLED=1 $(GO) build -race -trimpath
+# The same three with the race detector, in a folder that stands in for $(BIN): CRI_TEST_BIN=bin/race. Without -trimpath, so
+# that what the unit tests have compiled is used again.
+RACEBUILD := CGO_ENABLED=1 $(GO) build -race
 .PHONY: race
 race: $(BIN)/race/cri-shim $(BIN)/race/cri-monitor $(BIN)/race/faults/cri-shim ## daemon and monitor with the race detector, in bin/race (cgo)
 
