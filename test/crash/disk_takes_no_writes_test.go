@@ -144,7 +144,7 @@ func (p *poor) endures(cause string) {
 	began := time.Now()
 	err := p.stopped.kill()
 	refused("stop", err)
-	if took := time.Since(began); took > 5*time.Second || !strings.Contains(fmt.Sprint(err), "it has ended") {
+	if took := time.Since(began); took > 5*time.Second || !strings.Contains(fmt.Sprint(err), "has ended") {
 		p.t.Errorf("stop, after %s: %v", took, err)
 	}
 	unix.Kill(pid, unix.SIGQUIT) // at which Go programs end with 2
@@ -224,7 +224,8 @@ func TestRootStopsAtAnError(t *testing.T) {
 	nodetest.Eventually(t, 10*time.Second, "nothing is left of the pods whose records are lost", func() bool {
 		return d.Remains() == nil
 	})
-	if strings.Contains(d.Log(), "recovery is not complete") {
+	d.AwaitRecovered(t)
+	if strings.Contains(d.Log(), "recovery failed") {
 		t.Error("recovery stopped at what has no record")
 	}
 }
