@@ -149,7 +149,7 @@ func TestIndexOfManyEntries(t *testing.T) {
 	}
 	r.serve(t, "test/many:v1", anyOf(t, entries, other))
 	_, err := s.Pull(t.Context(), image.Pull{Ref: r.host() + "/test/many:v1"})
-	if !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "no more are tried") {
+	if !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "none of the first 32 entries") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -170,10 +170,10 @@ func TestAmbiguousDocuments(t *testing.T) {
 		"both one part empty":           {manifest, doc{"config": b.Config, "layers": b.Layers, "manifests": []string{}}, "an index and a manifest at once"},
 		"an index with layers":          {index, doc{"layers": b.Layers, "manifests": entries}, "an index and a manifest at once"},
 		"a manifest with capitals":      {manifest, doc{"config": b.Config, "layers": b.Layers, "MANIFESTS": entries}, "an index and a manifest at once"},
-		"a manifest that says index":    {manifest, doc{"mediaType": index, "config": b.Config, "layers": b.Layers}, "its own is"},
-		"an index that says manifest":   {index, doc{"mediaType": manifest, "manifests": entries}, "its own is"},
-		"a manifest served as index":    {index, doc{"config": b.Config, "layers": b.Layers}, "its own is"},
-		"an index served as manifest":   {manifest, doc{"manifests": entries}, "its own is"},
+		"a manifest that says index":    {manifest, doc{"mediaType": index, "config": b.Config, "layers": b.Layers}, "its own media type is"},
+		"an index that says manifest":   {index, doc{"mediaType": manifest, "manifests": entries}, "its own media type is"},
+		"a manifest served as index":    {index, doc{"config": b.Config, "layers": b.Layers}, "its own media type is"},
+		"an index served as manifest":   {manifest, doc{"manifests": entries}, "its own media type is"},
 		"schema 1 under another name":   {manifest, doc{"fsLayers": []doc{{"blobSum": b.Layers[0].Digest}}}, "schema 1"},
 		"schema 1 that says so":         {manifest, doc{"mediaType": schema1, "config": b.Config, "layers": b.Layers}, "schema 1"},
 		"a manifest without config":     {manifest, doc{"layers": b.Layers}, "no config"},

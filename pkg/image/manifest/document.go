@@ -85,7 +85,7 @@ func Parse(raw []byte, desc ocispec.Descriptor) (Document, error) {
 		manifest = !index && !images.IsIndexType(doc.MediaType)
 	}
 	if manifest != images.IsManifestType(desc.MediaType) {
-		return doc, fmt.Errorf("document %s: served as media type %q, but says it is %q: %w",
+		return doc, fmt.Errorf("document %s does not match its media type %q, its own media type is %q: %w",
 			desc.Digest, desc.MediaType, doc.MediaType, errdefs.ErrInvalidArgument)
 	}
 	return doc, nil

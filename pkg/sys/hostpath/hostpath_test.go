@@ -135,7 +135,7 @@ func TestHostPathHangs(t *testing.T) {
 	limited, done := hostpath.LimitPaths(t.Context(), time.Millisecond)
 	defer done()
 	err := paths.Ask(limited, fifo, hang)
-	if !errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "together have 1ms") {
+	if !errdefs.IsUnavailable(err) || errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "took longer than 1ms") {
 		t.Errorf("the end of the limit: %v, want that the path is unavailable and no deadline of the caller's", err)
 	}
 	if err := paths.Exists(t.Context(), t.TempDir()); err != nil {
