@@ -5,18 +5,15 @@ package container
 import (
 	"context"
 	"fmt"
-	"io"
-	"os"
-	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-shim/cri-shim/pkg/container/stdio"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
@@ -49,36 +46,23 @@ func (s *Service) ExecSync(ctx context.Context, id state.ContainerID, cmd []stri
 			fmt.Errorf("not ended after %s: %w", timeout, context.DeadlineExceeded))
 		defer cancel()
 	}
-	stdout, stderr := &capture{limit: execOutputLimit}, &capture{limit: execOutputLimit}
-	code, err := s.Exec(ctx, id, ExecIO{Command: cmd, Stdout: stdout, Stderr: stderr})
-	return ExecResult{Stdout: stdout.bytes(), Stderr: stderr.bytes(), ExitCode: code}, err
-}
-
-// Size is a terminal's size in characters.
-type Size struct{ Width, Height uint16 }
-
-// ExecIO is a command and the streams it talks to; nil streams are /dev/null.
-type ExecIO struct {
-	Command []string
-	TTY     bool // one terminal in place of three streams; Stderr is not used
-	Stdin   io.Reader
-	Stdout  io.Writer
-	Stderr  io.Writer
-	Resize  <-chan Size
+	stdout, stderr := &stdio.Capture{Limit: execOutputLimit}, &stdio.Capture{Limit: execOutputLimit}
+	code, err := s.Exec(ctx, id, cmd, stdio.Client{Stdout: stdout, Stderr: stderr})
+	return ExecResult{Stdout: stdout.Bytes(), Stderr: stderr.Bytes(), ExitCode: code}, err
 }
 
 // Exec runs a command in a running container until it ends, and returns its
 // exit code. When ctx ends first, the command and everything it started is
 // killed. ErrDataLoss: the command ended, and what it left running writes on.
 // ErrInvalidArgument: the command cannot be executed as it stands.
-func (s *Service) Exec(ctx context.Context, id state.ContainerID, e ExecIO) (int32, error) {
+func (s *Service) Exec(ctx context.Context, id state.ContainerID, cmd []string, client stdio.Client) (int32, error) {
 	c, pod, err := s.running(id)
 	if err != nil {
 		return 0, fmt.Errorf("exec: %w", err)
 	}
 	var code int32
 	err = state.Alone(ctx, s.Ops, "exec "+string(id), func(ctx context.Context) error {
-		code, err = s.exec(ctx, c, pod.Handler, e)
+		code, err = s.exec(ctx, c, pod.Handler, command{cmd, client})
 		return err
 	})
 	if err != nil {
@@ -87,16 +71,22 @@ func (s *Service) Exec(ctx context.Context, id state.ContainerID, e ExecIO) (int
 	return code, nil
 }
 
-func (s *Service) exec(ctx context.Context, c state.Container, handler string, e ExecIO) (int32, error) {
-	process, err := s.execProcess(c.ID, e)
+// command is what an exec session runs, and for whom.
+type command struct {
+	args   []string
+	client stdio.Client
+}
+
+func (s *Service) exec(ctx context.Context, c state.Container, handler string, cmd command) (int32, error) {
+	process, err := s.execProcess(c.ID, cmd)
 	if err != nil {
 		return 0, err
 	}
-	streams, err := openStreams(e)
+	pipes, err := stdio.Open(cmd.client)
 	if err != nil {
 		return 0, err
 	}
-	defer streams.close()
+	defer pipes.Close()
 	group, endGroup, err := s.makeExecGroup(c)
 	if err != nil {
 		return 0, err
@@ -108,17 +98,16 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 	s.holdProfile()
 	p, err := s.Runtime.Exec(ctx, runc.Exec{
 		Handler: handler, ID: string(c.ID), Process: process, Cgroup: group.Flag,
-		Stdin: streams.child[0], Stdout: streams.child[1], Stderr: streams.child[2],
+		Stdin: pipes.Child[0], Stdout: pipes.Child[1], Stderr: pipes.Child[2],
 	})
 	if err != nil {
 		return 0, s.endExec(ctx, group, err)
 	}
 	s.moveExecScore(ctx, c.ID, group)
-	if e.TTY {
-		streams.terminal(p.Console, e)
-		go resize(streams.stop, p.Console, e.Resize)
+	if cmd.client.TTY {
+		pipes.Terminal(p.Console, cmd.client)
 	}
-	streams.started()
+	pipes.Started()
 	if err := state.Point(ctx, "command runs"); err != nil {
 		return 0, s.endExec(ctx, group, err)
 	}
@@ -126,9 +115,9 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, e
 	if err != nil {
 		return 0, s.endExec(ctx, group, err)
 	}
-	owed, leave := s.whileOwed(ctx, c.ID)
+	owed, leave := stdio.WhileOwed(ctx, func(ctx context.Context) error { return s.awaitEnd(ctx, c.ID) })
 	defer leave()
-	if err := streams.drain(owed, execDrainLimit); err != nil {
+	if err := pipes.Drain(owed, execDrainLimit); err != nil {
 		return 0, err
 	}
 	if err := state.Point(ctx, "command has ended"); err != nil {
@@ -150,12 +139,12 @@ func (s *Service) DefaultProfile() string {
 
 // execProcess is the command as the container's runtime gets it: with the
 // user, rights and environment of the container's own process.
-func (s *Service) execProcess(id state.ContainerID, e ExecIO) (*specs.Process, error) {
+func (s *Service) execProcess(id state.ContainerID, cmd command) (*specs.Process, error) {
 	spec, err := s.Runtime.Spec(string(id))
 	if err != nil {
 		return nil, err
 	}
-	return oci.Exec(spec, e.Command, e.TTY)
+	return oci.Exec(spec, cmd.args, cmd.client.TTY)
 }
 
 // holdProfile puts the default AppArmor profile back that somebody unloaded: no
@@ -188,42 +177,4 @@ func (s *Service) running(id state.ContainerID) (state.Container, state.Pod, err
 	}
 	pod, err := s.Store.Pod(string(c.Pod))
 	return c, pod, err
-}
-
-func resize(stop <-chan struct{}, console *os.File, sizes <-chan Size) {
-	if console == nil || sizes == nil {
-		return
-	}
-	for {
-		select {
-		case size, ok := <-sizes:
-			if !ok {
-				return
-			}
-			_ = sys.ResizeTerminal(console, size.Width, size.Height) // a terminal that is gone needs no size
-		case <-stop:
-			return
-		}
-	}
-}
-
-// capture keeps the first limit bytes written to it and swallows the rest.
-type capture struct {
-	mu    sync.Mutex // guards data: a drain may be cut off while a writer is stuck
-	data  []byte
-	limit int
-}
-
-func (c *capture) Write(p []byte) (int, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	keep := min(len(p), c.limit-len(c.data))
-	c.data = append(c.data, p[:keep]...)
-	return len(p), nil
-}
-
-func (c *capture) bytes() []byte {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.data[:len(c.data):len(c.data)]
 }

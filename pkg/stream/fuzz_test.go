@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/container/stdio"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/stream"
 )
@@ -62,8 +62,8 @@ func FuzzFrames(f *testing.F) {
 	}
 	log := endings{make(chan string, 16), make(chan string, 16)}
 	s, err := stream.New(stream.Options{
-		Exec: func(ctx context.Context, _ state.ContainerID, e container.ExecIO) (int32, error) {
-			io.Copy(e.Stdout, e.Stdin)
+		Exec: func(ctx context.Context, _ state.ContainerID, _ []string, c stdio.Client) (int32, error) {
+			io.Copy(c.Stdout, c.Stdin)
 			return 0, ctx.Err()
 		},
 		NetNS: func(state.PodID) (string, error) { return "", nil },

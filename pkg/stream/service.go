@@ -18,7 +18,7 @@ import (
 	"github.com/containerd/errdefs"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
-	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/container/stdio"
 	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
@@ -33,8 +33,8 @@ type Options struct {
 
 	// Exec and Attach run a session and return when it has ended; both must
 	// return soon after ctx ends.
-	Exec   func(ctx context.Context, id state.ContainerID, e container.ExecIO) (exitCode int32, err error)
-	Attach func(ctx context.Context, id state.ContainerID, a container.AttachIO) error
+	Exec   func(ctx context.Context, id state.ContainerID, cmd []string, client stdio.Client) (exitCode int32, err error)
+	Attach func(ctx context.Context, id state.ContainerID, client stdio.Client) error
 	// NetNS tells the path of a pod's network namespace, "" for the host's.
 	NetNS func(id state.PodID) (string, error)
 

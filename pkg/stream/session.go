@@ -16,7 +16,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	utilexec "k8s.io/utils/exec"
 
-	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/container/stdio"
 	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
@@ -40,10 +40,8 @@ type PortForward struct {
 // that too many URLs wait for their clients.
 func (s *Service) GetExec(x Session) (string, error) {
 	return s.issue("exec", "container", string(x.Container), func(w http.ResponseWriter, r *http.Request) error {
-		return s.serveCommand(w, r, x, func(ctx context.Context, p pipes) error {
-			code, err := s.o.Exec(ctx, x.Container, container.ExecIO{
-				Command: x.Command, TTY: x.TTY, Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr, Resize: p.resize,
-			})
+		return s.serveCommand(w, r, x, func(ctx context.Context, client stdio.Client) error {
+			code, err := s.o.Exec(ctx, x.Container, x.Command, client)
 			if err == nil && code != 0 {
 				return utilexec.CodeExitError{Err: fmt.Errorf("exit code %d", code), Code: int(code)}
 			}
@@ -55,10 +53,8 @@ func (s *Service) GetExec(x Session) (string, error) {
 // GetAttach returns the URL of a new attach session, with errors like GetExec.
 func (s *Service) GetAttach(x Session) (string, error) {
 	return s.issue("attach", "container", string(x.Container), func(w http.ResponseWriter, r *http.Request) error {
-		return s.serveCommand(w, r, x, func(ctx context.Context, p pipes) error {
-			return s.o.Attach(ctx, x.Container, container.AttachIO{
-				TTY: x.TTY, Stdin: p.stdin, Stdout: p.stdout, Stderr: p.stderr, Resize: p.resize,
-			})
+		return s.serveCommand(w, r, x, func(ctx context.Context, client stdio.Client) error {
+			return s.o.Attach(ctx, x.Container, client)
 		})
 	})
 }
@@ -105,16 +101,9 @@ func (s *Service) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	serve(w, r)
 }
 
-// pipes are the streams of one exec or attach; nil for what was not asked for.
-type pipes struct {
-	stdin          io.Reader
-	stdout, stderr io.Writer
-	resize         <-chan container.Size
-}
-
 // command runs a session until it ends. An exit code other than 0 is an
 // utilexec.CodeExitError.
-type command func(ctx context.Context, p pipes) error
+type command func(ctx context.Context, client stdio.Client) error
 
 func (s *Service) serveCommand(w http.ResponseWriter, r *http.Request, x Session, run command) error {
 	if wantsV5(r) {
@@ -168,22 +157,22 @@ type ends struct {
 func (s *Service) runCommand(ctx context.Context, x Session, e ends, run command) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var p pipes
+	client := stdio.Client{TTY: x.TTY}
 	if x.Stdin {
-		p.stdin = e.in
+		client.Stdin = e.in
 	}
 	if x.Stdout {
-		p.stdout = e.out
+		client.Stdout = e.out
 		defer e.out.Close()
 	}
 	if x.Stderr && !x.TTY {
-		p.stderr = e.errs
+		client.Stderr = e.errs
 		defer e.errs.Close()
 	}
 	if e.resize != nil {
-		p.resize = s.sizes(ctx, e.resize, x.TTY)
+		client.Resize = s.sizes(ctx, e.resize, x.TTY)
 	}
-	err := run(ctx, p)
+	err := run(ctx, client)
 	if err != nil {
 		s.makeRoom(ctx)
 	}
@@ -192,8 +181,8 @@ func (s *Service) runCommand(ctx context.Context, x Session, e ends, run command
 
 // sizes translates terminal sizes until ctx ends. Without a terminal they are
 // taken all the same, as input behind them in the connection waits.
-func (s *Service) sizes(ctx context.Context, in <-chan remotecommand.TerminalSize, tty bool) <-chan container.Size {
-	out := make(chan container.Size)
+func (s *Service) sizes(ctx context.Context, in <-chan remotecommand.TerminalSize, tty bool) <-chan stdio.Size {
+	out := make(chan stdio.Size)
 	s.sessions.Go(func() {
 		defer close(out)
 		for {
@@ -206,7 +195,7 @@ func (s *Service) sizes(ctx context.Context, in <-chan remotecommand.TerminalSiz
 					continue
 				}
 				select {
-				case out <- container.Size{Width: size.Width, Height: size.Height}:
+				case out <- stdio.Size{Width: size.Width, Height: size.Height}:
 				case <-ctx.Done():
 					return
 				}

@@ -23,7 +23,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	utilexec "k8s.io/client-go/util/exec"
 
-	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/container/stdio"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/stream"
 )
@@ -31,18 +31,18 @@ import (
 // processes stands in for the container service: it runs commands on this
 // machine and notes how their contexts end.
 type processes struct {
-	attach func(ctx context.Context, a container.AttachIO) error
+	attach func(ctx context.Context, c stdio.Client) error
 	ended  chan error // cause of the context of the last exec
 }
 
-func (p *processes) exec(ctx context.Context, _ state.ContainerID, e container.ExecIO) (int32, error) {
-	cmd := exec.CommandContext(ctx, e.Command[0], e.Command[1:]...)
+func (p *processes) exec(ctx context.Context, _ state.ContainerID, args []string, c stdio.Client) (int32, error) {
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.WaitDelay = time.Second
 	var err error
-	if e.TTY {
-		err = runOnTerminal(cmd, e)
+	if c.TTY {
+		err = runOnTerminal(cmd, c)
 	} else {
-		err = runOnPipes(cmd, e)
+		err = runOnPipes(cmd, c)
 	}
 	if p.ended != nil {
 		p.ended <- context.Cause(ctx)
@@ -57,9 +57,9 @@ func (p *processes) exec(ctx context.Context, _ state.ContainerID, e container.E
 	return 0, err
 }
 
-func runOnPipes(cmd *exec.Cmd, e container.ExecIO) error {
-	cmd.Stdout, cmd.Stderr = e.Stdout, e.Stderr
-	if e.Stdin == nil {
+func runOnPipes(cmd *exec.Cmd, c stdio.Client) error {
+	cmd.Stdout, cmd.Stderr = c.Stdout, c.Stderr
+	if c.Stdin == nil {
 		return cmd.Run()
 	}
 	// Not cmd.Stdin: Wait would wait for a client that sends nothing more.
@@ -67,18 +67,18 @@ func runOnPipes(cmd *exec.Cmd, e container.ExecIO) error {
 	if err != nil {
 		return err
 	}
-	go func() { io.Copy(in, e.Stdin); in.Close() }()
+	go func() { io.Copy(in, c.Stdin); in.Close() }()
 	return cmd.Run()
 }
 
-func runOnTerminal(cmd *exec.Cmd, e container.ExecIO) error {
+func runOnTerminal(cmd *exec.Cmd, c stdio.Client) error {
 	pty, path, err := console.NewPty()
 	if err != nil {
 		return err
 	}
 	defer pty.Close()
-	go io.Copy(pty, e.Stdin) // before anything else: a WebSocket stops at unread input
-	first := <-e.Resize
+	go io.Copy(pty, c.Stdin) // before anything else: a WebSocket stops at unread input
+	first := <-c.Resize
 	if err := pty.Resize(console.WinSize{Width: first.Width, Height: first.Height}); err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func runOnTerminal(cmd *exec.Cmd, e container.ExecIO) error {
 	}
 	tty.Close()
 	var copied sync.WaitGroup
-	copied.Go(func() { io.Copy(e.Stdout, pty) })
+	copied.Go(func() { io.Copy(c.Stdout, pty) })
 	err = cmd.Wait()
 	copied.Wait()
 	return err
@@ -218,7 +218,7 @@ func TestExec(t *testing.T) {
 func TestExecErrorIsTold(t *testing.T) {
 	for _, c := range clients {
 		t.Run(c.name, func(t *testing.T) {
-			s, _ := start(t, stream.Options{Exec: func(context.Context, state.ContainerID, container.ExecIO) (int32, error) {
+			s, _ := start(t, stream.Options{Exec: func(context.Context, state.ContainerID, []string, stdio.Client) (int32, error) {
 				return 0, errors.New("no such program")
 			}})
 			u, err := s.GetExec(stream.Session{Container: "c", Command: []string{"x"}, Stdout: true})
@@ -351,11 +351,11 @@ func noGoroutines(t *testing.T) {
 func TestAttachGetsWhatWasAskedFor(t *testing.T) {
 	for _, c := range clients {
 		t.Run(c.name, func(t *testing.T) {
-			s, _ := start(t, stream.Options{Attach: func(_ context.Context, id state.ContainerID, a container.AttachIO) error {
-				if a.Stdin != nil || a.Stderr != nil || a.Stdout == nil || id != "c" || a.TTY {
-					return fmt.Errorf("got %+v for %s", a, id)
+			s, _ := start(t, stream.Options{Attach: func(_ context.Context, id state.ContainerID, c stdio.Client) error {
+				if c.Stdin != nil || c.Stderr != nil || c.Stdout == nil || id != "c" || c.TTY {
+					return fmt.Errorf("got %+v for %s", c, id)
 				}
-				_, err := io.WriteString(a.Stdout, "attached")
+				_, err := io.WriteString(c.Stdout, "attached")
 				return err
 			}})
 			u, err := s.GetAttach(stream.Session{Container: "c", Stdout: true})

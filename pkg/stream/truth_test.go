@@ -15,7 +15,7 @@ import (
 
 	"k8s.io/client-go/tools/remotecommand"
 
-	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/container/stdio"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/stream"
 )
@@ -77,10 +77,10 @@ func TestClientThatDoesNotReadIsToldOfTheEnd(t *testing.T) {
 			t.Run(c.name+"/"+end, func(t *testing.T) {
 				var written atomic.Int64
 				cut, ended := make(chan struct{}), make(chan error, 1)
-				s, stop := start(t, stream.Options{Attach: func(ctx context.Context, _ state.ContainerID, a container.AttachIO) error {
-					go flood(ctx, a.Stdout, &written)
-					if a.Stderr != nil {
-						go flood(ctx, a.Stderr, &written)
+				s, stop := start(t, stream.Options{Attach: func(ctx context.Context, _ state.ContainerID, c stdio.Client) error {
+					go flood(ctx, c.Stdout, &written)
+					if c.Stderr != nil {
+						go flood(ctx, c.Stderr, &written)
 					}
 					select {
 					case <-cut:
@@ -126,10 +126,10 @@ func TestSessionsTellWhyTheDaemonEndsThem(t *testing.T) {
 				up := make(chan struct{})
 				wait := func(ctx context.Context) error { close(up); <-ctx.Done(); return context.Cause(ctx) }
 				s, stop := start(t, stream.Options{
-					Exec: func(ctx context.Context, _ state.ContainerID, _ container.ExecIO) (int32, error) {
+					Exec: func(ctx context.Context, _ state.ContainerID, _ []string, _ stdio.Client) (int32, error) {
 						return 9, wait(ctx)
 					},
-					Attach: func(ctx context.Context, _ state.ContainerID, _ container.AttachIO) error { return wait(ctx) },
+					Attach: func(ctx context.Context, _ state.ContainerID, _ stdio.Client) error { return wait(ctx) },
 				})
 				ask := s.GetAttach
 				x := stream.Session{Container: "c", Stdout: true}
@@ -166,7 +166,7 @@ func TestVanishedClientIsNoticedBehindItsInput(t *testing.T) {
 	for _, c := range clients {
 		t.Run(c.name, func(t *testing.T) {
 			causes := make(chan error, 1)
-			s, _ := start(t, stream.Options{Exec: func(ctx context.Context, _ state.ContainerID, _ container.ExecIO) (int32, error) {
+			s, _ := start(t, stream.Options{Exec: func(ctx context.Context, _ state.ContainerID, _ []string, _ stdio.Client) (int32, error) {
 				<-ctx.Done()
 				causes <- context.Cause(ctx)
 				return 0, context.Cause(ctx)
@@ -203,11 +203,11 @@ func TestSlowClientGetsAllBehindItsInput(t *testing.T) {
 	for _, c := range clients {
 		t.Run(c.name, func(t *testing.T) {
 			in := &endless{}
-			s, _ := start(t, stream.Options{Exec: func(_ context.Context, _ state.ContainerID, e container.ExecIO) (int32, error) {
+			s, _ := start(t, stream.Options{Exec: func(_ context.Context, _ state.ContainerID, _ []string, c stdio.Client) (int32, error) {
 				stalled(t, &in.taken)
 				for b := make([]byte, 32<<10); ; {
 					for range size / len(b) {
-						if _, err := e.Stdout.Write(b); err != nil {
+						if _, err := c.Stdout.Write(b); err != nil {
 							return 0, err
 						}
 					}

@@ -25,6 +25,8 @@ var layers = map[string]int{
 // families are the packages in one folder, with what each imports of its family. They share its layer and
 // its walls.
 var families = map[string][]string{
+	"pkg/container":         {"pkg/container/stdio"},
+	"pkg/container/stdio":   nil,
 	"pkg/image":             {"pkg/image/blobs", "pkg/image/database", "pkg/image/layers", "pkg/image/manifest", "pkg/image/registry"},
 	"pkg/image/blobs":       {"pkg/image/registry"},
 	"pkg/image/database":    {"pkg/image/layers"},

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package container
+package stdio
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
 // untakenLimit is how long a client may leave output untaken once the container
@@ -19,12 +18,13 @@ const untakenLimit = 15 * time.Second
 // errUntaken is told to a client that left output untaken for that long.
 var errUntaken = fmt.Errorf("output truncated: the container has ended, and the client has not read for %s: %w", untakenLimit, errdefs.ErrDataLoss)
 
-// whileOwed makes a context that ends untakenLimit after the container, with
-// errUntaken: for what waits for a client to take output. leave frees it.
-func (s *Service) whileOwed(ctx context.Context, id state.ContainerID) (owed context.Context, leave func()) {
+// WhileOwed makes a context that ends untakenLimit after the container, with
+// an error of class ErrDataLoss: for what waits for a client to take output.
+// awaitEnd returns once the container has ended. leave frees the context.
+func WhileOwed(ctx context.Context, awaitEnd func(context.Context) error) (owed context.Context, leave func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
-		_ = s.awaitEnd(ctx, id) // an end that cannot be recorded is one
+		_ = awaitEnd(ctx) // an end that cannot be recorded is one
 		select {
 		case <-time.After(untakenLimit):
 			cancel(errUntaken)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package container
+package stdio
 
 import (
 	"bytes"
@@ -25,29 +25,29 @@ func (s *slow) Write(b []byte) (int, error) {
 }
 
 // command opens streams for to and returns the end that a command writes to.
-func command(t *testing.T, to ExecIO) (*streams, *os.File) {
+func command(t *testing.T, to Client) (*Pipes, *os.File) {
 	t.Helper()
-	s, err := openStreams(to)
+	s, err := Open(to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(s.close)
-	stdout := s.child[1]
-	s.child[1] = nil // ours to close, as a process's end does
-	s.started()
+	t.Cleanup(s.Close)
+	stdout := s.Child[1]
+	s.Child[1] = nil // ours to close, as a process's end does
+	s.Started()
 	return s, stdout
 }
 
 func TestSlowCallerGetsAll(t *testing.T) {
 	caller := &slow{ready: make(chan struct{})}
-	s, stdout := command(t, ExecIO{Stdout: caller})
+	s, stdout := command(t, Client{Stdout: caller})
 	want := strings.Repeat("0123456789abcdef", 5<<10) // 80 KiB: in the pipe, and in the copy's hands
 	if _, err := stdout.WriteString(want); err != nil {
 		t.Fatal(err)
 	}
 	defer stdout.Close() // somebody else holds the pipe, and says nothing
 	drained := make(chan error, 1)
-	go func() { drained <- s.drain(t.Context(), 10*time.Millisecond) }()
+	go func() { drained <- s.Drain(t.Context(), 10*time.Millisecond) }()
 	select {
 	case err := <-drained:
 		t.Fatalf("drained before the caller read: %v", err)
@@ -63,8 +63,8 @@ func TestSlowCallerGetsAll(t *testing.T) {
 }
 
 func TestOutputThatGoesOnIsCutAloud(t *testing.T) {
-	caller := &capture{limit: 1 << 30}
-	s, stdout := command(t, ExecIO{Stdout: caller})
+	caller := &Capture{Limit: 1 << 30}
+	s, stdout := command(t, Client{Stdout: caller})
 	ended := make(chan struct{})
 	go func() { // what a command left running
 		defer close(ended)
@@ -74,11 +74,11 @@ func TestOutputThatGoesOnIsCutAloud(t *testing.T) {
 			}
 		}
 	}()
-	err := s.drain(t.Context(), 10*time.Millisecond)
+	err := s.Drain(t.Context(), 10*time.Millisecond)
 	if !errdefs.IsDataLoss(err) {
 		t.Errorf("%v, want the caller told", err)
 	}
-	s.close()
+	s.Close()
 	<-ended
 	stdout.Close()
 }
@@ -86,14 +86,14 @@ func TestOutputThatGoesOnIsCutAloud(t *testing.T) {
 func TestPausedCallerHoldsUpNoStop(t *testing.T) {
 	caller := &slow{ready: make(chan struct{})}
 	defer close(caller.ready)
-	s, stdout := command(t, ExecIO{Stdout: caller})
+	s, stdout := command(t, Client{Stdout: caller})
 	if _, err := stdout.WriteString("words"); err != nil {
 		t.Fatal(err)
 	}
 	stdout.Close()
 	ctx, stop := context.WithCancelCause(t.Context())
 	stop(errdefs.ErrUnavailable)
-	if err := s.drain(ctx, time.Hour); !errdefs.IsUnavailable(err) {
+	if err := s.Drain(ctx, time.Hour); !errdefs.IsUnavailable(err) {
 		t.Errorf("%v, want why it ended", err)
 	}
 }
