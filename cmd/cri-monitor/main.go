@@ -38,6 +38,7 @@ const (
 type options struct {
 	dir, socket, cgroup string
 	readyFD             int
+	check               bool
 }
 
 func main() {
@@ -49,7 +50,12 @@ func main() {
 	flag.StringVar(&o.socket, "socket", "/run/cri-shim/monitor.sock", "`path` of the socket to listen on")
 	flag.StringVar(&o.cgroup, "cgroup", "", "cgroup `name` to move into, from the root of every hierarchy")
 	flag.IntVar(&o.readyFD, "ready-fd", -1, "`descriptor` to report readiness on")
+	flag.BoolVar(&o.check, "check", false, "say which build this is, and end")
 	flag.Parse()
+	if o.check {
+		fmt.Println(describe())
+		return
+	}
 	if err := run(o); err != nil {
 		report(o.readyFD, err)
 		fmt.Fprintln(os.Stderr, "cri-monitor:", err)
@@ -64,18 +70,19 @@ func run(o options) error {
 	if err := sys.DefaultLibrarySignals(); err != nil {
 		return err
 	}
-	outlive(ctx, log)
+	signals := outlive(ctx, log)
 	if o.readyFD >= 0 {
 		unix.CloseOnExec(o.readyFD)
 	}
 	joinCgroup(o.cgroup, log)
-	self, err := os.Executable() // now: later the name may have " (deleted)" behind it
+	self, err := startedFrom()
 	if err != nil {
 		return fmt.Errorf("find own binary: %w", err)
 	}
 	return parent.Run(ctx, parent.Options{
 		Dir: o.dir, Socket: o.socket, OOMScoreAdj: protect(log), Log: log,
 		Executable: self, Args: []string{"--dir", o.dir, "--socket", o.socket, "--cgroup", o.cgroup},
+		Check: []string{"--check"}, BeforeExec: signals.ignore, Upgrades: signals.upgrades, Build: build,
 		Listening: func() { report(o.readyFD, nil) },
 	})
 }

@@ -113,9 +113,12 @@ func (d *daemon) wireState(ctx context.Context) error {
 }
 
 func (d *daemon) wireMonitor(context.Context) error {
-	options := monitor.ClientOptions{Socket: d.layout.MonitorSocket(), Log: d.log}
+	options := monitor.ClientOptions{Socket: d.layout.MonitorSocket(), Version: version, Log: d.log}
+	binary, err := companion(d.config.Runtime.Monitor, "cri-monitor")
+	if err == nil { // also where a unit starts it: of which build it is comes with this program
+		options.Binary = binary
+	}
 	if d.config.Runtime.StartMonitor {
-		binary, err := companion(d.config.Runtime.Monitor, "cri-monitor")
 		if err != nil {
 			return err
 		}

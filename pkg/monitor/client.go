@@ -24,7 +24,10 @@ type ClientOptions struct {
 	Socket string // of the monitor
 	// Start starts a detached monitor when none answers, and returns once it listens; nil: never.
 	Start func(ctx context.Context) error
-	Log   *slog.Logger
+	// Binary is the path of the cri-monitor that a monitor of another build is to be replaced by, in place; "": none is.
+	Binary  string
+	Version string // of this program, which the monitor is told
+	Log     *slog.Logger
 }
 
 // Client is the daemon's end. It keeps one connection, makes it again whenever
@@ -45,6 +48,7 @@ type Client struct {
 	kept    map[string]*kept
 
 	instance string // of the last monitor
+	offered  string // the instance that was last compared with Binary
 }
 
 // NewClient returns a client that is not connected: Run does that.
@@ -111,32 +115,35 @@ func (c *Client) connect(ctx context.Context) error {
 	defer context.AfterFunc(ctx, l.close)()
 	ended := make(chan error, 1)
 	go func() { ended <- l.read() }()
-	if err := c.settle(ctx, l); err != nil {
+	hello, err := c.handshake(ctx, l)
+	if err != nil {
 		l.close()
 		<-ended
 		return err
 	}
+	c.replaceOther(ctx, l, hello)
 	err = <-ended
 	l.close()
 	return err
 }
 
-// settle brings a new connection to where it can be used: agree on a version,
+// handshake brings a new connection to where it can be used: agree on a version,
 // hand over what is kept, take what is not, ask for exits.
-func (c *Client) settle(ctx context.Context, l *link) error {
-	r, _, err := l.call(ctx, &wire.Packet{Op: wire.OpHello, Hello: &wire.Hello{Version: wire.Version, Oldest: wire.Version - 1}}, nil)
+func (c *Client) handshake(ctx context.Context, l *link) (*wire.Hello, error) {
+	own := &wire.Hello{Version: wire.Version, Oldest: wire.Version - 1, Build: &wire.Build{Version: c.o.Version}}
+	r, _, err := l.call(ctx, &wire.Packet{Op: wire.OpHello, Hello: own}, nil)
 	if err != nil {
-		return fmt.Errorf("greet: %w", err)
+		return nil, fmt.Errorf("greet: %w", err)
 	}
 	if r.Hello == nil {
-		return errors.New("greet: no hello in the answer")
+		return nil, errors.New("greet: no hello in the answer")
 	}
 	if err := c.adopt(ctx, l); err != nil {
-		return fmt.Errorf("adopt: %w", err)
+		return nil, fmt.Errorf("adopt: %w", err)
 	}
 	c.exits.begin(r.Hello.ExitLog)
 	if _, _, err := l.call(ctx, &wire.Packet{Op: wire.OpSubscribe}, nil); err != nil {
-		return fmt.Errorf("subscribe: %w", err)
+		return nil, fmt.Errorf("subscribe: %w", err)
 	}
 	c.mu.Lock()
 	again := c.instance != "" && c.instance != r.Hello.Instance
@@ -145,7 +152,7 @@ func (c *Client) settle(ctx context.Context, l *link) error {
 	c.o.Log.Info("monitor connected", "pid", r.Hello.PID, "successor", again)
 	c.setLink(l, nil)
 	c.exits.connected(again)
-	return nil
+	return r.Hello, nil
 }
 
 func (c *Client) setLink(l *link, why error) {

@@ -34,7 +34,13 @@ type Options struct {
 	// Executable (absolute) and Args are what an upgrade executes; "" refuses upgrades.
 	Executable string
 	Args       []string
-	Listening  func() // called once requests are accepted; may be nil
+	// Check are arguments with which Executable says its build, as JSON, and ends: what does not is not executed for good.
+	Check []string
+	// BeforeExec is called when the execution is next; undo takes back what it did, should that fail. May be nil.
+	BeforeExec func() (undo func())
+	Upgrades   <-chan os.Signal  // each one asks for an upgrade
+	Build      func() wire.Build // of this process; nil: nobody is told
+	Listening  func()            // called once requests are accepted; may be nil
 	Log        *slog.Logger
 }
 
@@ -43,6 +49,7 @@ type Monitor struct {
 	o         Options
 	log       *slog.Logger
 	ctx       context.Context //nolint:containedctx // the process's lifetime, for work no request waits for
+	build     func() wire.Build
 	requests  map[wire.Op]request
 	instance  string
 	oomAdj    string
@@ -66,8 +73,14 @@ type Monitor struct {
 // Run is the monitor process: it takes the directory over from a monitor that
 // died, listens, and returns when ctx ends. Containers outlive it.
 func Run(ctx context.Context, o Options) error {
+	if o.BeforeExec == nil {
+		o.BeforeExec = func() func() { return func() {} }
+	}
+	if o.Build == nil {
+		o.Build = func() wire.Build { return wire.Build{} }
+	}
 	m := &Monitor{
-		o: o, log: o.Log, ctx: ctx, requests: requests(), instance: wire.NewName(), oomAdj: o.OOMScoreAdj, quit: make(chan struct{}),
+		o: o, log: o.Log, ctx: ctx, build: sync.OnceValue(o.Build), requests: requests(), instance: wire.NewName(), oomAdj: o.OOMScoreAdj, quit: make(chan struct{}),
 		consoles: &child.Consoles{Dir: o.Dir}, conns: map[*conn]struct{}{}, sessions: map[uint64]*session{},
 	}
 	if err := m.open(); err != nil {
@@ -157,13 +170,17 @@ func (m *Monitor) loop(ctx context.Context) error {
 		m.o.Listening()
 	}
 	m.log.Info("monitor ready", "pid", os.Getpid(), "dir", m.o.Dir, "containers", len(m.running.All()))
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-m.quit:
-		return nil
-	case err := <-failed:
-		return err
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.quit:
+			return nil
+		case err := <-failed:
+			return err
+		case <-m.o.Upgrades:
+			go m.upgradeUnasked()
+		}
 	}
 }
 

@@ -120,8 +120,10 @@ func (c *conn) greet(p *wire.Packet) {
 	c.mu.Lock()
 	c.greeted = true
 	c.mu.Unlock()
+	build := c.m.build()
 	c.answer(p, &wire.Packet{Hello: &wire.Hello{
 		Version: v, Oldest: wire.Version - 1, Instance: c.m.instance, ExitLog: c.m.exits.Epoch(), PID: os.Getpid(),
+		Build: &build, Executable: c.m.o.Executable,
 	}}, nil)
 }
 

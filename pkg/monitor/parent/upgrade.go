@@ -74,6 +74,13 @@ func (c *conn) upgrade(p *wire.Packet) {
 	}()
 }
 
+// upgradeUnasked is an upgrade that no client waits for.
+func (m *Monitor) upgradeUnasked() {
+	if err := m.upgrade(nil, 0); err != nil {
+		m.log.Error("monitor not replaced, it goes on", "err", err)
+	}
+}
+
 // upgrade does not return unless it fails; the monitor then goes on as before.
 func (m *Monitor) upgrade(asker *conn, req uint64) error {
 	if m.o.Executable == "" {
@@ -83,6 +90,10 @@ func (m *Monitor) upgrade(asker *conn, req uint64) error {
 		return wire.FailedPrecondition(errors.New("another one is under way"))
 	}
 	defer m.upgrading.Store(false)
+	next, err := m.checkNext()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(m.ctx, upgradePatience)
 	defer cancel()
 	if err := m.gate.close(ctx); err != nil {
@@ -94,8 +105,11 @@ func (m *Monitor) upgrade(asker *conn, req uint64) error {
 	}
 	defer m.reap.Pause()() // who dies from here on is the next image's to reap
 	m.flush()
-	m.log.Info("monitor executes the new binary", "path", m.o.Executable)
-	err := m.execute(asker, req)
+	own := m.build()
+	m.log.Info("monitor executes the new binary", "path", m.o.Executable,
+		"from", own.Version, "to", next.Version, "from_build", own.ID, "to_build", next.ID)
+	defer m.o.BeforeExec()()
+	err = m.execute(asker, req)
 	return fmt.Errorf("execute %s: %w", m.o.Executable, err)
 }
 

@@ -14,7 +14,7 @@
 // events have no req. A side speaks version N and N-1.
 //
 //	request       from the client             answer
-//	hello         hello{version,oldest}       hello{version,instance,exit_log,pid}; comes first
+//	hello         hello{version,oldest,build} hello{version,instance,exit_log,pid,build,executable}; comes first
 //	list          next, want_fds              running[{id,pid,start_time,orphan,fds}], next; fds
 //	adopt         id, status; kept fds        –         (an orphan: its terminal, how it ended)
 //	subscribe                                 –         (adoption is done; exits from here on)

@@ -81,6 +81,10 @@ type Hello struct {
 	Instance string `json:"instance,omitempty"` // monitor: changes with every process but not with an upgrade
 	ExitLog  string `json:"exit_log,omitempty"` // monitor: changes when sequence numbers start anew
 	PID      int    `json:"pid,omitempty"`
+	// Build is the sender's. A client has only a version.
+	Build *Build `json:"build,omitempty"`
+	// Executable is the path of what the monitor executes for an upgrade; "": it is not known.
+	Executable string `json:"executable,omitempty"`
 }
 
 // FDKind says what a descriptor is.

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -30,15 +31,18 @@ type Node struct {
 	T      testing.TB
 	Dir    string
 	Binary string // of the monitor
-	Socket string
-	Client *monitor.Client
-	PID    int                      // of the monitor started last
-	Stop   context.CancelFunc       // ends the client
-	Exits  chan monitor.Exit        // as the clients report them; so many that none of them ever waits for the test
-	Refuse func(monitor.Exit) error // what recording an exit gives; nil: nothing is refused
-	Taken  atomic.Int32             // how many successors of the monitor were reported
-	dead   int                      // pid of the monitor killed last
-	log    *slog.Logger
+	// Replace is the binary that clients have a monitor of another build replaced by; "" has none replaced.
+	Replace string
+	Socket  string
+	Client  *monitor.Client
+	PID     int                      // of the monitor started last
+	Stop    context.CancelFunc       // ends the client
+	Exits   chan monitor.Exit        // as the clients report them; so many that none of them ever waits for the test
+	Refuse  func(monitor.Exit) error // what recording an exit gives; nil: nothing is refused
+	Taken   atomic.Int32             // how many successors of the monitor were reported
+	dead    int                      // pid of the monitor killed last
+	log     *slog.Logger
+	said    said
 }
 
 // Start runs a monitor and a client that starts a new one whenever the
@@ -51,8 +55,14 @@ func Start(t testing.TB) *Node {
 // BuildMonitor builds the real binary.
 func BuildMonitor(t testing.TB) string {
 	t.Helper()
+	return BuildVersion(t, "test")
+}
+
+// BuildVersion builds the real binary with a version of that name.
+func BuildVersion(t testing.TB, version string) string {
+	t.Helper()
 	out := filepath.Join(t.TempDir(), "cri-monitor")
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", out, "github.com/cri-shim/cri-shim/cmd/cri-monitor")
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w -X main.version="+version, "-o", out, "github.com/cri-shim/cri-shim/cmd/cri-monitor")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("build cri-monitor: %v: %s", err, text)
@@ -75,7 +85,7 @@ func StartWith(t testing.TB, binary string) *Node {
 		os.RemoveAll(dir)
 	})
 	n := &Node{T: t, Dir: dir, Binary: binary, Socket: filepath.Join(dir, "sock"), Exits: make(chan monitor.Exit, 1024)}
-	n.log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	n.log = slog.New(slog.NewTextHandler(&n.said, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	n.Connect()
 	t.Cleanup(n.end)
 	return n
@@ -105,13 +115,35 @@ func Shm() string {
 	return ""
 }
 
-type testWriter struct{ t testing.TB }
+// said is what clients have logged.
+type said struct {
+	mu   sync.Mutex // guards text
+	text bytes.Buffer
+}
 
-func (w testWriter) Write(b []byte) (int, error) {
+func (s *said) Write(b []byte) (int, error) {
 	if testing.Verbose() {
 		fmt.Fprint(os.Stderr, "    client: ", string(b))
 	}
-	return len(b), nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(b)
+}
+
+// ClientLog is what the node's clients have logged so far.
+func (n *Node) ClientLog() string {
+	n.said.mu.Lock()
+	defer n.said.mu.Unlock()
+	return n.said.text.String()
+}
+
+// MonitorLog is what its monitors have.
+func (n *Node) MonitorLog() string {
+	b, err := os.ReadFile(filepath.Join(n.Dir, "log"))
+	if err != nil {
+		n.T.Fatal(err)
+	}
+	return string(b)
 }
 
 // Connect makes a client, which starts a monitor when none answers.
@@ -130,7 +162,7 @@ func (n *Node) Connect() {
 	}
 	spawn := monitor.SpawnOptions{Binary: binary, Dir: filepath.Join(n.Dir, "m"), Socket: n.Socket, LogFile: filepath.Join(n.Dir, "log")}
 	n.Client = monitor.NewClient(monitor.ClientOptions{
-		Socket: n.Socket, Log: n.log, Start: func(ctx context.Context) error { return monitor.Spawn(ctx, spawn) },
+		Socket: n.Socket, Binary: n.Replace, Log: n.log, Start: func(ctx context.Context) error { return monitor.Spawn(ctx, spawn) },
 	})
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -63,6 +64,10 @@ func beMonitor(args []string) error {
 	for i := 0; i+1 < len(args); i += 2 {
 		o[args[i]] = args[i+1]
 	}
+	if slices.Contains(args, "--check") {
+		_, err := fmt.Println("{}")
+		return err
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	fd := -1
@@ -83,6 +88,7 @@ func beMonitor(args []string) error {
 	err = parent.Run(ctx, parent.Options{
 		Executable: self, Args: []string{AsMonitor, "--dir", o["--dir"], "--socket", o["--socket"]},
 		Dir: o["--dir"], Socket: o["--socket"], Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Check:     []string{AsMonitor, "--check"},
 		Listening: func() { say("ready") },
 	})
 	if errors.Is(err, wire.ErrRunning) {

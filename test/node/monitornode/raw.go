@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 )
 
 // RawClient speaks the protocol by hand.
@@ -27,6 +29,16 @@ func (n *Node) Raw(t testing.TB) *RawClient {
 	}
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10})
 	return &RawClient{t, fd}
+}
+
+// Hello greets the monitor and returns what it says of itself.
+func (n *Node) Hello(t testing.TB) wire.Hello {
+	t.Helper()
+	p, err := wire.Decode([]byte(n.Raw(t).Ask(`{"op":"hello","req":1,"hello":{"version":1,"oldest":0}}`)))
+	if err != nil || p.Hello == nil {
+		t.Fatalf("hello: %+v, %v", p, err)
+	}
+	return *p.Hello
 }
 
 // Ask sends a packet and returns the answer's text.
