@@ -9,7 +9,6 @@ import (
 	"os"
 	"syscall"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,14 +17,18 @@ const MountReadOnly = unix.MOUNT_ATTR_RDONLY
 
 // Mounted says whether path is the root of a mount. A path that doesn't exist is not mounted.
 func Mounted(path string) (bool, error) {
-	on, err := mountinfo.Mounted(path)
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_NO_AUTOMOUNT|unix.AT_STATX_DONT_SYNC, 0, &st)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
+	}
+	if err == nil && st.Attributes_mask&unix.STATX_ATTR_MOUNT_ROOT == 0 {
+		err = unix.ENOSYS // Linux 5.8
 	}
 	if err != nil {
 		return false, fmt.Errorf("look up mount %s: %w", path, err)
 	}
-	return on, nil
+	return st.Attributes&unix.STATX_ATTR_MOUNT_ROOT != 0, nil
 }
 
 // Unmount takes away the topmost mount at path and is idempotent: nothing mounted, or no path, is success. It doesn't
