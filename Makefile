@@ -127,6 +127,11 @@ house: ## the house rules as a test
 integration: deps build $(BIN)/testbox ## the daemon against real runc, CNI and overlay (root)
 	$(GO) test -count=1 -tags integration ./test/integration/...
 
+.PHONY: compat
+compat: deps build $(BIN)/testbox ## daemon and monitor beside those of the version before, on running pods (root, git history)
+	test/compat/previous
+	$(GO) test -count=1 -tags integration ./test/compat/...
+
 .PHONY: crash
 crash: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## failures and kill -9 at every step, 200 kills under churn (root); CRASH_KILLS=n CRASH_SEED=n
 	CRASH_KILLS=$${CRASH_KILLS:-200} $(GO) test -count=1 -v -tags integration -timeout 60m ./test/crash/...
