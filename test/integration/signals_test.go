@@ -31,7 +31,7 @@ func TestSignalsEndNothing(t *testing.T) {
 		logged string
 	}{
 		{daemon, []syscall.Signal{syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE}, "signal ignored: the configuration"},
-		{monitor, []syscall.Signal{syscall.SIGHUP}, "monitor executes its binary anew"},
+		{monitor, []syscall.Signal{syscall.SIGHUP}, "monitor executes the new binary"},
 		{monitor, []syscall.Signal{syscall.SIGINT, syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGPIPE}, "signal ignored, SIGTERM"},
 	} {
 		for _, s := range c.send {
