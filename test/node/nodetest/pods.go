@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cri-shim/cri-shim/test/node"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -162,7 +163,9 @@ func (n *Node) AwaitLog(t testing.TB, name, text string) {
 // Exec runs a command in a container and returns its output and exit code.
 func (n *Node) Exec(t testing.TB, id string, args ...string) (stdout, stderr string, code int32) {
 	t.Helper()
-	r, err := n.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: args, Timeout: 20})
+	r, err := n.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{
+		ContainerId: id, Cmd: args, Timeout: int64(node.Patience(time.Minute).Seconds()),
+	})
 	if err != nil {
 		t.Fatalf("ExecSync %v: %v", args, err)
 	}
