@@ -167,6 +167,10 @@ func found(err error) error {
 
 // close frees what wire took, in reverse; it may be repeated.
 func (d *daemon) close() {
+	if d.rootfs != nil {
+		d.rootfs.Close()
+		d.rootfs = nil
+	}
 	if d.images != nil {
 		if err := d.images.Close(); err != nil {
 			d.log.Error("image store not closed", "err", err)

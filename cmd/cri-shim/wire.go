@@ -13,6 +13,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cri-shim/cri-shim/cmd/pause"
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/image"
@@ -20,6 +23,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/sandbox"
 	"github.com/cri-shim/cri-shim/pkg/server"
@@ -27,8 +31,6 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/stats"
 	"github.com/cri-shim/cri-shim/pkg/stream"
 	"github.com/cri-shim/cri-shim/pkg/sys"
-	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 )
 
 // daemon is every service, built in layer order by wire.
@@ -43,6 +45,7 @@ type daemon struct {
 	monitor    *monitor.Client
 	network    *network.Service
 	images     *image.Service
+	rootfs     *rootfs.Service
 	host       oci.Host
 	runtime    *runc.Service
 	features   <-chan []server.Handler // what the runtimes can do, once they have said
@@ -144,7 +147,11 @@ func (d *daemon) wireImages(ctx context.Context) (err error) {
 	d.images, err = image.Open(ctx, image.Options{
 		Root: d.layout.Images(), RegistryConfig: d.config.Registry.ConfigPath,
 		MaxDownloads: d.config.Image.MaxDownloads, ProgressTimeout: d.config.Image.ProgressTimeout, Log: d.log,
+		InUse: rootfs.Chains(d.layout.Images()),
 	})
+	if err == nil {
+		d.rootfs, err = rootfs.Open(d.images, d.layout.Images(), d.log)
+	}
 	return err
 }
 
@@ -183,11 +190,11 @@ func (d *daemon) wireDomain(ctx context.Context) error {
 		return err
 	}
 	d.containers = container.New(container.Options{
-		Store: d.store, Ops: d.ops, Layout: d.layout, Images: d.images, Runtime: d.runtime,
+		Store: d.store, Ops: d.ops, Layout: d.layout, Images: d.images, RootFS: d.rootfs, Runtime: d.runtime,
 		Monitor: d.monitor, Plugins: d.plugins, Host: d.host, Lookup: lookup, Log: d.log,
 	})
 	d.sandboxes = sandbox.New(sandbox.Options{
-		Store: d.store, Ops: d.ops, Layout: d.layout, Containers: d.containers, Images: d.images, Network: d.network,
+		Store: d.store, Ops: d.ops, Layout: d.layout, Containers: d.containers, RootFS: d.rootfs, Network: d.network,
 		Runtime: d.runtime, Monitor: d.monitor, Plugins: d.plugins, Host: d.host, Lookup: lookup, Pause: pause.Binary(), Log: d.log,
 	})
 	return nil
@@ -267,7 +274,7 @@ func (d *daemon) wireServer(ctx context.Context) (err error) {
 	}
 	host := d.containers.Host
 	d.server, err = server.New(server.Options{
-		Store: d.store, Sandboxes: d.sandboxes, Containers: d.containers, Images: d.images, Network: d.network,
+		Store: d.store, Sandboxes: d.sandboxes, Containers: d.containers, Images: d.images, RootFS: d.rootfs, Network: d.network,
 		Stream: d.stream, Stats: stats.New(stats.Options{CgroupV2: host.CgroupV2, Log: d.log}),
 		Version: semver(version), SystemdCgroup: host.Systemd, Host: host, Handlers: <-d.features,
 		Features:  server.Features{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},

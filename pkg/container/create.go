@@ -10,14 +10,16 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
-	"github.com/cri-shim/cri-shim/pkg/image"
-	"github.com/cri-shim/cri-shim/pkg/nri"
-	"github.com/cri-shim/cri-shim/pkg/oci"
-	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/nri"
+	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // NewContainer is a request for a container.
@@ -128,7 +130,7 @@ func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container,
 		state.Step{Name: "make log directory", Do: func(ctx context.Context) error { return s.makeLogDir(ctx, c) }},
 		state.Step{Name: "make writable layer", Do: func(ctx context.Context) error {
 			uids, gids := oci.IDMappings(pod.Config)
-			return s.Images.PrepareRootFS(ctx, string(c.ID), image.RootFS{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel})
+			return s.RootFS.Prepare(ctx, string(c.ID), rootfs.From{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel})
 		}},
 		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
 		state.Step{Name: "fill volumes of the image", Do: func(ctx context.Context) (err error) {
@@ -169,12 +171,12 @@ func (s *Service) mount(ctx context.Context, pod state.Pod, c state.Container) e
 	if err := sys.MakePrivateDir(hostID(gids, 0), s.Layout.ContainerFiles(c.ID)); err != nil {
 		return err
 	}
-	if err := s.Images.MountRootFS(ctx, string(c.ID), s.Layout.RootFS(c.ID)); err != nil {
+	if err := s.RootFS.Mount(ctx, string(c.ID), s.Layout.RootFS(c.ID)); err != nil {
 		return err
 	}
 	for _, v := range c.Volumes {
-		from := image.RootFS{ImageID: v.ImageID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel}
-		if err := s.Images.MountVolume(ctx, v.Key, from, v.Target); err != nil {
+		from := rootfs.From{ImageID: v.ImageID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel}
+		if err := s.RootFS.MountVolume(ctx, v.Key, from, v.Target); err != nil {
 			return err
 		}
 	}

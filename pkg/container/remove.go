@@ -57,7 +57,7 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 		state.Step{Name: "tell monitor to forget it", Do: func(ctx context.Context) error { return s.Monitor.Forget(ctx, key) }},
 		state.Step{Name: "unmount image volumes", Do: func(ctx context.Context) error { return s.unmountVolumes(ctx, c) }},
 		state.Step{Name: "remove writable layer", Do: func(ctx context.Context) error {
-			return s.Images.RemoveRootFS(ctx, key, s.Layout.RootFS(id))
+			return s.RootFS.Remove(ctx, key, s.Layout.RootFS(id))
 		}},
 		state.Step{Name: "drop bundle", Do: func(context.Context) error { return s.Runtime.RemoveBundle(key) }},
 		state.Step{Name: "remove files", Do: func(ctx context.Context) error { return tree.Remove(ctx, s.Layout.ContainerFiles(id)) }},
@@ -111,7 +111,7 @@ func (s *Service) handlerOf(c state.Container) string {
 func (s *Service) unmountVolumes(ctx context.Context, c state.Container) error {
 	var errs []error
 	for _, v := range c.Volumes {
-		errs = append(errs, s.Images.RemoveVolume(ctx, v.Key, v.Target))
+		errs = append(errs, s.RootFS.RemoveVolume(ctx, v.Key, v.Target))
 	}
 	return errors.Join(errs...)
 }

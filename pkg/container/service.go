@@ -30,6 +30,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys/hostpath"
@@ -41,6 +42,7 @@ type Options struct {
 	Ops     *state.Ops
 	Layout  state.Layout
 	Images  *image.Service
+	RootFS  *rootfs.Service
 	Runtime *runc.Service
 	Monitor *monitor.Client
 	Plugins *nri.Service // nil: NRI is switched off

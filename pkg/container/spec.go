@@ -19,6 +19,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/oci/identity"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
@@ -104,7 +105,7 @@ func (s *Service) namespaces(pod state.Pod, c *cri.ContainerConfig) (oci.Namespa
 // declaredVolumes makes a directory of the container's own for each volume that
 // the image declares, filled with what the image has there.
 func (s *Service) declaredVolumes(ctx context.Context, pod state.Pod, c state.Container, img image.Image) (map[string]string, error) {
-	made, err := s.Images.MakeVolumes(ctx, string(c.ID), s.Layout.RootFS(c.ID), image.VolumePaths{
+	made, err := s.RootFS.MakeVolumes(ctx, string(c.ID), s.Layout.RootFS(c.ID), rootfs.VolumePaths{
 		Declared: oci.DeclaredVolumes(c.Config, img.Config.Volumes), Taken: oci.TakenPaths(c.Config),
 	})
 	if err != nil {

@@ -74,27 +74,9 @@ func BenchmarkPull50MB(b *testing.B) {
 	}
 }
 
-// BenchmarkRootFS is what a container's start and end cost here, without what runs in it.
-func BenchmarkRootFS(b *testing.B) {
-	s := open(b)
-	id := s.load(b, "example.org/one:v1", simple("one"))
-	target := filepath.Join(b.TempDir(), "c", "rootfs")
-	for b.Loop() {
-		if err := s.PrepareRootFS(b.Context(), "key", image.RootFS{ImageID: id}); err != nil {
-			b.Fatal(err)
-		}
-		if err := s.MountRootFS(b.Context(), "key", target); err != nil {
-			b.Fatal(err)
-		}
-		if err := s.RemoveRootFS(b.Context(), "key", target); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
 func BenchmarkGet(b *testing.B) {
 	s := open(b)
-	id := s.load(b, "example.org/one:v1", simple("one"))
+	id := s.Load(b, "example.org/one:v1", simple("one"))
 	for b.Loop() {
 		if _, err := s.Get(b.Context(), id); err != nil {
 			b.Fatal(err)

@@ -21,6 +21,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 )
 
 const secret = "s3cr3t-W0rd"
@@ -90,7 +91,7 @@ func TestPullBasicAuth(t *testing.T) {
 			if name == "another server's" && wrong.Load() != 0 {
 				t.Error("credentials went to a server they are not for")
 			}
-			for _, text := range []string{s.log.String(), fmt.Sprint(err)} {
+			for _, text := range []string{s.Log.String(), fmt.Sprint(err)} {
 				if strings.Contains(text, secret) || strings.Contains(text, b64(secret)) {
 					t.Errorf("secret in %q", text)
 				}
@@ -133,8 +134,8 @@ func TestPullTokens(t *testing.T) {
 			if (err == nil) != c.ok || (err != nil && !errors.Is(err, errdefs.ErrUnauthenticated)) {
 				t.Errorf("error %v", err)
 			}
-			if strings.Contains(fmt.Sprint(err)+s.log.String(), secret) {
-				t.Errorf("secret in %v or %s", err, s.log)
+			if strings.Contains(fmt.Sprint(err)+s.Log.String(), secret) {
+				t.Errorf("secret in %v or %s", err, s.Log)
 			}
 		})
 	}
@@ -166,8 +167,8 @@ func TestRedirectGetsNoCredentials(t *testing.T) {
 	if err == nil || sent.Load() != 0 {
 		t.Errorf("error %v, %d requests with credentials", err, sent.Load())
 	}
-	if strings.Contains(fmt.Sprint(err)+s.log.String(), secret) {
-		t.Errorf("signed address in %v or %s", err, s.log)
+	if strings.Contains(fmt.Sprint(err)+s.Log.String(), secret) {
+		t.Errorf("signed address in %v or %s", err, s.Log)
 	}
 }
 
@@ -192,7 +193,7 @@ func TestPullMirrors(t *testing.T) {
 	content := func(ref string) string {
 		t.Helper()
 		id := s.pull(t, ref)
-		return read(t, filepath.Join(s.mount(t, id[7:], image.RootFS{ImageID: id}), "etc/name"))
+		return read(t, filepath.Join(s.Mount(t, id[7:], rootfs.From{ImageID: id}), "etc/name"))
 	}
 	write(mirror.URL)
 	if got := content("registry.example/test/img:v1"); got != "from the mirror" {

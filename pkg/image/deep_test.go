@@ -22,13 +22,13 @@ func TestDeepLayers(t *testing.T) {
 	r.push(t, "test/deep:v1", ocilayout.Image{Layers: []ocilayout.Layer{{file(strings.Repeat("d/", 1900)+"f", "x")}}})
 	fewDescriptors(t, 100)
 	id := s.pull(t, r.host()+"/test/deep:v1")
-	if info, err := s.FsInfo(t.Context()); err != nil || info.Image.Inodes < 1900 {
-		t.Errorf("%+v, %v", info, err)
+	if use, _, err := s.DiskUse(t.Context()); err != nil || use.Inodes < 1900 {
+		t.Errorf("%+v, %v", use, err)
 	}
 	if err := s.Remove(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	if left, err := os.ReadDir(filepath.Join(s.root, "layers", "snapshots")); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(filepath.Join(s.Root, "layers", "snapshots")); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
 	r.push(t, "test/deeper:v1", ocilayout.Image{Layers: []ocilayout.Layer{{file(strings.Repeat("d/", 400_000)+"f", "x")}}})
@@ -36,7 +36,7 @@ func TestDeepLayers(t *testing.T) {
 	if !errdefs.IsInvalidArgument(err) || len(err.Error()) > 4096 {
 		t.Errorf("error of %d bytes: %.300s", len(err.Error()), err)
 	}
-	if left, err := os.ReadDir(filepath.Join(s.root, "layers", "snapshots")); err != nil || len(left) > 0 {
+	if left, err := os.ReadDir(filepath.Join(s.Root, "layers", "snapshots")); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
 	}
 }

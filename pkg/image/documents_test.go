@@ -19,6 +19,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -72,7 +73,7 @@ func TestOddConfigs(t *testing.T) {
 	if err := json.Unmarshal(b.Blobs[b.Config.Digest], &spec); err != nil {
 		t.Fatal(err)
 	}
-	rootfs := spec["rootfs"]
+	layers := spec["rootfs"]
 	for name, change := range map[string]map[string]any{
 		"created empty":      {"created": ""},
 		"created no time":    {"created": "yesterday"},
@@ -82,12 +83,12 @@ func TestOddConfigs(t *testing.T) {
 		"author a list":      {"author": []any{"a", "b"}},
 		"no platform":        {"architecture": "", "os": ""},
 		"config null":        {"config": nil},
-		"rootfs no type":     {"rootfs": map[string]any{"diff_ids": rootfs.(map[string]any)["diff_ids"]}},
+		"rootfs no type":     {"rootfs": map[string]any{"diff_ids": layers.(map[string]any)["diff_ids"]}},
 		"unknown properties": {"x": map[string]any{"y": 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, s := newRegistry(t), open(t)
-			odd := map[string]any{"architecture": runtime.GOARCH, "os": "linux", "config": spec["config"], "rootfs": rootfs}
+			odd := map[string]any{"architecture": runtime.GOARCH, "os": "linux", "config": spec["config"], "rootfs": layers}
 			for k, v := range change {
 				odd[k] = v
 			}
@@ -103,7 +104,7 @@ func TestOddConfigs(t *testing.T) {
 			if _, err := s.Info(t.Context(), id); err != nil {
 				t.Error(err)
 			}
-			if got := read(t, filepath.Join(s.mount(t, "c", image.RootFS{ImageID: id}), "etc/name")); got != "one" {
+			if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != "one" {
 				t.Errorf("content %q", got)
 			}
 		})
@@ -142,7 +143,7 @@ func TestEmptyLayers(t *testing.T) {
 			}
 			r.serve(t, "test/empty:v1", withConfig(t, b, raw))
 			id := s.pull(t, r.host()+"/test/empty:v1")
-			if got := read(t, filepath.Join(s.mount(t, "c", image.RootFS{ImageID: id}), "etc/name")); got != "one" {
+			if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != "one" {
 				t.Errorf("content %q", got)
 			}
 			if again := s.pull(t, r.host()+"/test/empty:v1"); again != id {

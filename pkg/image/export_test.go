@@ -5,9 +5,6 @@ package image
 import (
 	"context"
 	"errors"
-	"time"
-
-	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // Guarded runs a pull so that a panic in it is an error.
@@ -30,32 +27,6 @@ func Normalize(ref string) (string, error) {
 		return "", err
 	}
 	return named.String(), nil
-}
-
-// OccupyWalkers keeps every walker of directories busy until the returned func is called.
-func OccupyWalkers(s *Service) (release func()) {
-	for range walksAtWork {
-		s.samples.walkers.working <- struct{}{}
-	}
-	return func() {
-		for range walksAtWork {
-			<-s.samples.walkers.working
-		}
-	}
-}
-
-// Walk replaces the measuring of directories.
-func Walk(s *Service, walk func(ctx context.Context, path string, sofar func(tree.Usage)) (tree.Usage, error)) {
-	s.samples.walk = walk
-}
-
-// AgeSamples makes all that is known of directories old.
-func AgeSamples(s *Service) {
-	s.samples.mu.Lock()
-	defer s.samples.mu.Unlock()
-	for _, one := range s.samples.known {
-		one.until = time.Time{}
-	}
 }
 
 // ImportArchive reads an archive into the store and returns how many images it names.

@@ -22,6 +22,7 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -127,7 +128,7 @@ func TestPullErrors(t *testing.T) {
 			}
 			r.inject(nil)
 			id := s.pull(t, ref) // whatever was left doesn't stand in the way
-			if got := read(t, filepath.Join(s.mount(t, "after", image.RootFS{ImageID: id}), "noise")); got != string(noise(1<<20)) {
+			if got := read(t, filepath.Join(s.Mount(t, "after", rootfs.From{ImageID: id}), "noise")); got != string(noise(1<<20)) {
 				t.Error("content differs after the registry is well again")
 			}
 		})
@@ -223,7 +224,7 @@ func TestPullResumesLater(t *testing.T) {
 			if len(asked) == 0 || asked[0] == "" || (!ranges && asked[len(asked)-1] != "") {
 				t.Errorf("ranges asked for: %q", asked)
 			}
-			leased, err := filepath.Glob(filepath.Join(s.root, "content", "ingest", "*"))
+			leased, err := filepath.Glob(filepath.Join(s.Root, "content", "ingest", "*"))
 			if err != nil || len(leased) > 0 {
 				t.Errorf("partial blobs left: %v, %v", leased, err)
 			}
@@ -354,9 +355,9 @@ func TestPullRefusesWhatCannotRun(t *testing.T) {
 			t.Errorf("%s: %v", ref, err)
 		}
 	}
-	info, err := s.FsInfo(t.Context())
-	if err != nil || info.Image.Bytes != 0 {
-		t.Errorf("refused images take %+v, %v", info.Image, err)
+	use, _, err := s.DiskUse(t.Context())
+	if err != nil || use.Bytes != 0 {
+		t.Errorf("refused images take %+v, %v", use, err)
 	}
 }
 
@@ -379,7 +380,7 @@ func TestPullManyPlatforms(t *testing.T) {
 	other.Platform = &ocispec.Platform{OS: "linux", Architecture: "s390x"}
 	desc := r.push(t, "test/multi:v1", other, simple("ours"))
 	id := s.pull(t, r.host()+"/test/multi:v1")
-	if got := read(t, filepath.Join(s.mount(t, "c", image.RootFS{ImageID: id}), "etc/name")); got != "ours" {
+	if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != "ours" {
 		t.Errorf("platform %q", got)
 	}
 	img := s.get(t, id)

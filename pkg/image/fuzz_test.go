@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/linear"
 )
 
@@ -39,7 +40,7 @@ const zeros = "0000000000000000000000000000000000000000000000000000000000000000"
 
 // FuzzArchive: an archive to preload is read or refused.
 func FuzzArchive(f *testing.F) {
-	needRoot(f)
+	imagestore.NeedRoot(f)
 	f.Add(manyImages(f, 1, 1))
 	f.Add(manyImages(f, 0, 0))
 	f.Add(linear.Archive(f, tar.Header{Name: "oci-layout", Typeflag: tar.TypeReg, Size: 1}))

@@ -3,14 +3,13 @@
 package image_test
 
 import (
-	"bytes"
 	"context"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,15 +22,10 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
-
-func needRoot(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("overlay mounts and owners in layers need root")
-	}
-}
 
 // registry is a real registry on loopback, with a door in front that tests can put faults into.
 type registry struct {
@@ -99,52 +93,22 @@ func (r *registry) pushBuilt(t testing.TB, ref string, images ...ocilayout.Built
 	return desc
 }
 
-type syncBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *syncBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *syncBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
-}
-
 type store struct {
-	*image.Service
-	root       string
-	log        *syncBuffer
+	imagestore.Store
 	registries string // directory of hosts.toml, "" = none
 }
 
 func openAt(t testing.TB, root string, change ...func(*image.Options)) store {
 	t.Helper()
-	log := &syncBuffer{}
-	o := image.Options{Root: root, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-	for _, c := range change {
-		c(&o)
-	}
-	s, err := image.Open(t.Context(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return store{s, root, log, o.RegistryConfig}
+	var got store
+	change = append(slices.Clip(change), func(o *image.Options) { got.registries = o.RegistryConfig })
+	got.Store = imagestore.Open(t, root, change...)
+	return got
 }
 
 func open(t testing.TB, change ...func(*image.Options)) store {
 	t.Helper()
-	needRoot(t)
+	imagestore.NeedRoot(t)
 	return openAt(t, filepath.Join(t.TempDir(), "images"), change...)
 }
 
@@ -164,24 +128,6 @@ func (s store) get(t testing.TB, ref string) image.Image {
 		t.Fatal(err)
 	}
 	return img
-}
-
-// mount prepares and mounts a root filesystem and returns its path; the test's end removes it.
-func (s store) mount(t testing.TB, key string, r image.RootFS) string {
-	t.Helper()
-	target := filepath.Join(filepath.Dir(s.root), "containers", key, "rootfs")
-	if err := s.PrepareRootFS(t.Context(), key, r); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := s.RemoveRootFS(context.Background(), key, target); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := s.MountRootFS(t.Context(), key, target); err != nil {
-		t.Fatal(err)
-	}
-	return target
 }
 
 func file(path, content string) ocilayout.File {
@@ -213,4 +159,17 @@ func read(t testing.TB, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+func owner(t testing.TB, path string) sys.OwnerMode {
+	t.Helper()
+	fi, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := sys.Owner(fi)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
 }

@@ -16,6 +16,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -130,7 +131,7 @@ func TestOddIndexes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := read(t, filepath.Join(s.mount(t, "c", image.RootFS{ImageID: id}), "etc/name")); got != c.want {
+			if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != c.want {
 				t.Errorf("took %q", got)
 			}
 		})

@@ -13,6 +13,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
@@ -57,7 +58,7 @@ func TestHostileLayers(t *testing.T) {
 			before := owner(t, outside)
 			id, err := s.Pull(t.Context(), image.Pull{Ref: r.host() + "/" + repo + ":v1"})
 			if err == nil {
-				root := s.mount(t, digest.FromString(name).Encoded(), image.RootFS{ImageID: id})
+				root := s.Mount(t, digest.FromString(name).Encoded(), rootfs.From{ImageID: id})
 				if fi, err := os.Lstat(root); err != nil || !fi.IsDir() {
 					t.Errorf("root filesystem: %v", err)
 				}
@@ -91,7 +92,7 @@ func TestLayersOnTopOfEachOther(t *testing.T) {
 		{file("tmp/new", "new"), file("home/me/mine", "mine"), file("d/.wh..wh..opq", ""), file("d/new", "new"), file(".wh.gone", ""), file("was-dir", "now a file"), file(".wh.re", "")},
 		{file("home/me/deep/er", "x"), file("re/born", "x"), {Path: "set", Mode: 0o755 | fs.ModeSetuid, UID: 5}},
 	}})
-	root := s.mount(t, "key", image.RootFS{ImageID: s.pull(t, r.host()+"/test/img:v1")})
+	root := s.Mount(t, "key", rootfs.From{ImageID: s.pull(t, r.host()+"/test/img:v1")})
 	at := func(p string) string { return filepath.Join(root, p) }
 	for path, want := range map[string]string{"tmp/new": "new", "home/me/mine": "mine", "d/new": "new", "kept": "kept", "was-dir": "now a file", "re/born": "x"} {
 		if got := read(t, at(path)); got != want {
@@ -142,7 +143,7 @@ func TestWrongDiffID(t *testing.T) {
 		t.Error("the image is visible")
 	}
 	id := s.pull(t, r.host()+"/test/good:v1")
-	if got := read(t, filepath.Join(s.mount(t, "key", image.RootFS{ImageID: id}), "etc/name")); got != "good" {
+	if got := read(t, filepath.Join(s.Mount(t, "key", rootfs.From{ImageID: id}), "etc/name")); got != "good" {
 		t.Errorf("content %q", got)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/linear"
 )
 
@@ -29,7 +30,7 @@ func TestReferencesAreLinear(t *testing.T) {
 
 // TestArchivesAreLinear reads docker's archives of many layers and of many images.
 func TestArchivesAreLinear(t *testing.T) {
-	needRoot(t)
+	imagestore.NeedRoot(t)
 	s := openAt(t, filepath.Join(linear.Dir(t), "images"))
 	for name, layersOf := range map[string]func(n int) (images, layers int){
 		"layers": func(n int) (int, int) { return 1, n },

@@ -56,7 +56,7 @@ func TestManyAnnotations(t *testing.T) {
 			r, s := newRegistry(t), open(t)
 			r.push(t, "test/notes:v1", annotated("one", c.given))
 			id := s.pull(t, r.host()+"/test/notes:v1")
-			if warned := strings.Contains(s.log.String(), "more annotations"); warned != c.warn {
+			if warned := strings.Contains(s.Log.String(), "more annotations"); warned != c.warn {
 				t.Errorf("warned: %t", warned)
 			}
 			all, err := s.List(t.Context())
@@ -99,7 +99,7 @@ func TestListBounds(t *testing.T) {
 	if got > 4<<20 {
 		t.Errorf("%d bytes of annotations in the list", got)
 	}
-	if len(s.get(t, id).Annotations) != 1 || !strings.Contains(s.log.String(), "more annotations than an answer holds") {
+	if len(s.get(t, id).Annotations) != 1 || !strings.Contains(s.Log.String(), "more annotations than an answer holds") {
 		t.Error("one image's are gone, or nothing was said")
 	}
 }

@@ -22,6 +22,7 @@ import (
 	crierrors "k8s.io/cri-api/pkg/errors"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -171,7 +172,7 @@ func TestMirrorThatStopsAnswering(t *testing.T) {
 			})
 			s := mirrored(t, 3*time.Second, mirror.URL, r.URL)
 			id := s.pull(t, "registry.example/test/six:v1")
-			if got := read(t, filepath.Join(s.mount(t, "c", image.RootFS{ImageID: id}), "noise")); got != string(noise(100005)) {
+			if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "noise")); got != string(noise(100005)) {
 				t.Error("content differs")
 			}
 			asked := 0

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -33,14 +34,14 @@ func TestPullListRunRemove(t *testing.T) {
 			if img.User != "1000:1000" || !slices.Equal(img.Config.Cmd, []string{"/bin/tool"}) || img.Size == 0 || img.Pinned {
 				t.Errorf("image %+v", img)
 			}
-			root := s.mount(t, "c1", image.RootFS{ImageID: id})
+			root := s.Mount(t, "c1", rootfs.From{ImageID: id})
 			if got := read(t, filepath.Join(root, "etc/name")); got != "one" {
 				t.Errorf("content %q", got)
 			}
 			if err := os.WriteFile(filepath.Join(root, "new"), []byte("x"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			if err := s.RemoveRootFS(t.Context(), "c1", root); err != nil {
+			if err := s.RootFS.Remove(t.Context(), "c1", root); err != nil {
 				t.Fatal(err)
 			}
 			if err := s.Remove(t.Context(), byDigest); err != nil {
@@ -49,7 +50,7 @@ func TestPullListRunRemove(t *testing.T) {
 			if _, err := s.Get(t.Context(), ref); !errdefs.IsNotFound(err) {
 				t.Errorf("after removal: %v", err)
 			}
-			if got := s.log.String(); strings.Contains(got, "level=WARN") || strings.Contains(got, "level=ERROR") {
+			if got := s.Log.String(); strings.Contains(got, "level=WARN") || strings.Contains(got, "level=ERROR") {
 				t.Errorf("log: %s", got)
 			}
 		})

@@ -20,6 +20,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -40,7 +42,7 @@ func TestMain(m *testing.M) {
 }
 
 func TestKillMidPull(t *testing.T) {
-	needRoot(t)
+	imagestore.NeedRoot(t)
 	r := newRegistry(t)
 	in := big(3 << 20)
 	in.Layers = append(in.Layers, ocilayout.Layer{file("second", "second")}, ocilayout.Layer{ocilayout.File{Path: "third", Content: noise(5 << 20)[2<<20:]}})
@@ -101,11 +103,11 @@ func TestKillMidPull(t *testing.T) {
 	if fetched != 1 {
 		t.Errorf("%d blobs fetched after the crash, want 1", fetched)
 	}
-	dir := s.mount(t, "key", image.RootFS{ImageID: id})
+	dir := s.Mount(t, "key", rootfs.From{ImageID: id})
 	if read(t, filepath.Join(dir, "noise")) != string(noise(3<<20)) || read(t, filepath.Join(dir, "third")) != string(noise(5 << 20)[2<<20:]) {
 		t.Error("content differs")
 	}
-	if err := s.RemoveRootFS(t.Context(), "key", dir); err != nil {
+	if err := s.RootFS.Remove(t.Context(), "key", dir); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.Remove(t.Context(), id); err != nil {
@@ -120,11 +122,11 @@ func TestKillMidPull(t *testing.T) {
 // has stays. The directory of a layer whose record a crash prevented is not in the way of the next layer, which gets its
 // number.
 func TestCleanUp(t *testing.T) {
-	needRoot(t)
+	imagestore.NeedRoot(t)
 	root := filepath.Join(t.TempDir(), "images")
 	layers, aside := filepath.Join(root, "layers/snapshots"), filepath.Join(root, "damaged-of-another-boot/blobs")
 	t.Run("first", func(t *testing.T) {
-		openAt(t, root).load(t, "example.org/one:v1", simple("one"))
+		openAt(t, root).Load(t, "example.org/one:v1", simple("one"))
 	})
 	used := len(names(t, layers))
 	if err := os.MkdirAll(aside, 0o755); err != nil {
@@ -140,7 +142,7 @@ func TestCleanUp(t *testing.T) {
 		}
 	}
 	s := openAt(t, root)
-	s.load(t, "example.org/two:v1", simple("two"))
+	s.Load(t, "example.org/two:v1", simple("two"))
 	if err := s.CleanUp(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -155,7 +157,7 @@ func TestCleanUp(t *testing.T) {
 		t.Fatalf("images %v, %v", imgs, err)
 	}
 	for _, img := range imgs {
-		if dir := s.mount(t, "key-"+img.ID[len(img.ID)-8:], image.RootFS{ImageID: img.ID}); len(names(t, dir)) == 0 {
+		if dir := s.Mount(t, "key-"+img.ID[len(img.ID)-8:], rootfs.From{ImageID: img.ID}); len(names(t, dir)) == 0 {
 			t.Error("the image's layer is empty")
 		}
 	}
@@ -172,7 +174,7 @@ func names(t *testing.T, dir string) []os.DirEntry {
 
 func TestSecondDaemon(t *testing.T) {
 	s := open(t)
-	_, err := image.Open(t.Context(), image.Options{Root: s.root})
+	_, err := image.Open(t.Context(), image.Options{Root: s.Root})
 	if !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "in use") {
 		t.Errorf("error %v", err)
 	}
@@ -182,12 +184,12 @@ func TestSecondDaemon(t *testing.T) {
 }
 
 func TestReopen(t *testing.T) {
-	needRoot(t)
+	imagestore.NeedRoot(t)
 	root := filepath.Join(t.TempDir(), "images")
 	var before []image.Image
 	t.Run("first", func(t *testing.T) {
 		s := openAt(t, root)
-		s.load(t, "example.org/one:v1", simple("one"))
+		s.Load(t, "example.org/one:v1", simple("one"))
 		var err error
 		if before, err = s.List(t.Context()); err != nil {
 			t.Fatal(err)
@@ -203,7 +205,7 @@ func TestReopen(t *testing.T) {
 // TestDamagedStore: whatever is wrong with the databases, the store opens, says so, and the image comes back by a pull
 // that downloads nothing but what is asked for by name.
 func TestDamagedStore(t *testing.T) {
-	needRoot(t)
+	imagestore.NeedRoot(t)
 	r := newRegistry(t)
 	r.push(t, "test/img:v1", simple("one"))
 	ref := r.host() + "/test/img:v1"
@@ -242,8 +244,8 @@ func TestDamagedStore(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if len(imgs) == 0 && !strings.Contains(s.log.String(), "set aside") {
-					t.Errorf("not a word about it: %s", s.log)
+				if len(imgs) == 0 && !strings.Contains(s.Log.String(), "set aside") {
+					t.Errorf("not a word about it: %s", s.Log)
 				}
 				r.inject(nil)
 				id := s.pull(t, ref)
@@ -252,7 +254,7 @@ func TestDamagedStore(t *testing.T) {
 						t.Errorf("downloaded again: %s", q)
 					}
 				}
-				if got := read(t, filepath.Join(s.mount(t, "key", image.RootFS{ImageID: id}), "etc/name")); got != "one" {
+				if got := read(t, filepath.Join(s.Mount(t, "key", rootfs.From{ImageID: id}), "etc/name")); got != "one" {
 					t.Errorf("content %q", got)
 				}
 			})
@@ -262,7 +264,7 @@ func TestDamagedStore(t *testing.T) {
 
 // TestDamagedBlob: an image whose manifest or config is damaged on disk is not there, and a pull brings it back.
 func TestDamagedBlob(t *testing.T) {
-	needRoot(t)
+	imagestore.NeedRoot(t)
 	r := newRegistry(t)
 	b, err := simple("one").Build()
 	if err != nil {
@@ -310,7 +312,7 @@ func TestDamagedBlob(t *testing.T) {
 }
 
 func TestPreload(t *testing.T) {
-	needRoot(t)
+	imagestore.NeedRoot(t)
 	base := t.TempDir()
 	root, dir, layouts := filepath.Join(base, "images"), filepath.Join(base, "preload"), filepath.Join(base, "layouts")
 	write := func(dir, ref string, img ocilayout.Image) {
@@ -373,7 +375,7 @@ func TestPreload(t *testing.T) {
 		}
 		slices.Sort(tags)
 		if !slices.Equal(tags, want) || len(imgs) != len(want)+1 {
-			t.Errorf("tags %q, %d images; log: %s", tags, len(imgs), s.log)
+			t.Errorf("tags %q, %d images; log: %s", tags, len(imgs), s.Log)
 		}
 	}
 	t.Run("first start", func(t *testing.T) {
@@ -383,11 +385,11 @@ func TestPreload(t *testing.T) {
 		}
 		check(s)
 		for _, bad := range []string{"torn.tar", "preload/bad"} {
-			if !strings.Contains(s.log.String(), bad) {
-				t.Errorf("nothing about %s in %s", bad, s.log)
+			if !strings.Contains(s.Log.String(), bad) {
+				t.Errorf("nothing about %s in %s", bad, s.Log)
 			}
 		}
-		if got := read(t, filepath.Join(s.mount(t, "key", image.RootFS{ImageID: s.get(t, "dockerish:v7").ID}), "etc/name")); got != "dockerish" {
+		if got := read(t, filepath.Join(s.Mount(t, "key", rootfs.From{ImageID: s.get(t, "dockerish:v7").ID}), "etc/name")); got != "dockerish" {
 			t.Errorf("content %q", got)
 		}
 	})
@@ -399,8 +401,8 @@ func TestPreload(t *testing.T) {
 		}
 		t.Logf("nothing new: %s", time.Since(start))
 		check(s)
-		if strings.Contains(s.log.String(), "preloaded images") {
-			t.Errorf("imported again: %s", s.log)
+		if strings.Contains(s.Log.String(), "preloaded images") {
+			t.Errorf("imported again: %s", s.Log)
 		}
 		if err := s.Remove(t.Context(), "example.org/c:v1"); err != nil {
 			t.Error(err)

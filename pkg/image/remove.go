@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/cri-shim/cri-shim/pkg/image/database"
 )
 
 const (
@@ -90,12 +92,41 @@ func (s *Service) pinLocked(ctx context.Context, chain string) error {
 	return nil
 }
 
-// lowers returns the directories of an image's layers, top first; none for an image without layers.
-func (s *Service) lowers(ctx context.Context, chain string) ([]string, error) {
+// Hold calls use with the layers of an image, by their chain id, "" for none. They stay until it returns, and after that
+// for as long as Options.InUse names them. Errors: ErrNotFound without the image, those of use.
+func (s *Service) Hold(ctx context.Context, id string, use func(chain string) error) error {
+	ctx = s.context(ctx)
+	s.pins.RLock()
+	defer s.pins.RUnlock()
+	img, err := s.images.Get(ctx, id)
+	if err != nil {
+		return fmt.Errorf("look up image: %w", err)
+	}
+	chain := img.Labels[labelChain]
+	if err := s.pinLocked(ctx, chain); err != nil {
+		return err
+	}
+	return use(chain)
+}
+
+// Released is told that something made from an image is gone. If the image went first, this may have been the last use
+// of its layers.
+func (s *Service) Released(ctx context.Context, id string) error {
+	if _, err := s.images.Get(s.context(ctx), id); errdefs.IsNotFound(err) {
+		return s.GC(ctx)
+	}
+	return nil
+}
+
+// SnapshotDir has the directories of all layers, each below one of its own.
+func (s *Service) SnapshotDir() string { return database.SnapshotDir(s.root) }
+
+// Lowers returns the directories of an image's layers, top first; none for an image without layers.
+func (s *Service) Lowers(ctx context.Context, chain string) ([]string, error) {
 	if chain == "" {
 		return nil, nil
 	}
-	mounts, err := s.layers.Mounts(ctx, pinPrefix+chain)
+	mounts, err := s.layers.Mounts(s.context(ctx), pinPrefix+chain)
 	if err != nil {
 		return nil, fmt.Errorf("look up layers %s: %w", chain, err)
 	}
@@ -124,13 +155,13 @@ func (s *Service) sweepPins(ctx context.Context) error {
 	for _, rec := range all {
 		used[pinPrefix+rec.Labels[labelChain]] = true
 	}
-	keys, err := s.Keys(ctx)
-	if err != nil {
-		return err
-	}
-	for _, key := range keys {
-		if rec, err := s.readRootFS(key); err == nil {
-			used[pinPrefix+rec.Chain] = true
+	if s.inUse != nil {
+		chains, err := s.inUse()
+		if err != nil {
+			return err
+		}
+		for _, chain := range chains {
+			used[pinPrefix+chain] = true
 		}
 	}
 	var unused []string

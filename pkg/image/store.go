@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package image keeps the node's images and the root filesystems made from them.
+// Package image keeps the node's images.
 //
 // Images live in containerd's metadata store, content store and overlay snapshotter, used as libraries; nothing is
 // kept twice. An image is known by its id, the digest of its config; every name of it is one record in the store.
 // What a registry says is not believed: blobs are checked against their digest before they are visible, layers against
 // the config's diff ids, and layer files reach the disk (SyncFs) before the layer is committed.
 //
-// A container's writable layer is a plain directory below rootfs/, with a record of the image it came from. It is made
-// and removed without a database write, so that creating containers in parallel doesn't queue for one fsync. One
-// read-only view per unpacked image pins its layers, and lives until the image is gone and no container uses it.
+// One read-only view per unpacked image pins its layers, and lives until the image is gone and no root filesystem is
+// made from it: who makes those says which layers they have.
 //
-// The package doesn't decide when to pull, keeps no container state and starts no work on its own.
+// The package doesn't decide when to pull, mounts nothing and starts no work on its own.
 package image
 
 import (
@@ -49,16 +48,18 @@ const (
 
 // Options says where images are kept and how they are pulled.
 type Options struct {
-	Root            string        // absolute directory; made when missing
-	RegistryConfig  string        // certs.d tree of hosts.toml, read again at each pull; "" = the registries themselves
-	MaxDownloads    int           // blobs in flight per pull; 0 = 3
-	ProgressTimeout time.Duration // a pull without a byte for this long is given up; 0 = 5 min, negative = never
-	Log             *slog.Logger  // nil = discard
+	Root            string                              // absolute directory; made when missing
+	RegistryConfig  string                              // certs.d tree of hosts.toml, read again at each pull; "" = the registries themselves
+	MaxDownloads    int                                 // blobs in flight per pull; 0 = 3
+	ProgressTimeout time.Duration                       // a pull without a byte for this long is given up; 0 = 5 min, negative = never
+	Log             *slog.Logger                        // nil = discard
+	InUse           func() (chains []string, err error) // layers that root filesystems are made from; nil = none
 }
 
 // Service is the node's image store. All methods may be called at once from any goroutine.
 type Service struct {
 	root            string
+	inUse           func() (chains []string, err error)
 	registryConfig  string
 	downloads       int
 	progressTimeout time.Duration
@@ -72,9 +73,7 @@ type Service struct {
 	layers  *layers.Rebaser // through the metadata store
 
 	blobs   keyed.Lock // what the unpacker fetches or unpacks
-	keys    keyed.Lock // rootfs and volume keys
 	flights keyed.Flight[flightKey, string]
-	samples *samples
 	known   catalogCache
 	working sync.Map // ids of leases that pulls in this process hold
 	// pins is held shared while a view is made or a container takes one, and alone while unused views are swept.
@@ -92,7 +91,7 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 		return nil, fmt.Errorf("open image store: root %q has a character that overlay options can't carry: %w", o.Root, errdefs.ErrInvalidArgument)
 	}
 	s := &Service{
-		root: filepath.Clean(o.Root), registryConfig: o.RegistryConfig, downloads: o.MaxDownloads,
+		root: filepath.Clean(o.Root), inUse: o.InUse, registryConfig: o.RegistryConfig, downloads: o.MaxDownloads,
 		progressTimeout: o.ProgressTimeout, log: o.Log,
 	}
 	if s.log == nil {
@@ -106,13 +105,10 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	}
 	// Decoders and buffers are as large as the rest of the daemon: give them back at the end of the last pull, not in minutes.
 	s.flights.Idle = debug.FreeOSMemory
-	s.samples = newSamples(s.log)
 	quietLibraries(s.log)
 	ctx = s.context(ctx)
-	for _, dir := range []string{s.root, s.rootfsDir()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, fmt.Errorf("open image store: %w", err)
-		}
+	if err := os.MkdirAll(s.root, 0o700); err != nil {
+		return nil, fmt.Errorf("open image store: %w", err)
 	}
 	var err error
 	if s.db, err = database.Open(ctx, s.root, s.log); err != nil {
@@ -130,10 +126,9 @@ func Open(ctx context.Context, o Options) (*Service, error) {
 	return s, nil
 }
 
-// Close cuts running pulls off, waits for them and closes the store. Mounted root filesystems stay mounted.
+// Close cuts running pulls off, waits for them and closes the store.
 func (s *Service) Close() error {
 	<-s.flights.Close(errClosing)
-	s.samples.close()
 	return s.db.Close()
 }
 
@@ -159,7 +154,7 @@ func (s *Service) recover(ctx context.Context) error {
 	for _, name := range dead {
 		err = errors.Join(err, s.layers.Remove(ctx, name))
 	}
-	return errors.Join(err, s.shelveAll(ctx), s.sweepIDMaps(), s.db.Recover(ctx))
+	return errors.Join(err, s.shelveAll(ctx), s.db.Recover(ctx))
 }
 
 // CleanUp frees what nothing names any more, such as layers that a pull was unpacking when the last daemon died. It is

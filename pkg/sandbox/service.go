@@ -21,11 +21,11 @@ import (
 	"log/slog"
 
 	"github.com/cri-shim/cri-shim/pkg/container"
-	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys/hostpath"
@@ -37,7 +37,7 @@ type Options struct {
 	Ops        *state.Ops
 	Layout     state.Layout
 	Containers *container.Service
-	Images     *image.Service
+	RootFS     *rootfs.Service
 	Network    *network.Service
 	Runtime    *runc.Service
 	Monitor    *monitor.Client

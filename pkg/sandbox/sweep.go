@@ -50,7 +50,7 @@ func (s *Service) traces(ctx context.Context, seen view) (map[string]bool, error
 	if err != nil {
 		return nil, err
 	}
-	snapshots, err := s.Images.Keys(ctx)
+	snapshots, err := s.RootFS.Keys(ctx)
 	if err != nil {
 		return nil, err
 	}

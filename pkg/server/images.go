@@ -12,6 +12,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 )
 
 // checkImage refuses a spec that names no image, or a handler that is not
@@ -99,7 +100,7 @@ func (a *api) imageItems(ctx context.Context, f *cri.ImageFilter) ([]*cri.Image,
 // ImageFsInfo names the same filesystem for images and containers: the kubelet
 // then counts them together, as they are.
 func (a *api) ImageFsInfo(ctx context.Context, _ *cri.ImageFsInfoRequest) (*cri.ImageFsInfoResponse, error) {
-	info, err := a.Images.FsInfo(ctx)
+	info, err := a.RootFS.FsInfo(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +110,7 @@ func (a *api) ImageFsInfo(ctx context.Context, _ *cri.ImageFsInfoRequest) (*cri.
 	}, nil
 }
 
-func fsUsage(u image.FsUsage) *cri.FilesystemUsage {
+func fsUsage(u rootfs.FsUsage) *cri.FilesystemUsage {
 	return &cri.FilesystemUsage{
 		Timestamp:  nanos(u.Time),
 		FsId:       &cri.FilesystemIdentifier{Mountpoint: u.Mountpoint},

@@ -20,6 +20,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/sandbox"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/stats"
@@ -36,6 +37,7 @@ type Options struct {
 	Sandboxes  *sandbox.Service
 	Containers *container.Service
 	Images     *image.Service
+	RootFS     *rootfs.Service
 	Network    *network.Service
 	Stream     *stream.Service
 	Stats      *stats.Service

@@ -28,6 +28,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/sandbox"
 	"github.com/cri-shim/cri-shim/pkg/server"
@@ -89,9 +90,12 @@ func newNodeIn(t testing.TB, dir string, change ...func(*server.Options)) *node 
 	n.layout = layout
 	n.store, err = state.Open(layout, "boot", log)
 	must(err)
-	images, err := image.Open(t.Context(), image.Options{Root: layout.Images(), Log: log})
+	images, err := image.Open(t.Context(), image.Options{Root: layout.Images(), Log: log, InUse: rootfs.Chains(layout.Images())})
 	must(err)
 	t.Cleanup(func() { images.Close() })
+	roots, err := rootfs.Open(images, layout.Images(), log)
+	must(err)
+	t.Cleanup(roots.Close)
 	networks, err := network.New(network.Options{ConfDir: filepath.Join(dir, "net.d"), BinDirs: []string{dir}, CacheDir: layout.CNICache(), Log: log})
 	must(err)
 	ops := state.NewOps(t.Context())
@@ -100,12 +104,12 @@ func newNodeIn(t testing.TB, dir string, change ...func(*server.Options)) *node 
 		Default:  "runc", Bundles: layout.Bundles(), Locks: layout.RuntimeLocks(), Log: log,
 	})
 	must(err)
-	containers := container.New(container.Options{Store: n.store, Ops: ops, Layout: layout, Images: images, Runtime: runtime, Log: log})
-	sandboxes := sandbox.New(sandbox.Options{Store: n.store, Ops: ops, Layout: layout, Containers: containers, Runtime: runtime, Images: images, Network: networks, Log: log})
+	containers := container.New(container.Options{Store: n.store, Ops: ops, Layout: layout, Images: images, RootFS: roots, Runtime: runtime, Log: log})
+	sandboxes := sandbox.New(sandbox.Options{Store: n.store, Ops: ops, Layout: layout, Containers: containers, Runtime: runtime, RootFS: roots, Network: networks, Log: log})
 	streams, err := stream.New(stream.Options{Exec: containers.Exec, Attach: containers.Attach, NetNS: sandboxes.NetNSPath, Log: log})
 	must(err)
 	o := server.Options{
-		Store: n.store, Sandboxes: sandboxes, Containers: containers, Images: images, Network: networks, Stream: streams,
+		Store: n.store, Sandboxes: sandboxes, Containers: containers, Images: images, RootFS: roots, Network: networks, Stream: streams,
 		Stats: stats.New(stats.Options{Log: log}), Version: "1.2.3", ImageRoot: layout.Images(),
 		Handlers: []server.Handler{{}, {Name: "runc", RecursiveReadOnly: true}}, Metrics: n.metrics, Log: log,
 	}

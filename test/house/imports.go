@@ -17,7 +17,7 @@ var layers = map[string]int{
 	"pkg/stream":    5,
 	"pkg/sandbox":   4,
 	"pkg/container": 3,
-	"pkg/runc":      2, "pkg/stats": 2,
+	"pkg/runc":      2, "pkg/rootfs": 2, "pkg/stats": 2,
 	"pkg/state": 1, "pkg/oci": 1, "pkg/monitor": 1, "pkg/network": 1, "pkg/nri": 1, "pkg/image": 1,
 	"pkg/sys": 0, "pkg/keyed": 0, "cmd/pause": 0,
 }
@@ -90,7 +90,7 @@ var walls = []wall{
 	{"syscall", []string{"pkg/sys", "pkg/monitor", "cmd/cri-shim"}, "one door to the kernel; a main names its signals"},
 	{"unsafe", []string{"pkg/sys", "pkg/monitor"}, "one door to the kernel"},
 	{"os/exec", []string{"pkg/runc", "pkg/monitor", "cmd/cri-shim"}, "one place runs the OCI runtime and reads its errors; main only looks programs up"},
-	{"github.com/containerd/containerd/v2/", []string{"pkg/image"}, "the heaviest dependency stays behind one wall"},
+	{"github.com/containerd/containerd/v2/", []string{"pkg/image", "pkg/rootfs"}, "the heaviest dependency stays behind one wall"},
 	{"github.com/containerd/containerd/v2/contrib/apparmor", []string{"pkg/oci"}, "the text of a profile, which says what a container may do"},
 	{"github.com/containerd/nri/", []string{"pkg/nri"}, "NRI is one package's trade"},
 	{"github.com/containernetworking/cni/", []string{"pkg/network"}, "CNI is one package's trade"},

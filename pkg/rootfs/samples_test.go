@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image_test
+package rootfs_test
 
 import (
 	"context"
@@ -15,7 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
-	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
@@ -43,18 +43,18 @@ func nest(t testing.TB, dir string, depth int) {
 // writable prepares a writable layer and returns its directory.
 func (s store) writable(t testing.TB, key, id string) string {
 	t.Helper()
-	if err := s.PrepareRootFS(t.Context(), key, image.RootFS{ImageID: id}); err != nil {
+	if err := s.Prepare(t.Context(), key, rootfs.From{ImageID: id}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.RemoveRootFS(context.Background(), key, ""); err != nil {
+		if err := s.Remove(context.Background(), key, ""); err != nil {
 			t.Error(err)
 		}
 	})
-	return filepath.Join(s.root, "rootfs", key, "upper")
+	return filepath.Join(s.images.Root, "rootfs", key, "upper")
 }
 
-func (s store) fsInfo(t testing.TB) image.FsInfo {
+func (s store) fsInfo(t testing.TB) rootfs.FsInfo {
 	t.Helper()
 	info, err := s.FsInfo(t.Context())
 	if err != nil {
@@ -66,7 +66,7 @@ func (s store) fsInfo(t testing.TB) image.FsInfo {
 // TestOneContainerBlindsNobody: a tree that no path can name, and a layer that is none, take no other's figure along.
 func TestOneContainerBlindsNobody(t *testing.T) {
 	s := open(t)
-	id := s.load(t, "example.org/a:v1", simple("a"))
+	id := s.images.Load(t, "example.org/a:v1", simple("a"))
 	nest(t, s.writable(t, "deep", id), 5000)
 	good := s.writable(t, "good", id)
 	if err := os.WriteFile(filepath.Join(good, "file"), noise(1<<20), 0o600); err != nil {
@@ -84,16 +84,16 @@ func TestOneContainerBlindsNobody(t *testing.T) {
 		return got.Inodes == 5001+2 && got.Bytes > 1<<20
 	})
 	for range 3 {
-		image.AgeSamples(s.Service)
+		rootfs.AgeSamples(s.Service)
 		s.fsInfo(t)
 	}
-	if n := strings.Count(s.log.String(), "disk use of a directory is incomplete"); n != 1 {
+	if n := strings.Count(s.images.Log.String(), "disk use of a directory is incomplete"); n != 1 {
 		t.Errorf("said %d times that a layer can't be measured", n)
 	}
-	if err := s.RemoveRootFS(t.Context(), "deep", ""); err != nil {
+	if err := s.Remove(t.Context(), "deep", ""); err != nil {
 		t.Error(err)
 	}
-	if left, err := os.ReadDir(filepath.Join(s.root, "rootfs")); err != nil || len(left) != 2 {
+	if left, err := os.ReadDir(filepath.Join(s.images.Root, "rootfs")); err != nil || len(left) != 2 {
 		t.Errorf("left %v, %v", left, err)
 	}
 	if got := s.fsInfo(t).Container; got.Inodes != 2 {
@@ -104,25 +104,25 @@ func TestOneContainerBlindsNobody(t *testing.T) {
 // TestSlowWalksHoldNothingUp: answers have the last known figures while walks wait or take long.
 func TestSlowWalksHoldNothingUp(t *testing.T) {
 	s := open(t)
-	id := s.load(t, "example.org/a:v1", simple("a"))
+	id := s.images.Load(t, "example.org/a:v1", simple("a"))
 	known, cold := s.writable(t, "known", id), s.writable(t, "cold", id)
 	for _, dir := range []string{known, cold} {
 		if err := os.WriteFile(filepath.Join(dir, "file"), noise(1<<20), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	before, err := s.RootFSUsage(t.Context(), "known")
+	before, err := s.Usage(t.Context(), "known")
 	if err != nil {
 		t.Fatal(err)
 	}
-	image.AgeSamples(s.Service)
-	release := image.OccupyWalkers(s.Service)
+	rootfs.AgeSamples(s.Service)
+	release := rootfs.OccupyWalkers(s.Service)
 	patient, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if got, err := s.RootFSUsage(patient, "known"); err != nil || got != before {
+	if got, err := s.Usage(patient, "known"); err != nil || got != before {
 		t.Errorf("known layer: %+v, %v", got, err)
 	}
-	if _, err := s.RootFSUsage(patient, "cold"); !errdefs.IsUnavailable(err) {
+	if _, err := s.Usage(patient, "cold"); !errdefs.IsUnavailable(err) {
 		t.Errorf("cold layer: %v", err)
 	}
 	start := time.Now()
@@ -142,7 +142,7 @@ func TestSlowWalksHoldNothingUp(t *testing.T) {
 	eventually(t, "the cold layer is counted, although all who asked are gone", func() bool {
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		got, err := s.RootFSUsage(ended, "cold")
+		got, err := s.Usage(ended, "cold")
 		return err == nil && got.Bytes == before.Bytes
 	})
 }
@@ -151,10 +151,10 @@ func TestSlowWalksHoldNothingUp(t *testing.T) {
 // removal of a layer nor the end of the store waits for them.
 func TestHangingWalksBlockNobody(t *testing.T) {
 	s := open(t)
-	id := s.load(t, "example.org/a:v1", simple("a"))
+	id := s.images.Load(t, "example.org/a:v1", simple("a"))
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
-	image.Walk(s.Service, func(ctx context.Context, path string, sofar func(tree.Usage)) (tree.Usage, error) {
+	rootfs.Walk(s.Service, func(ctx context.Context, path string, sofar func(tree.Usage)) (tree.Usage, error) {
 		if strings.Contains(path, "/dead") {
 			<-release // nothing ends a wait for the kernel
 		}
@@ -163,14 +163,14 @@ func TestHangingWalksBlockNobody(t *testing.T) {
 	for _, key := range []string{"dead1", "dead2", "dead3", "good"} {
 		s.writable(t, key, id)
 		asked, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-		_, _ = s.RootFSUsage(asked, key) // begins the walk
+		_, _ = s.Usage(asked, key) // begins the walk
 		cancel()
 	}
 	eventually(t, "the good layer is counted", func() bool {
-		got, err := s.RootFSUsage(t.Context(), "good")
+		got, err := s.Usage(t.Context(), "good")
 		return err == nil && got.Inodes == 1 && s.fsInfo(t).Container.Inodes == 1
 	})
-	if err := s.RemoveRootFS(t.Context(), "dead1", ""); err != nil {
+	if err := s.Remove(t.Context(), "dead1", ""); err != nil {
 		t.Error(err)
 	}
 }
@@ -178,9 +178,9 @@ func TestHangingWalksBlockNobody(t *testing.T) {
 // TestWalksTakeTurns: small directories do not wait for the end of large ones.
 func TestWalksTakeTurns(t *testing.T) {
 	s := open(t)
-	id := s.load(t, "example.org/a:v1", simple("a"))
+	id := s.images.Load(t, "example.org/a:v1", simple("a"))
 	var atWork atomic.Int32
-	image.Walk(s.Service, func(ctx context.Context, path string, sofar func(tree.Usage)) (tree.Usage, error) {
+	rootfs.Walk(s.Service, func(ctx context.Context, path string, sofar func(tree.Usage)) (tree.Usage, error) {
 		for strings.Contains(path, "/large") && ctx.Err() == nil {
 			if atWork.Add(1) > 2 {
 				t.Error("more than two walks side by side")
@@ -194,11 +194,11 @@ func TestWalksTakeTurns(t *testing.T) {
 	for _, key := range []string{"large1", "large2", "large3", "large4", "small"} {
 		s.writable(t, key, id)
 		asked, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-		_, _ = s.RootFSUsage(asked, key) // begins the walk
+		_, _ = s.Usage(asked, key) // begins the walk
 		cancel()
 	}
 	eventually(t, "the small layer is counted", func() bool {
-		got, err := s.RootFSUsage(t.Context(), "small")
+		got, err := s.Usage(t.Context(), "small")
 		return err == nil && got.Inodes == 1
 	})
 }
@@ -206,7 +206,7 @@ func TestWalksTakeTurns(t *testing.T) {
 // TestDeclaredVolumesFillTheDisk: they are in the node's figure and not in the container's.
 func TestDeclaredVolumesFillTheDisk(t *testing.T) {
 	s := open(t)
-	id := s.load(t, "example.org/a:v1", simple("a"))
+	id := s.images.Load(t, "example.org/a:v1", simple("a"))
 	upper := s.writable(t, "key", id)
 	before := s.fsInfo(t).Container
 	volume := filepath.Join(filepath.Dir(upper), "volumes", "0")
@@ -217,11 +217,11 @@ func TestDeclaredVolumesFillTheDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the volume is counted", func() bool {
-		image.AgeSamples(s.Service)
+		rootfs.AgeSamples(s.Service)
 		got := s.fsInfo(t).Container
 		return got.Bytes >= before.Bytes+1<<20 && got.Inodes == before.Inodes+3
 	})
-	if got, err := s.RootFSUsage(t.Context(), "key"); err != nil || got != before.Usage {
+	if got, err := s.Usage(t.Context(), "key"); err != nil || got != before.Usage {
 		t.Errorf("the container: %+v, %v; before %+v", got, err, before)
 	}
 }
@@ -229,13 +229,13 @@ func TestDeclaredVolumesFillTheDisk(t *testing.T) {
 // TestUnreadableDirectoryShrinks: a figure that lacks something follows what can be read.
 func TestUnreadableDirectoryShrinks(t *testing.T) {
 	s := open(t)
-	id := s.load(t, "example.org/a:v1", simple("a"))
+	id := s.images.Load(t, "example.org/a:v1", simple("a"))
 	s.writable(t, "key", id)
 	uses := []tree.Usage{{Bytes: 5000, Inodes: 5}, {Bytes: 4000, Inodes: 4}}
 	for i, want := range uses {
-		image.Walk(s.Service, func(context.Context, string, func(tree.Usage)) (tree.Usage, error) { return want, unix.EIO })
-		image.AgeSamples(s.Service)
-		if got, err := s.RootFSUsage(t.Context(), "key"); err != nil || got != image.Usage(want) {
+		rootfs.Walk(s.Service, func(context.Context, string, func(tree.Usage)) (tree.Usage, error) { return want, unix.EIO })
+		rootfs.AgeSamples(s.Service)
+		if got, err := s.Usage(t.Context(), "key"); err != nil || got != rootfs.Usage(want) {
 			t.Errorf("%d: %+v, %v", i, got, err)
 		}
 	}
@@ -244,20 +244,20 @@ func TestUnreadableDirectoryShrinks(t *testing.T) {
 // TestRemovalEndsTheWalk, and a store closes although walks wait.
 func TestRemovalEndsTheWalk(t *testing.T) {
 	s := open(t)
-	id := s.load(t, "example.org/a:v1", simple("a"))
+	id := s.images.Load(t, "example.org/a:v1", simple("a"))
 	s.writable(t, "key", id)
 	s.writable(t, "other", id)
-	release := image.OccupyWalkers(s.Service)
+	release := rootfs.OccupyWalkers(s.Service)
 	t.Cleanup(release)
 	asked := make(chan error)
 	go func() {
-		_, err := s.RootFSUsage(t.Context(), "key")
+		_, err := s.Usage(t.Context(), "key")
 		asked <- err
 	}()
 	ended, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, _ = s.RootFSUsage(ended, "other") // leaves its walk waiting for Close
-	if err := s.RemoveRootFS(t.Context(), "key", ""); err != nil {
+	_, _ = s.Usage(ended, "other") // leaves its walk waiting for Close
+	if err := s.Remove(t.Context(), "key", ""); err != nil {
 		t.Error(err)
 	}
 	if err := <-asked; !errdefs.IsNotFound(err) && !errdefs.IsUnavailable(err) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package rootfs
 
 import (
 	"context"
@@ -19,16 +19,16 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
-// RootFS says what a root filesystem or a volume is made from.
-type RootFS struct {
+// From says what a root filesystem or a volume is made from.
+type From struct {
 	ImageID     string                 // sha256:…
 	UIDMappings []specs.LinuxIDMapping // of the pod's user namespace; empty = the host's ids
 	GIDMappings []specs.LinuxIDMapping // both or none
 	MountLabel  string                 // SELinux context of every file; "" = those of the layers
 }
 
-// rootFSRecord is rootfs/<key>/record.json. It isn't synced: after a power cut a writable layer is worth nothing anyway.
-type rootFSRecord struct {
+// record is rootfs/<key>/record.json. It isn't synced: after a power cut a writable layer is worth nothing anyway.
+type record struct {
 	Image string                 `json:"image"`
 	Chain string                 `json:"chain"`
 	UIDs  []specs.LinuxIDMapping `json:"uids,omitempty"`
@@ -44,6 +44,7 @@ func (s *Service) upperDir(key string) string { return filepath.Join(s.keyDir(ke
 func (s *Service) workDir(key string) string  { return filepath.Join(s.keyDir(key), "work") }
 func (s *Service) idMapDir(key string) string { return filepath.Join(s.keyDir(key), "idmap") }
 func (s *Service) recordOf(key string) string { return filepath.Join(s.keyDir(key), "record.json") }
+
 func checkKey(key string) error {
 	if !rootFSKey.MatchString(key) {
 		return fmt.Errorf("root filesystem key %q: %w", key, errdefs.ErrInvalidArgument)
@@ -51,33 +52,33 @@ func checkKey(key string) error {
 	return nil
 }
 
-// PrepareRootFS makes the writable layer named key on top of an image. It is idempotent. From here on the image's
+// Prepare makes the writable layer named key on top of an image. It is idempotent. From here on the image's
 // layers stay, whatever happens to the image. Errors: ErrNotFound without the image, ErrAlreadyExists when the key has
 // another image, ErrInvalidArgument.
-func (s *Service) PrepareRootFS(ctx context.Context, key string, r RootFS) error {
+func (s *Service) Prepare(ctx context.Context, key string, r From) error {
 	return s.prepare(ctx, key, r, true)
 }
 
-// MountRootFS mounts the prepared layer on target, which is made when missing. It is idempotent. The mount is volatile:
+// Mount mounts the prepared layer on target, which is made when missing. It is idempotent. The mount is volatile:
 // taking it away doesn't sync, and what is in it doesn't survive a power cut. ErrNotFound when it isn't prepared.
-func (s *Service) MountRootFS(ctx context.Context, key, target string) error {
-	return s.mountKey(ctx, key, target, func(ctx context.Context, rec rootFSRecord) error {
+func (s *Service) Mount(ctx context.Context, key, target string) error {
+	return s.mountKey(ctx, key, target, func(ctx context.Context, rec record) error {
 		return s.mountWritable(ctx, key, target, rec)
 	})
 }
 
-// RemoveRootFS unmounts target and removes it and the writable layer. It is idempotent, finishes what was begun by
+// Remove unmounts target and removes it and the writable layer. It is idempotent, finishes what was begun by
 // another process, and goes on when the caller is gone. An empty target is one that is removed already.
-func (s *Service) RemoveRootFS(ctx context.Context, key, target string) error {
+func (s *Service) Remove(ctx context.Context, key, target string) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
-	brief, cancel := s.cleanupContext(ctx)
+	brief, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 	defer cancel()
 	if err := s.keys.Lock(brief, key); err != nil {
 		return err
 	}
-	ctx = context.WithoutCancel(s.context(ctx)) // what a container wrote may take long to remove
+	ctx = context.WithoutCancel(ctx) // what a container wrote may take long to remove
 	defer s.keys.Unlock(key)
 	if target != "" {
 		if err := sys.Unmount(target); err != nil {
@@ -87,7 +88,7 @@ func (s *Service) RemoveRootFS(ctx context.Context, key, target string) error {
 			return fmt.Errorf("remove mount point: %w", err)
 		}
 	}
-	rec, recErr := s.readRootFS(key)
+	rec, recErr := s.readRecord(key)
 	// What is mounted there is the image's layers: never delete through it.
 	if err := sys.Unmount(s.idMapDir(key)); err != nil {
 		return err
@@ -100,14 +101,13 @@ func (s *Service) RemoveRootFS(ctx context.Context, key, target string) error {
 	if recErr != nil {
 		return nil // nothing to release
 	}
-	if _, err := s.images.Get(ctx, rec.Image); errdefs.IsNotFound(err) {
-		return s.GC(ctx) // the image went first; this may have been the last use of its layers
-	}
-	return nil
+	return s.images.Released(ctx, rec.Image)
 }
 
 // Keys returns the keys of all root filesystems and volumes, also of half-made ones.
-func (s *Service) Keys(context.Context) ([]string, error) {
+func (s *Service) Keys(context.Context) ([]string, error) { return s.list() }
+
+func (s *Service) list() ([]string, error) {
 	entries, err := os.ReadDir(s.rootfsDir())
 	if err != nil {
 		return nil, fmt.Errorf("list root filesystems: %w", err)
@@ -119,7 +119,7 @@ func (s *Service) Keys(context.Context) ([]string, error) {
 	return keys, nil
 }
 
-func (s *Service) prepare(ctx context.Context, key string, r RootFS, writable bool) error {
+func (s *Service) prepare(ctx context.Context, key string, r From, writable bool) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
@@ -127,40 +127,36 @@ func (s *Service) prepare(ctx context.Context, key string, r RootFS, writable bo
 	if err != nil {
 		return err
 	}
-	ctx = s.context(ctx)
 	if err := s.keys.Lock(ctx, key); err != nil {
 		return err
 	}
 	defer s.keys.Unlock(key)
-	if old, err := s.readRootFS(key); err == nil {
+	if old, err := s.readRecord(key); err == nil {
 		if old.Image != r.ImageID {
 			return fmt.Errorf("root filesystem %s is made from image %s: %w", key, old.Image, errdefs.ErrAlreadyExists)
 		}
 		return nil
 	}
-	s.pins.RLock() // until the record says that the layers are in use
-	defer s.pins.RUnlock()
-	img, err := s.images.Get(ctx, r.ImageID)
+	err = s.images.Hold(ctx, r.ImageID, func(chain string) error {
+		rec := record{Image: r.ImageID, Chain: chain, UIDs: r.UIDMappings, GIDs: r.GIDMappings, Label: r.MountLabel}
+		if err := s.makeDirs(ctx, key, rec, writable, root); err != nil {
+			return err
+		}
+		return s.writeRecord(key, rec)
+	})
 	if err != nil {
-		return fmt.Errorf("prepare root filesystem: image %s: %w", r.ImageID, err)
-	}
-	rec := rootFSRecord{Image: r.ImageID, Chain: img.Labels[labelChain], UIDs: r.UIDMappings, GIDs: r.GIDMappings, Label: r.MountLabel}
-	if err := s.pinLocked(ctx, rec.Chain); err != nil {
-		return err
-	}
-	if err := s.makeDirs(ctx, key, rec, writable, root); err != nil {
 		return fmt.Errorf("prepare root filesystem %s: %w", key, err)
 	}
-	return s.writeRootFS(key, rec)
+	return nil
 }
 
 // makeDirs makes the directories of a key. A writable layer's own directory becomes the root directory of the
 // container, so it takes mode and owner from the image; a layerless image needs a directory to show in any case.
-func (s *Service) makeDirs(ctx context.Context, key string, rec rootFSRecord, writable bool, owner sys.OwnerMode) error {
+func (s *Service) makeDirs(ctx context.Context, key string, rec record, writable bool, owner sys.OwnerMode) error {
 	if err := os.MkdirAll(s.keyDir(key), 0o700); err != nil {
 		return err
 	}
-	lowers, err := s.lowers(ctx, rec.Chain)
+	lowers, err := s.images.Lowers(ctx, rec.Chain)
 	if err != nil || (!writable && len(lowers) > 0) {
 		return err
 	}
@@ -189,7 +185,7 @@ func (s *Service) makeDirs(ctx context.Context, key string, rec rootFSRecord, wr
 	return os.Chmod(s.upperDir(key), owner.Mode)
 }
 
-func (s *Service) writeRootFS(key string, rec rootFSRecord) error {
+func (s *Service) writeRecord(key string, rec record) error {
 	raw, err := json.Marshal(rec)
 	if err != nil {
 		return err
@@ -201,8 +197,8 @@ func (s *Service) writeRootFS(key string, rec rootFSRecord) error {
 	return os.Rename(part, s.recordOf(key))
 }
 
-func (s *Service) readRootFS(key string) (rootFSRecord, error) {
-	var rec rootFSRecord
+func (s *Service) readRecord(key string) (record, error) {
+	var rec record
 	raw, err := os.ReadFile(s.recordOf(key))
 	if errors.Is(err, fs.ErrNotExist) {
 		return rec, fmt.Errorf("root filesystem %s is not prepared: %w", key, errdefs.ErrNotFound)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package rootfs
 
 import (
 	"context"
@@ -24,7 +24,10 @@ const (
 	closeLimit = 2 * time.Second  // for walks to end
 )
 
-var errForgotten = fmt.Errorf("directory is being removed: %w", errdefs.ErrNotFound)
+var (
+	errClosing   = fmt.Errorf("root filesystems are closing: %w", errdefs.ErrUnavailable)
+	errForgotten = fmt.Errorf("directory is being removed: %w", errdefs.ErrNotFound)
+)
 
 // Usage is disk space.
 type Usage struct {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package rootfs
 
 import (
 	"context"
@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/cri-shim/cri-shim/pkg/image/database"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
@@ -24,31 +23,30 @@ const targetMode = 0o711
 
 // MountVolume shows an image read-only on target, as the volume named key: prepared and mounted in one, idempotent.
 // Programs in it can't be executed (noexec), as Kubernetes has it.
-func (s *Service) MountVolume(ctx context.Context, key string, v RootFS, target string) error {
+func (s *Service) MountVolume(ctx context.Context, key string, v From, target string) error {
 	if err := s.prepare(ctx, key, v, false); err != nil {
 		return err
 	}
-	return s.mountKey(ctx, key, target, func(ctx context.Context, rec rootFSRecord) error {
+	return s.mountKey(ctx, key, target, func(ctx context.Context, rec record) error {
 		return s.mountReadOnly(ctx, key, target, rec)
 	})
 }
 
 // RemoveVolume unmounts and forgets a volume. Idempotent.
 func (s *Service) RemoveVolume(ctx context.Context, key, target string) error {
-	return s.RemoveRootFS(ctx, key, target)
+	return s.Remove(ctx, key, target)
 }
 
 // mountKey does what all mounts have in common. A target that is mounted already is done: targets are named by id.
-func (s *Service) mountKey(ctx context.Context, key, target string, do func(context.Context, rootFSRecord) error) error {
+func (s *Service) mountKey(ctx context.Context, key, target string, do func(context.Context, record) error) error {
 	if err := checkKey(key); err != nil {
 		return err
 	}
-	ctx = s.context(ctx)
 	if err := s.keys.Lock(ctx, key); err != nil {
 		return err
 	}
 	defer s.keys.Unlock(key)
-	rec, err := s.readRootFS(key)
+	rec, err := s.readRecord(key)
 	if err != nil {
 		return err
 	}
@@ -65,8 +63,8 @@ func (s *Service) mountKey(ctx context.Context, key, target string, do func(cont
 	return nil
 }
 
-func (s *Service) mountWritable(ctx context.Context, key, target string, rec rootFSRecord) error {
-	lowers, err := s.lowers(ctx, rec.Chain)
+func (s *Service) mountWritable(ctx context.Context, key, target string, rec record) error {
+	lowers, err := s.images.Lowers(ctx, rec.Chain)
 	if err != nil {
 		return err
 	}
@@ -85,8 +83,8 @@ func (s *Service) mountWritable(ctx context.Context, key, target string, rec roo
 	})
 }
 
-func (s *Service) mountReadOnly(ctx context.Context, key, target string, rec rootFSRecord) error {
-	lowers, err := s.lowers(ctx, rec.Chain)
+func (s *Service) mountReadOnly(ctx context.Context, key, target string, rec record) error {
+	lowers, err := s.images.Lowers(ctx, rec.Chain)
 	if err != nil {
 		return err
 	}
@@ -118,7 +116,7 @@ func mountOverlay(target, label string, options ...string) error {
 // withMappedLowers gives do the layers with their owners shifted into the container's user namespace. The shifted mount
 // is needed only while do mounts on top of it; it has a place of its own below the key, so that one that a crash left
 // is found.
-func (s *Service) withMappedLowers(key string, lowers []string, rec rootFSRecord, do func([]string) error) (err error) {
+func (s *Service) withMappedLowers(key string, lowers []string, rec record, do func([]string) error) (err error) {
 	if len(rec.UIDs) == 0 {
 		return do(lowers)
 	}
@@ -134,7 +132,7 @@ func (s *Service) withMappedLowers(key string, lowers []string, rec rootFSRecord
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return err
 	}
-	base := database.SnapshotDir(s.root)
+	base := s.images.SnapshotDir()
 	if err := mount.IDMapMountWithAttrs(base, at, int(userns.Fd()), sys.MountReadOnly, 0); err != nil {
 		return err
 	}
@@ -168,7 +166,7 @@ func idMap(maps []specs.LinuxIDMapping) string {
 }
 
 // hostRoot is the owner, on the host, of what root owns in the container.
-func (r RootFS) hostRoot() (sys.OwnerMode, error) {
+func (r From) hostRoot() (sys.OwnerMode, error) {
 	owner := sys.OwnerMode{Mode: 0o755}
 	if len(r.UIDMappings) == 0 && len(r.GIDMappings) == 0 {
 		return owner, nil

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package rootfs
 
 import (
 	"context"
@@ -44,11 +44,11 @@ func (s *Service) MakeVolumes(ctx context.Context, key, target string, want Volu
 	if n := len(want.Declared); n > maxVolumes {
 		return nil, fmt.Errorf("the image declares %d volumes, more than %d: %w", n, maxVolumes, errdefs.ErrInvalidArgument)
 	}
-	rec, err := s.readRootFS(key)
+	rec, err := s.readRecord(key)
 	if err != nil {
 		return nil, err
 	}
-	owner, err := RootFS{UIDMappings: rec.UIDs, GIDMappings: rec.GIDs}.hostRoot()
+	owner, err := From{UIDMappings: rec.UIDs, GIDMappings: rec.GIDs}.hostRoot()
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image_test
+package rootfs_test
 
 import (
 	"errors"
@@ -15,45 +15,12 @@ import (
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
-// load puts an image into the store without a registry and returns its id.
-func (s store) load(t testing.TB, ref string, img ocilayout.Image) string {
-	t.Helper()
-	dir := t.TempDir()
-	b, err := img.Build()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := ocilayout.WriteBuilt(dir, ref, b); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Preload(t.Context(), dir); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.Get(t.Context(), b.ID()); err != nil {
-		t.Fatalf("%v; log: %s", err, s.log)
-	}
-	return b.ID()
-}
-
-func owner(t testing.TB, path string) sys.OwnerMode {
-	t.Helper()
-	fi, err := os.Lstat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := sys.Owner(fi)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o
-}
-
-func TestRootFSLayerCounts(t *testing.T) {
+func TestLayerCounts(t *testing.T) {
 	s := open(t)
 	many := ocilayout.Image{}
 	for i := range 120 { // more than fits into a page of mount options
@@ -68,15 +35,15 @@ func TestRootFSLayerCounts(t *testing.T) {
 		"two":  {ocilayout.Image{Layers: many.Layers[:2]}, 2},
 		"120":  {many, 120},
 	} {
-		id := s.load(t, "example.org/"+name+":v1", c.img)
+		id := s.images.Load(t, "example.org/"+name+":v1", c.img)
 		for _, mapped := range []bool{false, true} {
-			r, key := image.RootFS{ImageID: id}, name
+			r, key := rootfs.From{ImageID: id}, name
 			if mapped {
 				r.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000000, Size: 65536}}
 				r.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 2000000, Size: 65536}}
 				key += "-mapped"
 			}
-			root := s.mount(t, key, r)
+			root := s.images.Mount(t, key, r)
 			if fi, err := os.Stat(filepath.Join(root, "top")); c.want > 0 && (err != nil || fi.Size() != int64(c.want)) {
 				t.Errorf("%s: %v", key, err)
 			}
@@ -124,19 +91,19 @@ func TestRootFSLayerCounts(t *testing.T) {
 	}
 }
 
-func TestRootFSIsIdempotent(t *testing.T) {
+func TestIsIdempotent(t *testing.T) {
 	s := open(t)
-	one, two := s.load(t, "example.org/one:v1", simple("one")), s.load(t, "example.org/two:v1", simple("two"))
-	r := image.RootFS{ImageID: one}
-	root := s.mount(t, "key", r)
+	one, two := s.images.Load(t, "example.org/one:v1", simple("one")), s.images.Load(t, "example.org/two:v1", simple("two"))
+	r := rootfs.From{ImageID: one}
+	root := s.images.Mount(t, "key", r)
 	if err := os.WriteFile(filepath.Join(root, "w"), []byte("w"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := s.PrepareRootFS(t.Context(), "key", r); err != nil {
+		if err := s.Prepare(t.Context(), "key", r); err != nil {
 			t.Error(err)
 		}
-		if err := s.MountRootFS(t.Context(), "key", root); err != nil {
+		if err := s.Mount(t.Context(), "key", root); err != nil {
 			t.Error(err)
 		}
 	}
@@ -146,26 +113,26 @@ func TestRootFSIsIdempotent(t *testing.T) {
 	if read(t, filepath.Join(root, "w")) != "w" {
 		t.Error("what was written is gone")
 	}
-	if err := s.PrepareRootFS(t.Context(), "key", image.RootFS{ImageID: two}); !errdefs.IsAlreadyExists(err) {
+	if err := s.Prepare(t.Context(), "key", rootfs.From{ImageID: two}); !errdefs.IsAlreadyExists(err) {
 		t.Errorf("another image: %v", err)
 	}
 	for range 2 {
-		if err := s.RemoveRootFS(t.Context(), "key", root); err != nil {
+		if err := s.Remove(t.Context(), "key", root); err != nil {
 			t.Error(err)
 		}
 	}
 	if _, err := os.Lstat(root); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("mount point: %v", err)
 	}
-	if err := s.MountRootFS(t.Context(), "key", root); !errdefs.IsNotFound(err) {
+	if err := s.Mount(t.Context(), "key", root); !errdefs.IsNotFound(err) {
 		t.Errorf("mount after removal: %v", err)
 	}
 	for _, key := range []string{"", "../x", "a/b", ".", "..", ".hidden"} {
-		if err := s.PrepareRootFS(t.Context(), key, r); !errdefs.IsInvalidArgument(err) {
+		if err := s.Prepare(t.Context(), key, r); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("key %q: %v", key, err)
 		}
 	}
-	if err := s.PrepareRootFS(t.Context(), "none", image.RootFS{ImageID: "sha256:" + strings.Repeat("0", 64)}); !errdefs.IsNotFound(err) {
+	if err := s.Prepare(t.Context(), "none", rootfs.From{ImageID: "sha256:" + strings.Repeat("0", 64)}); !errdefs.IsNotFound(err) {
 		t.Errorf("no image: %v", err)
 	}
 	if keys, err := s.Keys(t.Context()); err != nil || len(keys) != 0 {
@@ -173,11 +140,11 @@ func TestRootFSIsIdempotent(t *testing.T) {
 	}
 }
 
-// TestRootFSAfterCrash: the kernel marks the work directory of a volatile overlay and refuses it afterwards.
-func TestRootFSAfterCrash(t *testing.T) {
+// TestAfterCrash: the kernel marks the work directory of a volatile overlay and refuses it afterwards.
+func TestAfterCrash(t *testing.T) {
 	s := open(t)
-	root := s.mount(t, "key", image.RootFS{ImageID: s.load(t, "example.org/one:v1", simple("one"))})
-	mark := filepath.Join(s.root, "rootfs/key/work/work/incompat/volatile")
+	root := s.images.Mount(t, "key", rootfs.From{ImageID: s.images.Load(t, "example.org/one:v1", simple("one"))})
+	mark := filepath.Join(s.images.Root, "rootfs/key/work/work/incompat/volatile")
 	if _, err := os.Stat(mark); err != nil {
 		t.Fatalf("the mount is not volatile: %v", err)
 	}
@@ -188,20 +155,20 @@ func TestRootFSAfterCrash(t *testing.T) {
 	if err := os.MkdirAll(mark, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.MountRootFS(t.Context(), "key", root); err != nil {
+	if err := s.Mount(t.Context(), "key", root); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestRootFSBusy(t *testing.T) {
+func TestBusy(t *testing.T) {
 	s := open(t)
-	root := s.mount(t, "key", image.RootFS{ImageID: s.load(t, "example.org/one:v1", simple("one"))})
+	root := s.images.Mount(t, "key", rootfs.From{ImageID: s.images.Load(t, "example.org/one:v1", simple("one"))})
 	f, err := os.Open(filepath.Join(root, "etc/name"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := s.RemoveRootFS(t.Context(), "key", root); err != nil {
+	if err := s.Remove(t.Context(), "key", root); err != nil {
 		t.Fatal(err)
 	}
 	b := make([]byte, 3)
@@ -216,7 +183,7 @@ func TestUsage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := s.load(t, "example.org/big:v1", big(2<<20))
+	id := s.images.Load(t, "example.org/big:v1", big(2<<20))
 	loaded, err := s.FsInfo(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -224,17 +191,17 @@ func TestUsage(t *testing.T) {
 	if got := loaded.Image.Bytes - before.Image.Bytes; got < 4<<20 || got > 5<<20 || loaded.Image.Inodes <= before.Image.Inodes {
 		t.Errorf("an image of 2 MiB, not compressible, takes %d bytes, %+v", got, loaded.Image)
 	}
-	if loaded.Image.Mountpoint != loaded.Container.Mountpoint || loaded.Image.Mountpoint != s.root {
+	if loaded.Image.Mountpoint != loaded.Container.Mountpoint || loaded.Image.Mountpoint != s.images.Root {
 		t.Errorf("mount points %q %q", loaded.Image.Mountpoint, loaded.Container.Mountpoint)
 	}
-	if size := s.get(t, id).Size; size < 4<<20 || size > 5<<20 {
-		t.Errorf("image size %d", size)
+	if img, err := s.images.Get(t.Context(), id); err != nil || img.Size < 4<<20 || img.Size > 5<<20 {
+		t.Errorf("image size %d, %v", img.Size, err)
 	}
-	root := s.mount(t, "key", image.RootFS{ImageID: id})
+	root := s.images.Mount(t, "key", rootfs.From{ImageID: id})
 	if err := os.WriteFile(filepath.Join(root, "w"), noise(1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	u, err := s.RootFSUsage(t.Context(), "key")
+	u, err := s.Usage(t.Context(), "key")
 	if err != nil || u.Bytes < 1<<20 || u.Bytes > 1<<20+64<<10 || u.Inodes != 2 {
 		t.Errorf("usage %+v, %v", u, err)
 	}
@@ -242,7 +209,7 @@ func TestUsage(t *testing.T) {
 	if err != nil || used.Container.Usage != u {
 		t.Errorf("container filesystem %+v, %v", used.Container, err)
 	}
-	if _, err := s.RootFSUsage(t.Context(), "none"); !errdefs.IsNotFound(err) {
+	if _, err := s.Usage(t.Context(), "none"); !errdefs.IsNotFound(err) {
 		t.Errorf("usage of nothing: %v", err)
 	}
 }
@@ -256,22 +223,22 @@ func TestRemoveImageInUse(t *testing.T) {
 	}
 	two := big(1 << 20)
 	two.Layers = append(two.Layers, ocilayout.Layer{file("top", "top")})
-	id := s.load(t, "example.org/used:v1", two)
-	roots := []string{s.mount(t, "a", image.RootFS{ImageID: id}), s.mount(t, "b", image.RootFS{ImageID: id})}
-	if err := s.Remove(t.Context(), id); err != nil {
+	id := s.images.Load(t, "example.org/used:v1", two)
+	roots := []string{s.images.Mount(t, "a", rootfs.From{ImageID: id}), s.images.Mount(t, "b", rootfs.From{ImageID: id})}
+	if err := s.images.Remove(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Get(t.Context(), id); !errdefs.IsNotFound(err) {
+	if _, err := s.images.Get(t.Context(), id); !errdefs.IsNotFound(err) {
 		t.Fatalf("image: %v", err)
 	}
-	if err := s.RemoveRootFS(t.Context(), "a", roots[0]); err != nil {
+	if err := s.Remove(t.Context(), "a", roots[0]); err != nil {
 		t.Fatal(err)
 	}
 	// Mounted anew, so that nothing comes from a cache.
 	if err := sys.Unmount(roots[1]); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.MountRootFS(t.Context(), "b", roots[1]); err != nil {
+	if err := s.Mount(t.Context(), "b", roots[1]); err != nil {
 		t.Fatal(err)
 	}
 	if read(t, filepath.Join(roots[1], "noise")) != string(noise(1<<20)) || read(t, filepath.Join(roots[1], "top")) != "top" {
@@ -281,7 +248,7 @@ func TestRemoveImageInUse(t *testing.T) {
 	if err != nil || held.Image.Bytes < empty.Image.Bytes+1<<20 || held.Image.Bytes > empty.Image.Bytes+3<<19 {
 		t.Errorf("layers without blobs take %d bytes, %v", held.Image.Bytes, err)
 	}
-	if err := s.RemoveRootFS(t.Context(), "b", roots[1]); err != nil {
+	if err := s.Remove(t.Context(), "b", roots[1]); err != nil {
 		t.Fatal(err)
 	}
 	after, err := s.FsInfo(t.Context())
@@ -290,7 +257,7 @@ func TestRemoveImageInUse(t *testing.T) {
 	}
 	var left []string
 	for _, pattern := range []string{"content/blobs/sha256/*", "layers/snapshots/*", "rootfs/*"} {
-		m, err := filepath.Glob(filepath.Join(s.root, pattern))
+		m, err := filepath.Glob(filepath.Join(s.images.Root, pattern))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -298,5 +265,23 @@ func TestRemoveImageInUse(t *testing.T) {
 	}
 	if len(left) > 0 {
 		t.Errorf("left on disk: %q", left)
+	}
+}
+
+// BenchmarkRootFS is what a container's start and end cost here, without what runs in it.
+func BenchmarkRootFS(b *testing.B) {
+	s := open(b)
+	id := s.images.Load(b, "example.org/one:v1", simple("one"))
+	target := filepath.Join(b.TempDir(), "c", "rootfs")
+	for b.Loop() {
+		if err := s.Prepare(b.Context(), "key", rootfs.From{ImageID: id}); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Mount(b.Context(), "key", target); err != nil {
+			b.Fatal(err)
+		}
+		if err := s.Remove(b.Context(), "key", target); err != nil {
+			b.Fatal(err)
+		}
 	}
 }

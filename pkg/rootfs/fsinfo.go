@@ -1,21 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package image
+package rootfs
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	iofs "io/fs"
 	"os"
 	"slices"
 	"time"
-
-	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/containerd/v2/core/snapshots"
-	"github.com/containerd/errdefs"
-
-	"github.com/cri-shim/cri-shim/pkg/image/layers"
 )
 
 // fsInfoPatience is how long FsInfo waits, in all, for directories that are being walked.
@@ -41,16 +32,13 @@ type FsInfo struct {
 // time what was counted so far. A directory that can't be measured is logged and takes no other along. The error is
 // that of the database.
 func (s *Service) FsInfo(ctx context.Context) (FsInfo, error) {
-	ctx = s.context(ctx)
 	now := time.Now()
 	info := FsInfo{Image: FsUsage{Mountpoint: s.root, Time: now}, Container: FsUsage{Mountpoint: s.root, Time: now}}
-	if err := s.addBlobs(ctx, &info.Image.Usage); err != nil {
-		return info, err
-	}
-	growing, err := s.addLayers(ctx, &info.Image.Usage)
+	kept, growing, err := s.images.DiskUse(ctx)
 	if err != nil {
 		return info, err
 	}
+	info.Image.Usage = Usage(kept)
 	written, err := s.writtenDirs(ctx)
 	if err != nil {
 		return info, err
@@ -89,56 +77,12 @@ func (u *Usage) add(more Usage) {
 	u.Inodes += more.Inodes
 }
 
-func (s *Service) addBlobs(ctx context.Context, sum *Usage) error {
-	err := s.content.Walk(ctx, func(i content.Info) error {
-		sum.add(Usage{uint64(i.Size), 1})
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("measure blobs: %w", err)
-	}
-	parts, err := s.content.ListStatuses(ctx)
-	if err != nil {
-		s.log.WarnContext(ctx, "disk use without partial downloads", "err", err)
-	}
-	for _, p := range parts {
-		sum.add(Usage{uint64(p.Offset), 1})
-	}
-	return nil
-}
-
-// addLayers adds the layers that are complete, whose use is on record, and returns the directories of those that are
-// being unpacked.
-func (s *Service) addLayers(ctx context.Context, sum *Usage) (growing []string, err error) {
-	var names []string
-	err = s.eachLayer(ctx, func(i snapshots.Info) {
-		switch i.Kind {
-		case snapshots.KindCommitted:
-			names = append(names, i.Name)
-		case snapshots.KindActive:
-			growing = append(growing, i.Labels[layers.LabelUpperDir])
-		}
-	})
-	if err != nil {
-		return nil, fmt.Errorf("measure layers: %w", err)
-	}
-	for _, name := range names {
-		u, err := s.layers.Usage(ctx, name)
-		if err == nil {
-			sum.add(Usage{uint64(u.Size), uint64(u.Inodes)})
-		} else if !errdefs.IsNotFound(err) && !errors.Is(err, iofs.ErrNotExist) { // else it is gone since
-			s.log.WarnContext(ctx, "disk use without a layer", "layer", name, "err", err)
-		}
-	}
-	return growing, nil
-}
-
-// RootFSUsage is what a container wrote, measured in the last 10 s, or longer ago for a layer that takes long to walk:
+// Usage is what a container wrote, measured in the last 10 s, or longer ago for a layer that takes long to walk:
 // several readers ask for it at the same pace. When ctx ends before a walk does, it is the last known figure. Errors:
 // ErrNotFound when there is no such writable layer, ErrUnavailable when nothing is known yet.
-func (s *Service) RootFSUsage(ctx context.Context, key string) (Usage, error) {
+func (s *Service) Usage(ctx context.Context, key string) (Usage, error) {
 	if err := checkKey(key); err != nil {
 		return Usage{}, err
 	}
-	return s.samples.use(s.context(ctx), s.upperDir(key))
+	return s.samples.use(ctx, s.upperDir(key))
 }

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package rootfs_test
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/test/imagestore"
+	"github.com/cri-shim/cri-shim/test/ocilayout"
+)
+
+// store is the root filesystems of a test, and the image store that they are made from.
+type store struct {
+	*rootfs.Service
+	images imagestore.Store
+}
+
+func open(t testing.TB) store {
+	t.Helper()
+	imagestore.NeedRoot(t)
+	images := imagestore.Open(t, filepath.Join(t.TempDir(), "images"))
+	return store{images.RootFS, images}
+}
+
+func file(path, content string) ocilayout.File {
+	return ocilayout.File{Path: path, Content: []byte(content)}
+}
+
+// simple is an image of one file, etc/name.
+func simple(content string) ocilayout.Image {
+	return ocilayout.Image{Layers: []ocilayout.Layer{{{Path: "etc", Dir: true}, file("etc/name", content)}}}
+}
+
+func big(n int) ocilayout.Image {
+	return ocilayout.Image{Layers: []ocilayout.Layer{{ocilayout.File{Path: "noise", Content: noise(n)}}}}
+}
+
+// noise doesn't compress.
+func noise(n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{7}).Read(b)
+	return b
+}
+
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("never: " + what)
+		}
+	}
+}
+
+func read(t testing.TB, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func owner(t testing.TB, path string) sys.OwnerMode {
+	t.Helper()
+	fi, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := sys.Owner(fi)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
