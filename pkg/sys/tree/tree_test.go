@@ -44,6 +44,18 @@ func deepen(t testing.TB, dir string, depth int, name string) {
 	must(t, unix.Close(fd))
 }
 
+// inMemory makes a directory on a tmpfs, where there is one: for trees whose shape is the point, and which take minutes on
+// a disk. What normalTree has is on the disk.
+func inMemory(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "cri-tree-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { must(t, tree.Remove(context.Background(), dir)) })
+	return dir
+}
+
 // fewDescriptors lowers the limit to a few above what the test has open.
 func fewDescriptors(t *testing.T, few int) {
 	t.Helper()
@@ -90,6 +102,7 @@ func normalTree(t *testing.T) string {
 
 // TestDiskUsageIsDu compares with what counted before, and with du.
 func TestDiskUsageIsDu(t *testing.T) {
+	t.Parallel()
 	dir := normalTree(t)
 	got, err := tree.DiskUsage(t.Context(), dir, nil)
 	must(t, err)
@@ -169,10 +182,9 @@ func TestHostileTrees(t *testing.T) {
 		}, 4},
 	} {
 		t.Run(name, func(t *testing.T) {
-			top := t.TempDir()
+			top := inMemory(t)
 			dir := filepath.Join(top, "tree")
 			must(t, os.Mkdir(dir, 0o755))
-			t.Cleanup(func() { must(t, tree.Remove(context.Background(), dir)) })
 			c.make(dir)
 			fewDescriptors(t, 80)
 			var before, after runtime.MemStats
@@ -213,6 +225,7 @@ func TestManyLinks(t *testing.T) {
 }
 
 func TestRemoveTree(t *testing.T) {
+	t.Parallel()
 	dir := normalTree(t)
 	top := filepath.Dir(dir)
 	must(t, tree.Remove(t.Context(), dir))
@@ -273,6 +286,7 @@ func TestRemoveTreeStopsAtMounts(t *testing.T) {
 
 // TestRemoveTreeSaysWhatIsImmutable, at any depth, and once it is not, it goes.
 func TestRemoveTreeSaysWhatIsImmutable(t *testing.T) {
+	t.Parallel()
 	needRoot(t)
 	chattr := func(flag, path string) {
 		t.Helper()
@@ -311,7 +325,8 @@ func TestRemoveTreeSaysWhatIsImmutable(t *testing.T) {
 
 // TestRemoveTreeTogether removes one tree from several sides at once, while somebody moves directories about in it.
 func TestRemoveTreeTogether(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "tree")
+	t.Parallel()
+	dir := filepath.Join(inMemory(t), "tree")
 	must(t, os.Mkdir(dir, 0o755))
 	for i := range 20 {
 		sub := filepath.Join(dir, strconv.Itoa(i))
@@ -341,6 +356,7 @@ func TestRemoveTreeTogether(t *testing.T) {
 
 // TestTreeAgainstSymlinkSwaps: directories that turn into symlinks while we look lead nowhere.
 func TestTreeAgainstSymlinkSwaps(t *testing.T) {
+	t.Parallel()
 	top := t.TempDir()
 	outside, dir := filepath.Join(top, "outside"), filepath.Join(top, "tree")
 	must(t, os.MkdirAll(outside, 0o755))
