@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/network/leftover"
 	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
@@ -96,7 +97,10 @@ func (s *Service) del(ctx context.Context, lock *program.Lock, rec record) error
 	plugins := s.cni(pluginExec{lock: lock, soFar: s.notedResult(rt.ContainerID)})
 	err = plugins.DelNetworkList(ctx, list, rt)
 	if ctx.Err() == nil {
-		found, left := s.removeLeftRules(ctx, lock, list.Name, rt.ContainerID)
+		found, left := leftover.Remove(ctx, lock, leftover.Attachment{Network: list.Name, Pod: rt.ContainerID, Interface: ifName})
+		if found && left == nil {
+			s.log.Info("packet filter rules left by plugins removed", "pod", rt.ContainerID, "network", list.Name)
+		}
 		if err != nil && found && left == nil { // a plugin may have stumbled over just that
 			err = plugins.DelNetworkList(ctx, list, rt)
 		}

@@ -121,21 +121,10 @@ func pluginError(stage string, out program.Result) error {
 	if out.Signal != 0 {
 		how = "killed by signal " + out.Signal.String()
 	}
-	said := strings.TrimSpace(string(out.Stderr))
-	if said == "" {
-		said = strings.TrimSpace(string(out.Stdout))
+	if said := out.Said(); said != "" {
+		how += ": " + said
 	}
-	if said == "" {
-		return fmt.Errorf("%s: %w", stage, errors.New(how))
-	}
-	return fmt.Errorf("%s: %s: %s", stage, how, tail(said, 1024))
-}
-
-func tail(s string, n int) string {
-	if len(s) <= n {
-		return s
-	}
-	return "…" + s[len(s)-n:]
+	return fmt.Errorf("%s: %s", stage, how)
 }
 
 func command(env []string) string {

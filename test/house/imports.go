@@ -42,6 +42,8 @@ var families = map[string][]string{
 	"pkg/monitor/parent":    {"pkg/monitor/child", "pkg/monitor/container", "pkg/monitor/crilog", "pkg/monitor/exitlog", "pkg/monitor/fdstore", "pkg/monitor/poll", "pkg/monitor/wire"},
 	"pkg/monitor/poll":      nil,
 	"pkg/monitor/wire":      nil,
+	"pkg/network":           {"pkg/network/leftover"},
+	"pkg/network/leftover":  nil,
 	"pkg/oci":               {"pkg/oci/confine", "pkg/oci/identity", "pkg/oci/limits", "pkg/oci/refusal"},
 	"pkg/oci/confine":       {"pkg/oci/refusal"},
 	"pkg/oci/identity":      {"pkg/oci/refusal"},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 const (
 	killGrace = 5 * time.Second // how long a killed program may take to die before we stop waiting for it
+	saidLimit = 1 << 10         // bytes of an output that an error repeats
 	lingering = time.Second     // how long a child that has the output open may still write after the program's end
 )
 
@@ -39,6 +41,19 @@ type Result struct {
 	Stdout, Stderr []byte         // up to 1 MiB of each, the rest is dropped
 	Code           int            // exit code, -1 when a signal ended it
 	Signal         syscall.Signal // 0 unless a signal ended it
+}
+
+// Said is the end of what the program wrote to its standard error, or to its standard output where that is empty: up to
+// 1 KiB, without the space around it.
+func (r Result) Said() string {
+	said := strings.TrimSpace(string(r.Stderr))
+	if said == "" {
+		said = strings.TrimSpace(string(r.Stdout))
+	}
+	if len(said) > saidLimit {
+		return "…" + said[len(said)-saidLimit:]
+	}
+	return said
 }
 
 // Run starts the program in a session of its own, without this process's protection from the OOM killer, and waits for

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package network
+package leftover
 
 import (
 	"fmt"
@@ -11,15 +11,15 @@ import (
 	"github.com/google/nftables/userdata"
 )
 
-// removeLeftNFTables removes what the plugins made of a pod in nftables: rules for masquerading, which carry a hash in
+// removeNFTables removes what the plugins made of a pod in nftables: rules for masquerading, which carry a hash in
 // their comment, and the chains and rules of the bridge plugin's check of MAC addresses, which carry the id.
-func removeLeftNFTables(network, id string) (found bool, err error) {
+func removeNFTables(a Attachment) (found bool, err error) {
 	c, err := nftables.New()
 	if err != nil {
 		return false, fmt.Errorf("open nftables: %w", err)
 	}
-	masquerade := hash(network)[:16] + "-" + hash(ifName + ":" + id)[:16]
-	spoof := id + "-" + ifName
+	masquerade := hash(a.Network)[:16] + "-" + hash(a.Interface + ":" + a.Pod)[:16]
+	spoof := a.Pod + "-" + a.Interface
 	found = leftIn(c, nftables.TableFamilyINet, "cni_plugins_masquerade", func(comment string) bool {
 		return strings.HasPrefix(comment, masquerade)
 	}, nil)

@@ -1,11 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package network
+package leftover
 
 import (
 	"context"
-	"crypto/sha512"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -16,37 +14,6 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/sys/program"
 )
-
-// Rules of a pod stay in the packet filter when the plugin that made them was cut off, when a DEL was, and when it finds
-// no interface or no namespace, or a pod that changed its addresses: the bridge and ptp plugins (containernetworking/plugins
-// up to 1.9 at least) remove the masquerading of the addresses that they find. What they made is known by the names that
-// they derive from the network's name and the pod's id. Port mappings need no such care: portmap finds its own by itself.
-
-// removeLeftRules removes what is left of one pod in the packet filter, and tells whether there was anything. It is
-// idempotent, and runs no program where there is nothing, unless the kernel's old tables are in use.
-func (s *Service) removeLeftRules(ctx context.Context, lock *program.Lock, network, id string) (found bool, err error) {
-	found, err = removeLeftNFTables(network, id)
-	chain := masqueradeChain(network, id)
-	for _, f := range []struct {
-		program, tables string
-		family          nftables.TableFamily
-	}{
-		{"iptables", "/proc/net/ip_tables_names", nftables.TableFamilyIPv4},
-		{"ip6tables", "/proc/net/ip6_tables_names", nftables.TableFamilyIPv6},
-	} {
-		if hasChain(f.family, chain) || hasNAT(f.tables) {
-			one, failed := removeMasqueradeChain(ctx, lock, f.program, chain)
-			found, err = found || one, errors.Join(err, failed)
-		}
-	}
-	if err != nil {
-		return found, fmt.Errorf("remove packet filter rules of pod %s: %w", id, err)
-	}
-	if found {
-		s.log.Info("packet filter rules left by plugins removed", "pod", id, "network", network)
-	}
-	return found, nil
-}
 
 // hasChain looks where an iptables that works on nftables has its chains.
 func hasChain(family nftables.TableFamily, name string) bool {
@@ -62,14 +29,6 @@ func hasChain(family nftables.TableFamily, name string) bool {
 func hasNAT(tables string) bool {
 	names, err := os.ReadFile(tables)
 	return err == nil && slices.Contains(strings.Fields(string(names)), "nat")
-}
-
-// masqueradeChain is the name that the plugins give a pod's chain: 28 characters (pkg/utils of containernetworking/plugins).
-func masqueradeChain(network, id string) string { return "CNI-" + hash(network + id)[:24] }
-
-func hash(text string) string {
-	sum := sha512.Sum512([]byte(text))
-	return hex.EncodeToString(sum[:])
 }
 
 // removeMasqueradeChain removes the chain and the jumps to it in one transaction, with the program that the plugins use:
@@ -121,7 +80,7 @@ func filter(ctx context.Context, lock *program.Lock, stdin, tool string, args ..
 	case 0:
 		return string(out.Stdout), nil
 	case 1, 3:
-		return "", fmt.Errorf("%s: %w: %s", tool, errNoSuchRule, tail(strings.TrimSpace(string(out.Stderr)), 1024))
+		return "", fmt.Errorf("%s: %w: %s", tool, errNoSuchRule, out.Said())
 	}
-	return "", fmt.Errorf("%s: exit code %d: %s", tool, out.Code, tail(strings.TrimSpace(string(out.Stderr)), 1024))
+	return "", fmt.Errorf("%s: exit code %d: %s", tool, out.Code, out.Said())
 }
