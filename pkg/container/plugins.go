@@ -141,10 +141,6 @@ func PluginHost(host oci.Host, lookup oci.Lookup) nri.Host {
 		Resources: func(spec *specs.Spec, r *cri.LinuxContainerResources) error {
 			return limits.Update(spec, r, host.Facts)
 		},
-		CDI: lookup.CDI,
-		Propagation: func(path string) (shared, slave bool, err error) {
-			p, err := lookup.Propagation(path)
-			return p.Shared, p.Slave, err
-		},
+		CDI: lookup.CDI, Propagation: lookup.Propagation,
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/nri/pkg/api"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-shim/cri-shim/pkg/mount"
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
@@ -248,6 +249,6 @@ func (a *adjustment) cdi() error {
 	if err := a.s.o.Host.CDI(a.spec, names); err != nil {
 		return err
 	}
-	sortMounts(a.spec.Mounts)
+	mount.Sort(a.spec.Mounts)
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/mount"
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 	"github.com/cri-shim/cri-shim/pkg/sys"
@@ -73,7 +74,9 @@ func testHost() nri.Host {
 			}
 			return nil
 		},
-		Propagation: func(path string) (shared, slave bool, err error) { return path == "/shared", false, nil },
+		Propagation: func(path string) (mount.Propagation, error) {
+			return mount.Propagation{Mount: path, Shared: path == "/shared"}, nil
+		},
 	}
 }
 

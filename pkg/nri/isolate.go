@@ -7,11 +7,12 @@ import (
 	"maps"
 	"path"
 	"slices"
-	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/nri/pkg/api"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/cri-shim/cri-shim/pkg/mount"
 )
 
 // devices makes nodes and opens the device cgroup for them.
@@ -152,13 +153,13 @@ func (a *adjustment) mounts() error {
 		if _, remove := m.IsMarkedForRemoval(); remove {
 			continue
 		}
-		mount, err := a.mount(m)
+		made, err := a.mount(m)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.GetDestination(), err)
 		}
-		a.spec.Mounts = append(a.spec.Mounts, mount)
+		a.spec.Mounts = append(a.spec.Mounts, made)
 	}
-	sortMounts(a.spec.Mounts)
+	mount.Sort(a.spec.Mounts)
 	return nil
 }
 
@@ -173,42 +174,9 @@ func (a *adjustment) mount(m *api.Mount) (specs.Mount, error) {
 			continue // NRI's own word, which no kernel knows
 		}
 		out.Options = append(out.Options, option)
-		if err := a.propagate(m.GetSource(), option); err != nil {
-			return out, err
+		if err := mount.Propagate(a.spec.Linux, a.s.o.Host.Propagation, m.GetSource(), option); err != nil {
+			return out, fmt.Errorf("%s: %w", option, err)
 		}
 	}
 	return out, nil
-}
-
-// propagate checks that the source propagates as an option says, and lets the root propagate as much as its mounts do.
-func (a *adjustment) propagate(source, option string) error {
-	root := option
-	switch option {
-	case "shared", "rshared":
-		root = "rshared"
-	case "slave", "rslave":
-		root = "rslave"
-	default:
-		return nil
-	}
-	if a.s.o.Host.Propagation != nil {
-		shared, slave, err := a.s.o.Host.Propagation(source)
-		if err != nil {
-			return fmt.Errorf("%s: %w", option, err)
-		}
-		if !shared && (root == "rshared" || !slave) {
-			return fmt.Errorf("%s: the mount that holds %s is not shared: %w", option, source, errdefs.ErrFailedPrecondition)
-		}
-	}
-	if a.spec.Linux.RootfsPropagation != "rshared" {
-		a.spec.Linux.RootfsPropagation = root
-	}
-	return nil
-}
-
-// sortMounts puts parents before children, and otherwise keeps the order.
-func sortMounts(mounts []specs.Mount) {
-	slices.SortStableFunc(mounts, func(a, b specs.Mount) int {
-		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
-	})
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/mount"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -59,8 +60,8 @@ type Host struct {
 	Resources func(spec *specs.Spec, r *cri.LinuxContainerResources) error
 	// CDI injects the named CDI devices into spec; nil refuses them.
 	CDI func(spec *specs.Spec, names []string) error
-	// Propagation tells whether the mount that holds path is shared, or a slave; nil does not check.
-	Propagation func(path string) (shared, slave bool, err error)
+	// Propagation tells how the mount that holds a path propagates; nil does not check.
+	Propagation mount.Lookup
 }
 
 // Service relays lives to plugins. Its methods may be called concurrently, for one object only one at a time.

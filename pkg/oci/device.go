@@ -12,6 +12,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
+	"github.com/cri-shim/cri-shim/pkg/mount"
 	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
@@ -134,7 +135,7 @@ func (c *container) cdi() error {
 	if err := c.in.Lookup.CDI(c.spec, wanted); err != nil {
 		return refusal.Invalid("CDI_devices", "%v", err)
 	}
-	sortMounts(c.spec.Mounts)
+	mount.Sort(c.spec.Mounts)
 	return nil
 }
 
@@ -159,7 +160,7 @@ func (c *container) bindNodes() error {
 		})
 	}
 	c.spec.Linux.Devices = same
-	sortMounts(c.spec.Mounts)
+	mount.Sort(c.spec.Mounts)
 	return nil
 }
 

@@ -5,6 +5,7 @@ package oci
 import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/cri-shim/cri-shim/pkg/mount"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -30,14 +31,7 @@ type Lookup struct {
 	// is false for a container about which nothing is said: that gets "" where the profile never was.
 	AppArmorDefault func(asked bool) (profile string, err error)
 	// Propagation reports how the mount that holds path propagates. nil: not checked.
-	Propagation func(path string) (Propagation, error)
-}
-
-// Propagation is how mount events leave and reach a mount.
-type Propagation struct {
-	Mount  string // mount point that holds the path
-	Shared bool   // events go out, and come in
-	Slave  bool   // events come in
+	Propagation mount.Lookup
 }
 
 // Namespaces are the paths of a pod's namespaces. An empty path of a namespace that the pod does have is an error for a

@@ -13,6 +13,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/mount"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/oci/identity"
@@ -74,14 +75,14 @@ func testLookup() oci.Lookup {
 		},
 		AppArmorLoaded:  func(profile string) (bool, error) { return profile == "loaded", nil },
 		AppArmorDefault: func(bool) (string, error) { return confine.DefaultAppArmor, nil },
-		Propagation: func(path string) (oci.Propagation, error) {
+		Propagation: func(path string) (mount.Propagation, error) {
 			switch path {
 			case "/shared":
-				return oci.Propagation{Mount: "/shared", Shared: true}, nil
+				return mount.Propagation{Mount: "/shared", Shared: true}, nil
 			case "/slave":
-				return oci.Propagation{Mount: "/slave", Slave: true}, nil
+				return mount.Propagation{Mount: "/slave", Slave: true}, nil
 			}
-			return oci.Propagation{Mount: "/"}, nil
+			return mount.Propagation{Mount: "/"}, nil
 		},
 	}
 }

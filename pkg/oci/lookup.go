@@ -7,13 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"tags.cncf.io/container-device-interface/pkg/cdi"
 
+	"github.com/cri-shim/cri-shim/pkg/mount"
 	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/oci/identity"
 	"github.com/cri-shim/cri-shim/pkg/sys"
@@ -31,7 +30,7 @@ func Live(ctx context.Context, cdiDirs ...string) Lookup {
 		ReadFile:       readProfile,
 		Devices:        sys.Devices,
 		AppArmorLoaded: sys.AppArmorLoaded, AppArmorDefault: keep,
-		Propagation: propagationOf,
+		Propagation: mount.PropagationOf,
 		CDI:         func(spec *specs.Spec, names []string) error { return injectCDI(spec, names, cdiDirs) },
 	}
 }
@@ -47,30 +46,6 @@ func readProfile(path string) ([]byte, error) {
 		err = fmt.Errorf("read %s: larger than %d bytes", path, seccompMax)
 	}
 	return raw, err
-}
-
-// propagationOf finds the mount that holds path, the nearest above it with the last one on top.
-func propagationOf(path string) (Propagation, error) {
-	real, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return Propagation{}, fmt.Errorf("resolve %s: %w", path, err)
-	}
-	above, err := mountinfo.GetMounts(mountinfo.ParentsFilter(real))
-	if err != nil {
-		return Propagation{}, fmt.Errorf("read mounts above %s: %w", real, err)
-	}
-	var p Propagation
-	for _, m := range above {
-		if len(m.Mountpoint) < len(p.Mount) {
-			continue
-		}
-		p = Propagation{Mount: m.Mountpoint}
-		for field := range strings.FieldsSeq(m.Optional) {
-			p.Shared = p.Shared || strings.HasPrefix(field, "shared:")
-			p.Slave = p.Slave || strings.HasPrefix(field, "master:")
-		}
-	}
-	return p, nil
 }
 
 func injectCDI(spec *specs.Spec, names, dirs []string) error {

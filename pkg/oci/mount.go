@@ -3,6 +3,7 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"path"
@@ -13,6 +14,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/mount"
 	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
@@ -28,7 +30,7 @@ func (c *container) mounts() error {
 	own := slices.Concat(c.systemMounts(), c.podMounts(), c.imageMounts())
 	own = slices.DeleteFunc(own, func(m specs.Mount) bool { return replaced(m.Destination, asked) })
 	c.spec.Mounts = slices.Concat(own, asked)
-	sortMounts(c.spec.Mounts)
+	mount.Sort(c.spec.Mounts)
 	c.protectSys(own)
 	return nil
 }
@@ -47,13 +49,6 @@ func (c *container) protectSys(own []specs.Mount) {
 func replaced(destination string, asked []specs.Mount) bool {
 	return slices.ContainsFunc(asked, func(m specs.Mount) bool {
 		return m.Destination == destination || m.Destination == "/dev" && strings.HasPrefix(destination, "/dev/")
-	})
-}
-
-// sortMounts puts parents before children, and otherwise keeps the order.
-func sortMounts(mounts []specs.Mount) {
-	slices.SortStableFunc(mounts, func(a, b specs.Mount) int {
-		return strings.Count(a.Destination, "/") - strings.Count(b.Destination, "/")
 	})
 }
 
@@ -173,7 +168,7 @@ func (c *container) configMounts() ([]specs.Mount, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := c.propagate(field, source, m.GetPropagation()); err != nil {
+		if err := c.propagate(field, source, propagationOption(m)); err != nil {
 			return nil, err
 		}
 		out = append(out, specs.Mount{
@@ -185,37 +180,29 @@ func (c *container) configMounts() ([]specs.Mount, error) {
 }
 
 // propagate checks that the source propagates as asked, and lets the root propagate as much as its mounts do.
-func (c *container) propagate(field, source string, want cri.MountPropagation) error {
-	if want == cri.MountPropagation_PROPAGATION_PRIVATE {
-		return nil
-	}
-	if c.in.Lookup.Propagation != nil {
-		p, err := c.in.Lookup.Propagation(source)
-		if err != nil {
-			return refusal.Invalid(field+".propagation", "%v", err)
-		}
-		if !p.Shared && (want == cri.MountPropagation_PROPAGATION_BIDIRECTIONAL || !p.Slave) {
-			return refusal.Unmet(field+".propagation", "%s is on mount %s, which is not shared", source, p.Mount)
-		}
-	}
-	if want == cri.MountPropagation_PROPAGATION_BIDIRECTIONAL {
-		c.spec.Linux.RootfsPropagation = "rshared"
-	} else if c.spec.Linux.RootfsPropagation == "" {
-		c.spec.Linux.RootfsPropagation = "rslave"
+func (c *container) propagate(field, source, option string) error {
+	err := mount.Propagate(c.spec.Linux, c.in.Lookup.Propagation, source, option)
+	switch _, unshared := errors.AsType[*mount.NotSharedError](err); {
+	case unshared:
+		return refusal.Unmet(field+".propagation", "%v", err)
+	case err != nil:
+		return refusal.Invalid(field+".propagation", "%v", err)
 	}
 	return nil
 }
 
-func mountOptions(field string, m *cri.Mount) ([]string, error) {
-	options := []string{"rbind"}
+func propagationOption(m *cri.Mount) string {
 	switch m.GetPropagation() {
 	case cri.MountPropagation_PROPAGATION_HOST_TO_CONTAINER:
-		options = append(options, "rslave")
+		return "rslave"
 	case cri.MountPropagation_PROPAGATION_BIDIRECTIONAL:
-		options = append(options, "rshared")
-	default:
-		options = append(options, "rprivate")
+		return "rshared"
 	}
+	return "rprivate"
+}
+
+func mountOptions(field string, m *cri.Mount) ([]string, error) {
+	options := []string{"rbind", propagationOption(m)}
 	switch {
 	case m.GetRecursiveReadOnly():
 		options = append(options, "rro")

@@ -19,7 +19,7 @@ var layers = map[string]int{
 	"pkg/container": 3,
 	"pkg/runc":      2, "pkg/rootfs": 2, "pkg/stats": 2,
 	"pkg/state": 1, "pkg/oci": 1, "pkg/monitor": 1, "pkg/network": 1, "pkg/nri": 1, "pkg/image": 1,
-	"pkg/sys": 0, "pkg/keyed": 0, "cmd/pause": 0,
+	"pkg/sys": 0, "pkg/keyed": 0, "pkg/mount": 0, "cmd/pause": 0,
 }
 
 // families are the packages in one folder, with what each imports of its family. They share its layer and
