@@ -13,13 +13,14 @@ const module = "github.com/cri-shim/cri-shim/"
 
 // layers is the order of the house: a package imports only packages of lower layers, never its neighbours.
 var layers = map[string]int{
-	"pkg/server":    6,
-	"pkg/stream":    5,
-	"pkg/sandbox":   4,
-	"pkg/container": 3,
-	"pkg/runc":      2, "pkg/rootfs": 2, "pkg/stats": 2,
-	"pkg/state": 1, "pkg/oci": 1, "pkg/monitor": 1, "pkg/network": 1, "pkg/nri": 1, "pkg/image": 1,
-	"pkg/sys": 0, "pkg/keyed": 0, "pkg/mount": 0, "cmd/pause": 0,
+	"pkg/server":    7,
+	"pkg/stream":    6,
+	"pkg/sandbox":   5,
+	"pkg/container": 4,
+	"pkg/runc":      3, "pkg/rootfs": 3, "pkg/stats": 3,
+	"pkg/state": 2, "pkg/oci": 2, "pkg/monitor": 2, "pkg/network": 2, "pkg/nri": 2, "pkg/image": 2,
+	"pkg/sys":   1,
+	"pkg/keyed": 0, "pkg/mount": 0, "cmd/pause": 0,
 }
 
 // families are the packages in one folder, with what each imports of its family. They share its layer and

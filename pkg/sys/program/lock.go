@@ -9,12 +9,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-shim/cri-shim/pkg/keyed"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
@@ -25,20 +25,13 @@ import (
 // A program has the lock's file as its standard input, because that is the one descriptor that every program has, keeps
 // to its end, and does not give to what it leaves running: shells and daemons give /dev/null to those.
 type Locks struct {
-	dir  string
-	mu   sync.Mutex // guards held
-	held map[string]*turn
-}
-
-// turn is whose turn it is within this process.
-type turn struct {
-	token chan struct{} // holds one while nobody has the lock
-	users int           // who has it and who waits
+	dir   string
+	turns keyed.Lock // whose turn it is within this process
 }
 
 // NewLocks makes the locks of dir, which is made when it is needed. It should be on a tmpfs: after a restart of the
 // machine no program of before is left.
-func NewLocks(dir string) *Locks { return &Locks{dir: dir, held: map[string]*turn{}} }
+func NewLocks(dir string) *Locks { return &Locks{dir: dir} }
 
 // Lock is the right to run programs on one object.
 type Lock struct {
@@ -53,50 +46,15 @@ type Lock struct {
 // running for limit, after which it is killed with its process group. Errors: the context's cause; the program can't be
 // killed.
 func (l *Locks) Take(ctx context.Context, name string, limit time.Duration) (*Lock, error) {
-	if err := l.enter(ctx, name); err != nil {
+	if err := l.turns.Lock(ctx, name); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
 	r := &Lock{locks: l, name: name, path: filepath.Join(l.dir, name)}
 	if err := r.take(ctx, limit); err != nil {
-		l.leave(name)
+		l.turns.Unlock(name)
 		return nil, fmt.Errorf("lock %s: %w", name, err)
 	}
 	return r, nil
-}
-
-func (l *Locks) enter(ctx context.Context, name string) error {
-	l.mu.Lock()
-	t := l.held[name]
-	if t == nil {
-		t = &turn{token: make(chan struct{}, 1)}
-		t.token <- struct{}{}
-		l.held[name] = t
-	}
-	t.users++
-	l.mu.Unlock()
-	select {
-	case <-t.token:
-		return nil
-	case <-ctx.Done():
-		l.forget(name, t)
-		return context.Cause(ctx)
-	}
-}
-
-func (l *Locks) leave(name string) {
-	l.mu.Lock()
-	t := l.held[name]
-	l.mu.Unlock()
-	t.token <- struct{}{}
-	l.forget(name, t)
-}
-
-func (l *Locks) forget(name string, t *turn) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if t.users--; t.users == 0 {
-		delete(l.held, name)
-	}
 }
 
 // take gets hold of the file that has the lock's name. The one that was waited for may have been removed meanwhile.
@@ -200,5 +158,5 @@ func (r *Lock) Release() {
 		_ = unix.Flock(int(r.file.Fd()), unix.LOCK_UN) // for every process that has the descriptor
 	}
 	r.file.Close()
-	r.locks.leave(r.name)
+	r.locks.turns.Unlock(r.name)
 }
