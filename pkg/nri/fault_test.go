@@ -205,6 +205,7 @@ func TestLatePluginMissesNothing(t *testing.T) {
 		defer mu.Unlock()
 		ids = append(ids, id)
 	}
+	create("before")
 	release := make(chan struct{})
 	late := &plugin{index: "20", onSync: func() []*api.ContainerUpdate { <-release; return nil }}
 	var wg sync.WaitGroup
