@@ -64,7 +64,7 @@ func (c *Client) Attach(ctx context.Context, id string, o AttachOptions) (*Attac
 		case wire.Stdin:
 			a.stdin = &attachedInput{a: a, file: file}
 			a.Stdin = a.stdin
-			c.holdStdin(a, true)
+			c.trackStdin(a, true)
 		case wire.Stdout:
 			a.Stdout = &attachedOutput{a: a, file: file}
 		case wire.Stderr:
@@ -87,7 +87,7 @@ func (a *Attachment) Close() error {
 			}
 		}
 		if a.stdin != nil {
-			a.c.holdStdin(a, false)
+			a.c.trackStdin(a, false)
 			a.stdin.file.Close()
 		}
 		a.tell(wire.OpDetach)
@@ -128,11 +128,11 @@ func (a *Attachment) finish(p *wire.Packet) {
 	})
 }
 
-// holdStdin lists or unlists an attachment that dropStdin has to close.
-func (c *Client) holdStdin(a *Attachment, on bool) {
+// trackStdin lists or unlists an attachment that dropStdin has to close.
+func (c *Client) trackStdin(a *Attachment, on bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k := c.kept[a.id]
+	k := c.copies[a.id]
 	if k == nil {
 		return // it has ended meanwhile
 	}
@@ -162,7 +162,7 @@ func (i *attachedInput) Write(b []byte) (int, error) {
 
 func (i *attachedInput) Close() error {
 	i.once.Do(func() {
-		i.a.c.holdStdin(i.a, false)
+		i.a.c.trackStdin(i.a, false)
 		i.file.Close()
 		i.a.tell(wire.OpDetachStdin)
 	})

@@ -45,7 +45,7 @@ type Client struct {
 	// changed is closed, and made anew, whenever link changes.
 	changed chan struct{}
 	shut    bool // by Shutdown: no successor is wanted
-	kept    map[string]*kept
+	copies  map[string]*copies
 
 	instance string // of the last monitor
 	offered  string // the instance that was last compared with Binary
@@ -54,7 +54,7 @@ type Client struct {
 // NewClient returns a client that is not connected: Run does that.
 func NewClient(o ClientOptions) *Client {
 	return &Client{
-		o: o, exits: newExitList(), kept: map[string]*kept{}, changed: make(chan struct{}),
+		o: o, exits: newExitList(), copies: map[string]*copies{}, changed: make(chan struct{}),
 		why: wire.Unavailable(errors.New("monitor: not connected yet")),
 	}
 }

@@ -101,7 +101,7 @@ func (l *link) readAll() error {
 		}
 		if p.Op == wire.OpLaunch && p.Err == nil && len(p.Running) == 1 && len(p.FDs) == len(fds) {
 			// Here, not in the caller: the exit may be the next packet.
-			l.c.keep(p.Running[0].ID, p.FDs, fds)
+			l.c.hold(p.Running[0].ID, p.FDs, fds)
 			fds = nil
 		}
 		l.mu.Lock()

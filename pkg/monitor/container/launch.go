@@ -151,5 +151,5 @@ func (c *Container) EndLaunch(ctx context.Context) {
 func (c *Container) store() {
 	kinds, fds := c.Descriptors()
 	defer wire.CloseFDs(fds)
-	c.set.Store.Keep(c.rec.ID, kinds, fds)
+	c.set.Store.Put(c.rec.ID, kinds, fds)
 }

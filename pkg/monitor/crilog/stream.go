@@ -27,7 +27,7 @@ const (
 )
 
 // Stream is what a container writes to one descriptor. At most one goroutine
-// drains it: the poller's registration is one-shot, and mu settles the rest.
+// drains it: the poller's registration is one-shot, and mu does the rest.
 type Stream struct {
 	out    *Output
 	name   string // "stdout" or "stderr"

@@ -86,10 +86,10 @@ func split(name string) (id string, kind wire.FDKind) {
 	return name[:at], wire.FDKind(strings.TrimPrefix(name[at:], "."))
 }
 
-// Keep puts a container's descriptors into the store; what is there already the
+// Put puts a container's descriptors into the store; what is there already the
 // manager ignores. One that is not taken is a third copy less. They stay the
 // caller's.
-func (s *Store) Keep(id string, kinds []wire.FDKind, fds []int) {
+func (s *Store) Put(id string, kinds []wire.FDKind, fds []int) {
 	if s.addr == nil {
 		return
 	}

@@ -33,15 +33,15 @@ type handler func(*conn, context.Context, *wire.Packet, []int)
 // requests is the table of all requests.
 func requests() map[wire.Op]request {
 	stdio := []wire.FDKind{wire.Stdin, wire.Stdout, wire.Stderr}
-	kept := []wire.FDKind{wire.Pidfd, wire.Stdin, wire.Stdout, wire.Stderr, wire.TTY}
+	held := []wire.FDKind{wire.Pidfd, wire.Stdin, wire.Stdout, wire.Stderr, wire.TTY}
 	return map[wire.Op]request{
 		wire.OpHello:       {serve: short((*conn).greet), first: true},
 		wire.OpSubscribe:   {serve: short((*conn).subscribe)},
 		wire.OpLaunch:      {serve: (*conn).launch, later: always},
 		wire.OpExec:        {serve: (*conn).exec, later: always, takes: stdio},
 		wire.OpCancel:      {serve: done(func(c *conn, p *wire.Packet) error { c.cancelRequest(p.Seq); return nil })},
-		wire.OpList:        {serve: (*conn).list, later: func(_ *conn, p *wire.Packet) bool { return p.Settled }},
-		wire.OpAdopt:       {serve: (*conn).adopt, takes: kept},
+		wire.OpList:        {serve: (*conn).list, later: func(_ *conn, p *wire.Packet) bool { return p.AfterLaunches }},
+		wire.OpAdopt:       {serve: (*conn).adopt, takes: held},
 		wire.OpAck:         {serve: done(func(c *conn, p *wire.Packet) error { c.m.exits.Ack(p.Seq); return nil })},
 		wire.OpAttach:      {serve: short((*conn).attach)},
 		wire.OpDetach:      {serve: done(func(c *conn, p *wire.Packet) error { c.detach(p.Session, p.Unused); return nil })},
@@ -174,7 +174,7 @@ func (c *conn) cancelRequest(number uint64) {
 // list answers with one page of containers, by id, and with their descriptors if
 // the client asks for them; if it asks for that, once launches are over.
 func (c *conn) list(ctx context.Context, p *wire.Packet, _ []int) {
-	if p.Settled {
+	if p.AfterLaunches {
 		c.m.running.AwaitLaunches(ctx, p.ID)
 	}
 	all := c.m.running.All()

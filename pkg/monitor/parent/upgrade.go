@@ -157,7 +157,7 @@ func (c *conn) flush() bool {
 func (m *Monitor) execute(asker *conn, req uint64) (err error) {
 	h, fds, dups := m.handOver(asker, req)
 	defer wire.CloseFDs(dups)
-	memfd, err := unix.MemfdCreate("monitor-will", 0)
+	memfd, err := unix.MemfdCreate("monitor-handover", 0)
 	if err != nil {
 		return err
 	}

@@ -50,28 +50,28 @@ const (
 // Packet is every message in both directions. Req is chosen by the client and
 // comes back in the answer; events have none.
 type Packet struct {
-	Op      Op           `json:"op"`
-	Req     uint64       `json:"req,omitempty"`
-	Err     *Error       `json:"err,omitempty"`
-	ID      string       `json:"id,omitempty"`
-	Session uint64       `json:"session,omitempty"`
-	FDs     []FDKind     `json:"fds,omitempty"` // what each descriptor of this packet is
-	Hello   *Hello       `json:"hello,omitempty"`
-	Launch  *Launch      `json:"launch,omitempty"`
-	Exec    *ExecRequest `json:"exec,omitempty"`
-	Running []Listed     `json:"running,omitempty"`
-	Next    string       `json:"next,omitempty"`     // list: go on after this id
-	WantFDs bool         `json:"want_fds,omitempty"` // list: with descriptors
-	Settled bool         `json:"settled,omitempty"`  // list: answer when no launch, of ID if there is one, is under way
-	Exit    *Exit        `json:"exit,omitempty"`
-	Seq     uint64       `json:"seq,omitempty"`
-	Attach  *Attach      `json:"attach,omitempty"`
-	Width   uint16       `json:"width,omitempty"`
-	Height  uint16       `json:"height,omitempty"`
-	Signal  int          `json:"signal,omitempty"`
-	Reason  string       `json:"reason,omitempty"`
-	Unused  bool         `json:"unused,omitempty"` // detach: the client had given up before it was attached
-	Status  *int         `json:"status,omitempty"` // adopt: wait status the client learned
+	Op            Op           `json:"op"`
+	Req           uint64       `json:"req,omitempty"`
+	Err           *Error       `json:"err,omitempty"`
+	ID            string       `json:"id,omitempty"`
+	Session       uint64       `json:"session,omitempty"`
+	FDs           []FDKind     `json:"fds,omitempty"` // what each descriptor of this packet is
+	Hello         *Hello       `json:"hello,omitempty"`
+	Launch        *Launch      `json:"launch,omitempty"`
+	Exec          *ExecRequest `json:"exec,omitempty"`
+	Running       []Listed     `json:"running,omitempty"`
+	Next          string       `json:"next,omitempty"`     // list: go on after this id
+	WantFDs       bool         `json:"want_fds,omitempty"` // list: with descriptors
+	AfterLaunches bool         `json:"settled,omitempty"`  // list: answer when no launch, of ID if there is one, is under way
+	Exit          *Exit        `json:"exit,omitempty"`
+	Seq           uint64       `json:"seq,omitempty"`
+	Attach        *Attach      `json:"attach,omitempty"`
+	Width         uint16       `json:"width,omitempty"`
+	Height        uint16       `json:"height,omitempty"`
+	Signal        int          `json:"signal,omitempty"`
+	Reason        string       `json:"reason,omitempty"`
+	Unused        bool         `json:"unused,omitempty"` // detach: the client had given up before it was attached
+	Status        *int         `json:"status,omitempty"` // adopt: wait status the client learned
 }
 
 // Hello opens a connection; the monitor answers with the version to use.

@@ -12,29 +12,29 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
-// kept are the second copies of a container's descriptors: the pipes keep their
+// copies are the second copies of a container's descriptors: the pipes keep their
 // content and the terminal its other end while no monitor lives, and the pidfd
 // knows the exit of a process that ended then.
-type kept struct {
+type copies struct {
 	fds      map[wire.FDKind]int
 	attached map[*Attachment]struct{} // with stdin
 }
 
-func (k *kept) close() {
+func (k *copies) close() {
 	for kind, fd := range k.fds {
 		unix.Close(fd)
 		delete(k.fds, kind)
 	}
 }
 
-// keep takes over a container's descriptors; copies it has already are closed.
-func (c *Client) keep(id string, kinds []wire.FDKind, fds []int) {
+// hold takes over a container's descriptors; copies it has already are closed.
+func (c *Client) hold(id string, kinds []wire.FDKind, fds []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k := c.kept[id]
+	k := c.copies[id]
 	if k == nil {
-		k = &kept{fds: map[wire.FDKind]int{}, attached: map[*Attachment]struct{}{}}
-		c.kept[id] = k
+		k = &copies{fds: map[wire.FDKind]int{}, attached: map[*Attachment]struct{}{}}
+		c.copies[id] = k
 	}
 	for i, kind := range kinds {
 		if _, have := k.fds[kind]; have {
@@ -49,9 +49,9 @@ func (c *Client) keep(id string, kinds []wire.FDKind, fds []int) {
 func (c *Client) drop(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if k := c.kept[id]; k != nil {
+	if k := c.copies[id]; k != nil {
 		k.close()
-		delete(c.kept, id)
+		delete(c.copies, id)
 	}
 }
 
@@ -60,7 +60,7 @@ func (c *Client) drop(id string) {
 func (c *Client) dropStdin(id string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k := c.kept[id]
+	k := c.copies[id]
 	if k == nil {
 		return
 	}
@@ -76,9 +76,9 @@ func (c *Client) dropStdin(id string) {
 func (c *Client) releaseAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id, k := range c.kept {
+	for id, k := range c.copies {
 		k.close()
-		delete(c.kept, id)
+		delete(c.copies, id)
 	}
 }
 
@@ -97,7 +97,7 @@ func (c *Client) adopt(ctx context.Context, l *link) error {
 			if x.Orphan {
 				err = c.handOver(ctx, l, x.ID)
 			}
-			c.keep(x.ID, x.FDs[:n], fds[:n])
+			c.hold(x.ID, x.FDs[:n], fds[:n])
 			fds = fds[n:]
 			if err != nil {
 				wire.CloseFDs(fds)
@@ -111,10 +111,10 @@ func (c *Client) adopt(ctx context.Context, l *link) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for id, k := range c.kept {
+	for id, k := range c.copies {
 		if !listed[id] { // ended: its exit is on record, or nobody will ever know
 			k.close()
-			delete(c.kept, id)
+			delete(c.copies, id)
 		}
 	}
 	return nil
@@ -126,7 +126,7 @@ func (c *Client) handOver(ctx context.Context, l *link, id string) error {
 	var fds []int
 	defer func() { wire.CloseFDs(fds) }()
 	c.mu.Lock()
-	if k := c.kept[id]; k != nil {
+	if k := c.copies[id]; k != nil {
 		for kind, fd := range k.fds {
 			if dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
 				p.FDs, fds = append(p.FDs, kind), append(fds, dup)
