@@ -16,7 +16,7 @@ import (
 // ctx ends first the program is killed; whether a container came of it is then
 // not known, and List or its Exit tell.
 func (c *Client) Launch(ctx context.Context, l Launch) (Launched, error) {
-	r, _, err := c.call(ctx, &wire.Packet{Op: wire.OpLaunch, Launch: &l}, nil) // its descriptors are kept on arrival
+	r, _, err := c.call(ctx, &wire.Packet{Op: wire.OpLaunch, Launch: &l}) // its descriptors are kept on arrival
 	if err != nil {
 		return Launched{}, err
 	}
@@ -31,7 +31,7 @@ func (c *Client) Launch(ctx context.Context, l Launch) (Launched, error) {
 func (c *Client) List(ctx context.Context) ([]Running, error) {
 	var all []Running
 	for next := ""; ; {
-		r, fds, err := c.call(ctx, &wire.Packet{Op: wire.OpList, Next: next}, nil)
+		r, fds, err := c.call(ctx, &wire.Packet{Op: wire.OpList, Next: next})
 		wire.CloseFDs(fds)
 		if err != nil {
 			return nil, err
@@ -48,7 +48,7 @@ func (c *Client) List(ctx context.Context) ([]Running, error) {
 // Knows reports whether the monitor watches the container, or has reported its
 // exit and that is not recorded yet.
 func (c *Client) Knows(ctx context.Context, id string) (bool, error) {
-	r, fds, err := c.call(ctx, &wire.Packet{Op: wire.OpList, ID: id}, nil)
+	r, fds, err := c.call(ctx, &wire.Packet{Op: wire.OpList, ID: id})
 	wire.CloseFDs(fds)
 	if err != nil {
 		return false, err

@@ -113,8 +113,12 @@ func (c *Client) connect(ctx context.Context) error {
 	}
 	l := newLink(c, sock)
 	defer context.AfterFunc(ctx, l.close)()
-	ended := make(chan error, 1)
-	go func() { ended <- l.read() }()
+	var broken error // valid after ended
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		broken = l.read()
+	}()
 	hello, err := c.handshake(ctx, l)
 	if err != nil {
 		l.close()
@@ -122,9 +126,9 @@ func (c *Client) connect(ctx context.Context) error {
 		return err
 	}
 	c.replaceOther(ctx, l, hello)
-	err = <-ended
+	<-ended
 	l.close()
-	return err
+	return broken
 }
 
 // handshake brings a new connection to where it can be used: agree on a version,
@@ -165,19 +169,19 @@ func (c *Client) setLink(l *link, why error) {
 
 // call sends a request on the current connection and waits for the answer,
 // whose descriptors are the caller's.
-func (c *Client) call(ctx context.Context, p *wire.Packet, fds []int) (*wire.Packet, []int, error) {
+func (c *Client) call(ctx context.Context, p *wire.Packet) (*wire.Packet, []int, error) {
 	c.mu.Lock()
 	l, why := c.link, c.why
 	c.mu.Unlock()
 	if l == nil {
 		return nil, nil, why
 	}
-	return l.call(ctx, p, fds)
+	return l.call(ctx, p, nil)
 }
 
 // do is call for requests whose answer is empty.
 func (c *Client) do(ctx context.Context, p *wire.Packet) error {
-	_, fds, err := c.call(ctx, p, nil)
+	_, fds, err := c.call(ctx, p)
 	wire.CloseFDs(fds)
 	return err
 }

@@ -120,6 +120,20 @@ func (c *Client) adopt(ctx context.Context, l *link) error {
 	return nil
 }
 
+// status is the container's wait status, nil when it is not known.
+func (k *copies) status() *int {
+	fd, ok := k.fds[wire.Pidfd]
+	if !ok {
+		return nil
+	}
+	status, known := sys.PidfdStatus(fd)
+	if !known {
+		return nil
+	}
+	n := int(status)
+	return &n
+}
+
 // handOver gives a new monitor what this client kept of one container.
 func (c *Client) handOver(ctx context.Context, l *link, id string) error {
 	p := &wire.Packet{Op: wire.OpAdopt, ID: id}
@@ -132,12 +146,7 @@ func (c *Client) handOver(ctx context.Context, l *link, id string) error {
 				p.FDs, fds = append(p.FDs, kind), append(fds, dup)
 			}
 		}
-		if fd, ok := k.fds[wire.Pidfd]; ok {
-			if status, known := sys.PidfdStatus(fd); known {
-				n := int(status)
-				p.Status = &n
-			}
-		}
+		p.Status = k.status()
 	}
 	c.mu.Unlock()
 	if len(p.FDs) == 0 {

@@ -4,6 +4,7 @@ package crilog
 
 import (
 	"errors"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -109,12 +110,7 @@ func (st *Stream) awaitSink(s *Sink) error {
 }
 
 func (st *Stream) attached(s *Sink) bool {
-	for _, have := range st.sinks {
-		if have == s {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(st.sinks, s)
 }
 
 // endSinks ends the output of everyone attached: the container has ended.

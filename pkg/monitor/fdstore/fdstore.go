@@ -30,7 +30,7 @@ type Store struct {
 
 // stored are the kinds worth a place: a second write end of stdin would keep
 // the container from reading its end.
-var stored = []wire.FDKind{wire.Pidfd, wire.Stdout, wire.Stderr, wire.TTY}
+func stored() []wire.FDKind { return []wire.FDKind{wire.Pidfd, wire.Stdout, wire.Stderr, wire.TTY} }
 
 // firstStored is where sd_listen_fds(3) has them begin.
 const firstStored = 3
@@ -94,7 +94,7 @@ func (s *Store) Put(id string, kinds []wire.FDKind, fds []int) {
 		return
 	}
 	for i, kind := range kinds {
-		if slices.Contains(stored, kind) {
+		if slices.Contains(stored(), kind) {
 			// FDPOLL: a pidfd hangs up when its process has ended, and that is when it is wanted.
 			s.send(id, "FDSTORE=1\nFDPOLL=0\nFDNAME="+nameOf(id, kind), fds[i])
 		}
@@ -106,7 +106,7 @@ func (s *Store) Forget(id string) {
 	if s.addr == nil {
 		return
 	}
-	for _, kind := range stored {
+	for _, kind := range stored() {
 		s.send(id, "FDSTOREREMOVE=1\nFDNAME="+nameOf(id, kind))
 	}
 }

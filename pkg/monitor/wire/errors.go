@@ -76,7 +76,7 @@ func (e *LaunchError) Error() string {
 	return fmt.Sprintf("exit status %d: %s", e.ExitCode, e.Stderr)
 }
 
-// wireError is an error as it travels in a packet.
+// Error is an error as it travels in a packet.
 type Error struct {
 	Class    string `json:"class,omitempty"`
 	Text     string `json:"text"`

@@ -73,6 +73,18 @@ func BuildVersion(t testing.TB, version string) string {
 // StartWith uses the given binary as the monitor; "" is this program.
 func StartWith(t testing.TB, binary string) *Node {
 	t.Helper()
+	return startOn(t, binary, func(*Node) {})
+}
+
+// StartOn has the first monitor find what prepare puts into the node's directory,
+// its own being m in there.
+func StartOn(t testing.TB, prepare func(n *Node)) *Node {
+	t.Helper()
+	return startOn(t, "", prepare)
+}
+
+func startOn(t testing.TB, binary string, prepare func(n *Node)) *Node {
+	t.Helper()
 	dir, err := os.MkdirTemp(Shm(), "cri-monitor-test-")
 	if err != nil {
 		t.Fatal(err)
@@ -86,6 +98,7 @@ func StartWith(t testing.TB, binary string) *Node {
 	})
 	n := &Node{T: t, Dir: dir, Binary: binary, Socket: filepath.Join(dir, "sock"), Exits: make(chan monitor.Exit, 1024)}
 	n.log = slog.New(slog.NewTextHandler(&n.said, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	prepare(n)
 	n.Connect()
 	t.Cleanup(n.end)
 	return n
@@ -103,6 +116,10 @@ func (n *Node) end() {
 	}
 	n.Stop()
 	if n.PID = n.MonitorPID(); n.PID != 0 {
+		if n.T.Failed() {
+			_ = unix.Kill(n.PID, unix.SIGABRT) // its log says then what it was at
+			time.Sleep(200 * time.Millisecond)
+		}
 		n.KillMonitor()
 	}
 }

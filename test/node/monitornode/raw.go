@@ -53,6 +53,7 @@ func (c *RawClient) Ask(packet string, fds ...int) string {
 	return string(b[:k])
 }
 
+// Send sends a packet, whose descriptors stay the caller's.
 func (c *RawClient) Send(packet string, fds ...int) {
 	c.t.Helper()
 	var oob []byte
