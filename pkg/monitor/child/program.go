@@ -41,7 +41,7 @@ func (r *Reaper) Pidfd(p Process) int {
 	if err != nil {
 		return -1
 	}
-	if r.reaped(p.PID, p.Since) {
+	if r.Reaped(p.PID, p.Since) {
 		unix.Close(fd)
 		return -1
 	}

@@ -95,9 +95,9 @@ func (r *Reaper) ended(pid int, status unix.WaitStatus) func(unix.WaitStatus) {
 	return call
 }
 
-// reaped tells whether pid, not awaited yet, was reaped since the given time,
+// Reaped tells whether pid, not awaited yet, was reaped since the given time,
 // at which a launch was under way.
-func (r *Reaper) reaped(pid int, since time.Time) bool {
+func (r *Reaper) Reaped(pid int, since time.Time) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, ok := r.strays[pid]

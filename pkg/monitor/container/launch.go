@@ -112,6 +112,8 @@ func (c *Container) takeOver(started child.Process) error {
 	c.mu.Lock()
 	c.rec.Launched = wire.Launched{Pid: started.PID}
 	c.pidfd = c.set.Reaper.Pidfd(started)
+	// Gone, and not reaped here: the program has waited for it itself.
+	unseen := c.pidfd < 0 && !c.set.Reaper.Reaped(started.PID, started.Since)
 	ours := true
 	if st, err := sys.ReadProcStat(started.PID); err == nil && c.pidfd >= 0 {
 		c.rec.StartTime = st.StartTime
@@ -127,6 +129,10 @@ func (c *Container) takeOver(started child.Process) error {
 		return err
 	}
 	c.store()
+	if unseen {
+		c.end(c.lost())
+		return nil
+	}
 	if ours {
 		c.set.Reaper.Await(started.PID, started.Since, c.exited)
 		return nil

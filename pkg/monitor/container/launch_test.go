@@ -90,6 +90,18 @@ func TestLaunchFailure(t *testing.T) {
 	}
 }
 
+// TestProgramReapsItsChild has a program that waits for what it starts: nobody
+// else can see how that ended, and that it did is told all the same.
+func TestProgramReapsItsChild(t *testing.T) {
+	n := monitornode.Start(t)
+	l := n.Spec("reaped", "true")
+	l.Argv = []string{"/bin/sh", "-c", "sh -c 'exit 9' & echo $! >" + l.PidFile + "; wait"}
+	launched := n.Launch(l)
+	if e := n.Exit(); e.ID != "reaped" || e.Pid != launched.Pid || !e.Unknown || e.Code != 255 {
+		t.Errorf("exit %+v of pid %d", e, launched.Pid)
+	}
+}
+
 func TestListSignalForget(t *testing.T) {
 	n := monitornode.Start(t)
 	l := n.Launch(n.Spec("sleeper", "sleep", "1000"))
