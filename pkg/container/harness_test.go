@@ -1,224 +1,249 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package container
+package container_test
 
 import (
 	"context"
-	"fmt"
-	"log/slog"
+	"errors"
 	"os"
-	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-
+	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
-	"github.com/cri-shim/cri-shim/pkg/monitor/parent"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	"github.com/cri-shim/cri-shim/test/leak"
+	"github.com/cri-shim/cri-shim/test/fakeruntime"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// The test binary is also the monitor: a real one, that a test ends and starts.
-func TestMain(m *testing.M) {
-	_ = os.Setenv("GORACE", "atexit_sleep_ms=0")
-	if dir, ok := os.LookupEnv(monitorDir); ok {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-		defer stop()
-		err := parent.Run(ctx, parent.Options{
-			Dir: filepath.Join(dir, "monitor"), Socket: filepath.Join(dir, "sock"), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
-		})
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
-	}
-	os.Exit(leak.Run(m))
-}
+func TestMain(m *testing.M) { os.Exit(fakeruntime.Main(m)) }
 
-const monitorDir = "CRI_TEST_MONITOR_DIR"
+const patience = fakeruntime.Patience
 
-// runtimeScript stands in for runc, to run programs where nothing can be
-// mounted: run starts the bundle's program, delete does nothing.
-const runtimeScript = `#!/bin/sh
-while [ $# -gt 0 ]; do
-	case $1 in
-	--bundle) bundle=$2; shift ;;
-	--pid-file) pidfile=$2; shift ;;
-	run | delete) verb=$1 ;;
-	esac
-	shift
-done
-[ "$verb" = run ] || exit 0
-"$bundle/program" &
-echo $! >"$pidfile"
-`
-
-// world is a service with a real store and a real monitor.
+// world is the service of one daemon after the other, on a node with a fake runtime.
 type world struct {
-	*Service
-	t       *testing.T
-	dir     string
-	monitor *exec.Cmd
-	end     func() // the daemon's
+	*container.Service
+	t    *testing.T
+	node *fakeruntime.Node
+	d    *fakeruntime.Daemon
 }
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "cri-c-") // a socket's path must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	w := &world{t: t, dir: dir, end: func() {}}
-	w.write("runtime", runtimeScript)
-	w.startMonitor()
+	w := &world{t: t, node: fakeruntime.New(t)}
 	w.connect()
 	return w
 }
 
-func (w *world) write(name, script string) string {
-	w.t.Helper()
-	path := filepath.Join(w.dir, name)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
-		w.t.Fatal(err)
-	}
-	return path
+// newCreator is a world in which containers can be created.
+func newCreator(t *testing.T) *world {
+	t.Helper()
+	fakeruntime.Require(t)
+	return newWorld(t)
 }
 
-// connect makes the service of one daemon, after the end of the one before.
+// connect starts the next daemon, after the end of the one before.
 func (w *world) connect() {
 	w.t.Helper()
-	w.end()
-	ctx, cancel := context.WithCancel(context.Background())
-	log := slog.New(slog.NewTextHandler(w.t.Output(), nil))
-	layout := state.Layout{Root: filepath.Join(w.dir, "root"), State: filepath.Join(w.dir, "state")}
-	store, err := state.Open(layout, "boot", log)
+	w.up()
+	w.recordExits()
+}
+
+// up is a daemon that does not take exits yet.
+func (w *world) up() {
+	w.t.Helper()
+	if w.d != nil {
+		w.d.End()
+	}
+	d := w.node.Up()
+	w.d = d
+	w.Service = container.New(container.Options{
+		Store: d.Store, Ops: d.Ops, Layout: d.Layout, Images: d.Images, Runtime: d.Runtime, Monitor: d.Monitor, Host: d.Host, Log: d.Log,
+	})
+}
+
+func (w *world) recordExits() {
+	s := w.Service
+	w.d.Go(func(ctx context.Context) error {
+		return s.Monitor.RunExits(ctx, monitor.ExitHandler{Record: s.RecordExit, Reconcile: func(context.Context) error { return nil }})
+	})
+}
+
+func (w *world) must(err error) {
+	w.t.Helper()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	client := monitor.NewClient(monitor.ClientOptions{Socket: filepath.Join(w.dir, "sock"), Log: log})
-	runtime, err := runc.New(runc.Options{
-		Handlers: []runc.Handler{{Name: "fake", Path: filepath.Join(w.dir, "runtime"), Root: filepath.Join(w.dir, "runtime-root")}},
-		Default:  "fake", Bundles: layout.Bundles(), Locks: layout.RuntimeLocks(), Monitor: client, Log: log,
+}
+
+// pod records a ready pod, whose pause is this process.
+func (w *world) pod() state.PodID {
+	w.t.Helper()
+	p, _, err := w.Store.BeginPod(state.Pod{
+		ID: state.PodID(state.NewID()), PausePID: os.Getpid(), CreatedAt: time.Now(),
+		Config: &cri.PodSandboxConfig{
+			Metadata: &cri.PodSandboxMetadata{Name: state.NewID()}, LogDirectory: filepath.Join(w.node.Dir, "logs"),
+			Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{
+				NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Ipc: cri.NamespaceMode_NODE},
+			}},
+		},
 	})
-	if err != nil {
-		w.t.Fatal(err)
+	if err == nil {
+		_, err = w.Store.MovePod(p.ID, state.PodUp, func(p *state.Pod) { p.CgroupParent = "/cri-" + string(p.ID) })
 	}
-	s := New(Options{Store: store, Ops: state.NewOps(ctx), Layout: layout, Runtime: runtime, Monitor: client, Log: log})
-	w.Service = s
-	done := make(chan error, 1)
-	go func() { done <- client.Run(ctx) }()
-	exits := make(chan struct{})
-	go func() {
-		defer close(exits)
-		_ = client.RunExits(ctx, monitor.ExitHandler{Record: s.RecordExit, Reconcile: func(context.Context) error { return nil }})
-	}()
-	w.end = sync.OnceFunc(func() {
-		cancel()
-		<-done
-		<-exits
-		s.Ops.Wait(context.Background())
-	})
-	w.t.Cleanup(w.end)
-	w.ready()
+	w.must(err)
+	return p.ID
 }
 
-func (w *world) ready() {
+// request asks for a container whose shell runs script.
+func (w *world) request(pod state.PodID, script string) container.NewContainer {
+	return container.NewContainer{Pod: pod, Config: &cri.ContainerConfig{
+		Metadata: &cri.ContainerMetadata{Name: "app"}, Image: &cri.ImageSpec{Image: fakeruntime.Image},
+		Command: []string{"/bin/sh", "-c", script}, LogPath: "app/0.log",
+		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
+			NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Ipc: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_CONTAINER},
+		}},
+	}}
+}
+
+// sleeper is what ends at its stop signal only.
+const sleeper = "exec sleep 1000"
+
+func (w *world) create(script string) state.ContainerID {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), patience)
-	defer cancel()
-	if err := w.Monitor.AwaitReady(ctx); err != nil {
-		w.t.Fatal(err)
-	}
+	id, err := w.Create(w.t.Context(), w.request(w.pod(), script))
+	w.must(err)
+	return id
 }
 
-func (w *world) startMonitor() {
+func (w *world) start(script string) state.ContainerID {
 	w.t.Helper()
-	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(os.Environ(), monitorDir+"="+w.dir)
-	cmd.Stderr = os.Stderr
-	if err := cmd.Start(); err != nil {
-		w.t.Fatal(err)
-	}
-	w.monitor = cmd
-	w.t.Cleanup(func() { w.endMonitor(cmd) })
+	id := w.create(script)
+	w.must(w.Start(w.t.Context(), id))
+	return id
 }
 
-// endMonitor kills the monitor; what it parents runs on.
-func (w *world) endMonitor(cmd *exec.Cmd) {
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
-}
-
-// loseMonitor ends the monitor, and returns when the client knows.
-func (w *world) loseMonitor() {
+// get is the container's record.
+func (w *world) get(id state.ContainerID) state.Container {
 	w.t.Helper()
-	w.endMonitor(w.monitor)
-	for until := time.Now().Add(patience); w.Monitor.Ready() == nil; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(until) {
-			w.t.Fatal("the client does not see that the monitor has ended")
+	c, err := w.Store.Container(string(id))
+	w.must(err)
+	return c
+}
+
+// ended waits for the container's end.
+func (w *world) ended(id state.ContainerID) state.Container {
+	w.t.Helper()
+	return w.reaches(id, state.Exited)
+}
+
+// reaches waits for a phase. A withdrawn start is no change on the feed.
+func (w *world) reaches(id state.ContainerID, phase state.Phase) state.Container {
+	w.t.Helper()
+	w.node.Eventually("the container is "+string(phase), func() bool { return w.get(id).Phase == phase })
+	return w.get(id)
+}
+
+// left are the traces of a container on the node, besides its log.
+func (w *world) left(id state.ContainerID) []string {
+	w.t.Helper()
+	var found []string
+	for _, path := range []string{
+		w.Layout.ContainerFiles(id), w.Layout.Bundle(string(id)), filepath.Join(w.Layout.RuntimeRoot("fake"), string(id)),
+		filepath.Join(w.Layout.Monitor(), string(id)), filepath.Join(w.Layout.Records(), "containers", string(id)+".json"),
+	} {
+		if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+			found = append(found, path)
 		}
 	}
+	if w.Images != nil {
+		keys, err := w.Images.Keys(w.t.Context())
+		w.must(err)
+		for _, key := range keys {
+			if strings.HasPrefix(key, string(id)) {
+				found = append(found, "snapshot "+key)
+			}
+		}
+	}
+	watched, err := w.Monitor.List(w.t.Context())
+	w.must(err)
+	for _, r := range watched {
+		if r.ID == string(id) {
+			found = append(found, "watched by the monitor")
+		}
+	}
+	return found
 }
 
-// run brings a container of a ready pod to where its program runs. The runtime
-// starts script; no file is mounted.
-func (w *world) run(script string) state.ContainerID {
+// gone holds that nothing is left of a container.
+func (w *world) gone(id state.ContainerID) {
 	w.t.Helper()
-	p, _, err := w.Store.BeginPod(state.Pod{ID: state.PodID(state.NewID()), Config: &cri.PodSandboxConfig{Metadata: &cri.PodSandboxMetadata{Name: state.NewID()}}})
+	if left := w.left(id); len(left) > 0 {
+		w.t.Errorf("left of container %s: %q", id, left)
+	}
+	if c, err := w.Store.Container(string(id)); err == nil {
+		w.t.Errorf("there is a record, and it is %s", c.Phase)
+	}
+}
+
+// launch brings a container to where its program runs, which is a script on the
+// host: nothing is mounted.
+func (w *world) launch(script string) state.ContainerID {
+	w.t.Helper()
+	id := w.record(state.Starting)
+	pid, err := w.program(w.t.Context(), id, script)
 	if err == nil {
-		_, err = w.Store.MovePod(p.ID, state.PodUp, nil)
+		_, err = w.Store.MoveContainer(id, state.Run, func(c *state.Container) { c.PID = pid })
 	}
-	if err != nil {
-		w.t.Fatal(err)
+	w.must(err)
+	return id
+}
+
+// program launches a script as a container's program.
+func (w *world) program(ctx context.Context, id state.ContainerID, script string) (pid int, err error) {
+	w.t.Helper()
+	w.node.Write(strings.TrimPrefix(w.Layout.Bundle(string(id))+"/program", w.node.Dir+"/"), script)
+	err = w.Runtime.WriteBundle(string(id), &specs.Spec{
+		Process: &specs.Process{Args: []string{"/program"}}, Root: &specs.Root{Path: w.Layout.Bundle(string(id))}, Linux: &specs.Linux{},
+	})
+	w.must(err)
+	launched, err := w.Runtime.Launch(ctx, runc.Launch{ID: string(id)})
+	if err == nil {
+		w.t.Cleanup(func() { _ = syscall.Kill(launched.Pid, syscall.SIGKILL) })
 	}
+	return launched.Pid, err
+}
+
+// record makes a record in one of the phases.
+func (w *world) record(phase state.Phase) state.ContainerID {
+	w.t.Helper()
 	c, _, err := w.Store.BeginContainer(state.Container{
-		ID: state.ContainerID(state.NewID()), Pod: p.ID, StopSignal: int32(cri.Signal_SIGNAL_SIGTERM),
+		ID: state.ContainerID(state.NewID()), Pod: w.pod(), StopSignal: int32(cri.Signal_SIGNAL_SIGTERM), CreatedAt: time.Now(),
 		Config: &cri.ContainerConfig{Metadata: &cri.ContainerMetadata{Name: "app"}},
 	})
-	for _, e := range []state.Event{state.Prepared, state.Launch} {
-		if err == nil {
-			_, err = w.Store.MoveContainer(c.ID, e, nil)
-		}
+	w.must(err)
+	for _, e := range map[state.Phase][]state.Event{
+		state.Created:  {state.Prepared},
+		state.Starting: {state.Prepared, state.Launch},
+		state.Running:  {state.Prepared, state.Launch, state.Run},
+		state.Exited:   {state.Prepared, state.Launch, state.Run, state.Exit},
+		state.Removing: {state.Prepared, state.Remove},
+	}[phase] {
+		_, err = w.Store.MoveContainer(c.ID, e, nil)
+		w.must(err)
 	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	bundle := w.Layout.Bundle(string(c.ID))
-	w.write(strings.TrimPrefix(bundle+"/program", w.dir+"/"), script)
-	launched, err := w.Runtime.Launch(w.t.Context(), runc.Launch{ID: string(c.ID)})
-	if err == nil {
-		_, err = w.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = launched.Pid })
-	}
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() { _ = syscall.Kill(launched.Pid, syscall.SIGKILL) })
 	return c.ID
 }
-
-// patience is how long what must happen may take.
-const patience = 20 * time.Second
 
 // await waits until a file has n lines.
 func (w *world) await(path string, n int) {
 	w.t.Helper()
-	for until := time.Now().Add(patience); lines(path) < n; time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(until) {
-			w.t.Fatalf("%s has %d lines, want %d", path, lines(path), n)
-		}
-	}
+	w.node.Eventually(path+" is written", func() bool { return lines(path) >= n })
 }
 
 func lines(path string) int {

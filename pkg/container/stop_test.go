@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package container
+package container_test
 
 import (
 	"context"
@@ -17,8 +17,8 @@ import (
 // counter writes a line for each stop signal and goes on; orderly ends with 0
 // at the first.
 func (w *world) counter(end string) (script, ready, told string) {
-	ready, told = filepath.Join(w.dir, "ready"), filepath.Join(w.dir, "told")
-	fifo := filepath.Join(w.dir, "fifo")
+	ready, told = filepath.Join(w.node.Dir, "ready"), filepath.Join(w.node.Dir, "told")
+	fifo := filepath.Join(w.node.Dir, "fifo")
 	return "#!/bin/sh\nmkfifo " + fifo + "\nexec 3<>" + fifo + "\ntrap 'echo TERM >>" + told + "; " + end + "' TERM\n" +
 		"echo >" + ready + "\nwhile :; do read x <&3; done\n", ready, told
 }
@@ -28,16 +28,16 @@ func (w *world) counter(end string) (script, ready, told string) {
 func TestStopSignalThatFailedIsSentAgain(t *testing.T) {
 	w := newWorld(t)
 	script, ready, told := w.counter("exit 0")
-	id := w.run(script)
+	id := w.launch(script)
 	w.await(ready, 1)
-	w.loseMonitor()
+	w.d.LoseMonitor()
 	for range 2 {
 		if err := w.Stop(t.Context(), id, time.Minute); !errdefs.IsUnavailable(err) {
 			t.Fatalf("stop without a monitor: %v, want unavailable", err)
 		}
 	}
-	w.startMonitor()
-	w.ready()
+	w.node.StartMonitor()
+	w.d.AwaitMonitor()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := w.Stop(ctx, id, time.Minute); err != nil {
@@ -53,7 +53,7 @@ func TestStopSignalThatFailedIsSentAgain(t *testing.T) {
 func TestStopSignalIsSentOnce(t *testing.T) {
 	w := newWorld(t)
 	script, ready, told := w.counter(":")
-	id := w.run(script)
+	id := w.launch(script)
 	w.await(ready, 1)
 	stops := func() {
 		t.Helper()
@@ -87,14 +87,19 @@ func TestStopSignalIsSentOnce(t *testing.T) {
 
 // Nothing that repeats an attempt outlives the daemon's end.
 func TestUndoneStartEndsWithTheDaemon(t *testing.T) {
-	w := newWorld(t)
-	w.loseMonitor()
-	ctx, cancel := context.WithCancel(t.Context())
-	w.Ops = state.NewOps(ctx)
-	w.undoStart(state.ContainerID(state.NewID()))
-	cancel()
+	w := newCreator(t)
+	id := w.create(sleeper)
+	w.d.AtSteps(func(_, step string, m state.Moment) error {
+		if step == "run container" && m == "before" {
+			w.d.LoseMonitor()
+		}
+		return nil
+	})
+	if err := w.Start(t.Context(), id); !errdefs.IsUnavailable(err) || w.get(id).Phase != state.Starting {
+		t.Fatalf("start without a monitor: %v, container is %s", err, w.get(id).Phase)
+	}
 	ended := make(chan struct{})
-	go func() { w.Ops.Wait(context.Background()); close(ended) }()
+	go func() { w.d.End(); close(ended) }()
 	select {
 	case <-ended:
 	case <-time.After(patience):
@@ -106,19 +111,19 @@ func TestUndoneStartEndsWithTheDaemon(t *testing.T) {
 // know: a Stop records that, and does not wait for an exit that never comes.
 func TestStopOfALostContainer(t *testing.T) {
 	w := newWorld(t)
-	id := w.run("#!/bin/sh\nexec sleep 1000\n")
-	w.loseMonitor()
-	if err := os.RemoveAll(filepath.Join(w.dir, "monitor", string(id))); err != nil {
+	id := w.launch("#!/bin/sh\nexec sleep 1000\n")
+	w.d.LoseMonitor()
+	if err := os.RemoveAll(filepath.Join(w.Layout.Monitor(), string(id))); err != nil {
 		t.Fatal(err)
 	}
-	w.startMonitor()
-	w.ready()
-	ctx, cancel := context.WithTimeout(t.Context(), killLimit/2)
+	w.node.StartMonitor()
+	w.d.AwaitMonitor()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	if err := w.Stop(ctx, id, 0); err != nil {
 		t.Fatal(err)
 	}
-	if c, err := w.Store.Container(string(id)); err != nil || c.Phase != state.Exited || c.ExitCode != unknownCode || c.Reason != "Unknown" {
+	if c, err := w.Store.Container(string(id)); err != nil || c.Phase != state.Exited || c.ExitCode != 255 || c.Reason != "Unknown" {
 		t.Errorf("%+v, %v", c, err)
 	}
 }
