@@ -63,7 +63,7 @@ func (w *world) up() {
 	d := w.node.Up()
 	w.d = d
 	w.Service = container.New(container.Options{
-		Store: d.Store, Ops: d.Ops, Layout: d.Layout, Images: d.Images, Runtime: d.Runtime, Monitor: d.Monitor, Host: d.Host, Log: d.Log,
+		Store: d.Store, Ops: d.Ops, Layout: d.Layout, Images: d.Images, RootFS: d.RootFS, Runtime: d.Runtime, Monitor: d.Monitor, Host: d.Host, Log: d.Log,
 	})
 }
 
@@ -161,8 +161,8 @@ func (w *world) left(id state.ContainerID) []string {
 			found = append(found, path)
 		}
 	}
-	if w.Images != nil {
-		keys, err := w.Images.Keys(w.t.Context())
+	if w.RootFS != nil {
+		keys, err := w.RootFS.Keys(w.t.Context())
 		w.must(err)
 		for _, key := range keys {
 			if strings.HasPrefix(key, string(id)) {
