@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sandbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/runc"
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/test/fakeruntime"
+	"github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// dying makes the daemon die where an operation passes a place.
+func (w *world) dying(operation, place string) {
+	w.at(operation, place, func() error { w.d.Die(); return errInjected })
+}
+
+// A daemon that dies in a run, wherever, leaves nothing once the next one has
+// recovered, and the same request again works.
+func TestCrashInARun(t *testing.T) {
+	w := newWorld(t)
+	in := w.request()
+	places := w.places("run ", func() {
+		id, err := w.Run(t.Context(), in)
+		w.must(err)
+		w.must(w.Remove(t.Context(), id))
+	})
+	for _, place := range places {
+		t.Run(place, func(t *testing.T) {
+			w.dying("run ", place)
+			if id, err := w.Run(t.Context(), in); err == nil {
+				t.Errorf("a daemon that is dead runs pod %s", id)
+			}
+			w.d.Crash()
+			w.connect()
+			w.recovered()
+			if place == "record pod after" {
+				if pods, _ := w.Store.Count(); pods != 1 {
+					t.Errorf("%d pods", pods)
+				}
+			} else {
+				w.clean()
+			}
+			id, err := w.Run(t.Context(), in)
+			w.must(err)
+			w.must(w.Remove(t.Context(), id))
+			w.clean()
+		})
+	}
+}
+
+// One that dies in a removal has it finished by the next one.
+func TestCrashInARemoval(t *testing.T) {
+	w := newWorld(t)
+	remove := func() (state.PodID, error) {
+		id := w.run()
+		w.start(id)
+		return id, w.Remove(t.Context(), id)
+	}
+	places := w.places("remove pod", func() { _, err := remove(); w.must(err) })
+	for _, place := range places {
+		t.Run(place, func(t *testing.T) {
+			w.dying("remove pod", place)
+			if _, err := remove(); err == nil {
+				t.Error("removed by a daemon that is dead")
+			}
+			w.d.Crash()
+			w.connect()
+			w.recovered()
+			w.clean()
+		})
+	}
+}
+
+// Every cell of the table, with a real monitor in that state.
+func TestRecover(t *testing.T) {
+	fakeruntime.Require(t)
+	const dropped = state.PodPhase("dropped")
+	for phase, row := range map[state.PodPhase][4]state.PodPhase{ // columns: runs, launching, ended, gone
+		state.PodCreating: {dropped, dropped, dropped, dropped},
+		state.PodReady:    {state.PodReady, state.PodReady, state.PodNotReady, state.PodNotReady},
+		state.PodNotReady: {state.PodNotReady, state.PodNotReady, state.PodNotReady, state.PodNotReady},
+		state.PodRemoving: {dropped, dropped, dropped, dropped},
+	} {
+		for i, fate := range []container.Fate{container.Runs, container.Launching, container.Ended, container.Gone} {
+			t.Run(fmt.Sprintf("%s, %s", phase, fate), func(t *testing.T) {
+				t.Parallel()
+				w := &world{t: t, node: fakeruntime.New(t)}
+				w.up()
+				id, c := w.bring(phase, fate)
+				w.must(w.Recover(t.Context()))
+				w.d.Go(w.RunExits)
+				w.recovered()
+				if row[i] == dropped {
+					w.node.Eventually("nothing is left", func() bool { return len(w.left()) == 0 })
+					return
+				}
+				w.node.Eventually("the pod is "+string(row[i]), func() bool { return w.get(id).Phase == row[i] })
+				if row[i] == state.PodNotReady {
+					w.becomes(c, state.Exited)
+				} else if got, err := w.Store.Container(string(c)); err != nil || got.Phase != state.Running {
+					t.Errorf("its container is %s, %v", got.Phase, err)
+				}
+				if p := w.get(id); phase == state.PodReady && fate == container.Gone && (p.Reason != "PauseExited" || p.Message == "") {
+					t.Errorf("%+v", p)
+				}
+			})
+		}
+	}
+}
+
+// bring records a pod in a phase and makes the monitor know of its pause what
+// fate says. The pod is one that was run, and stays so in the kernel.
+func (w *world) bring(phase state.PodPhase, fate container.Fate) (state.PodID, state.ContainerID) {
+	w.t.Helper()
+	p, _, err := w.Store.BeginPod(state.Pod{
+		ID: state.PodID(state.NewID()), Config: w.hostRequest().Config, PausePID: os.Getpid(), CreatedAt: time.Now(),
+	})
+	w.must(err)
+	if phase == state.PodCreating {
+		w.pause(p.ID, fate)
+		return p.ID, ""
+	}
+	_, err = w.Store.MovePod(p.ID, state.PodUp, func(p *state.Pod) { p.CgroupParent = "/cri-" + string(p.ID) })
+	w.must(err)
+	w.must(errors.Join(os.MkdirAll(w.Layout.PodFiles(p.ID), 0o700)))
+	c := w.start(p.ID)
+	for _, e := range map[state.PodPhase][]state.PodEvent{state.PodNotReady: {state.PodDown}, state.PodRemoving: {state.PodRemove}}[phase] {
+		_, err = w.Store.MovePod(p.ID, e, nil)
+		w.must(err)
+	}
+	w.pause(p.ID, fate)
+	return p.ID, c
+}
+
+// pause launches a program in place of a pod's pause.
+func (w *world) pause(id state.PodID, fate container.Fate) {
+	w.t.Helper()
+	if fate == container.Gone {
+		return
+	}
+	script := "#!/bin/sh\nexec sleep 1000\n"
+	if fate == container.Ended {
+		script = "#!/bin/sh\nexit 5\n"
+	}
+	w.node.Write("pause/pause", script)
+	w.must(w.Runtime.WriteBundle(string(id), &specs.Spec{
+		Process: &specs.Process{Args: []string{"/pause"}}, Root: &specs.Root{Path: filepath.Join(w.node.Dir, "pause")}, Linux: &specs.Linux{},
+	}))
+	if fate == container.Launching {
+		w.node.Fault("run", fakeruntime.Slow)
+	}
+	go func() { _, _ = w.Runtime.Launch(context.Background(), runc.Launch{ID: string(id)}) }()
+	w.node.Eventually("the monitor knows of pause", func() bool {
+		if fate == container.Ended {
+			return slices.Contains(w.Monitor.Ended(), string(id))
+		}
+		watched, err := w.Monitor.List(w.t.Context())
+		return err == nil && slices.ContainsFunc(watched, func(r monitor.Running) bool {
+			return r.ID == string(id) && (r.Pid == 0) == (fate == container.Launching)
+		})
+	})
+}
+
+// A pause that ends takes its pod's containers with it, and the pod says so.
+func TestPauseDies(t *testing.T) {
+	w := newWorld(t)
+	for how, kill := range map[string]syscall.Signal{"was killed by signal 9": syscall.SIGKILL, "was killed by signal 15": syscall.SIGTERM} {
+		id := w.run()
+		c := w.start(id)
+		w.must(syscall.Kill(w.get(id).PausePID, kill))
+		w.becomes(c, state.Exited)
+		if p := w.get(id); p.Phase != state.PodNotReady || p.Reason != "PauseExited" || !strings.Contains(p.Message, how) || p.PausePID != 0 {
+			t.Errorf("%+v", p)
+		}
+		w.must(w.Remove(t.Context(), id))
+	}
+	w.clean()
+	if err := w.Died(t.Context(), state.PodID(state.NewID()), "ended"); !errdefs.IsNotFound(err) {
+		t.Error(err)
+	}
+}
+
+// Another monitor tells what has ended while there was none, and what it does not
+// know of has ended as well.
+func TestMonitorIsReplaced(t *testing.T) {
+	w := newWorld(t)
+	lives, dies, lost := w.run(), w.run(), w.run()
+	stays, ends := w.start(lives), w.start(lives)
+	gone, err := w.Store.Container(string(ends))
+	w.must(err)
+	w.d.LoseMonitor()
+	w.must(errors.Join(syscall.Kill(w.get(dies).PausePID, syscall.SIGKILL), syscall.Kill(gone.PID, syscall.SIGKILL),
+		os.RemoveAll(filepath.Join(w.Layout.Monitor(), string(lost)))))
+	w.node.StartMonitor()
+	w.d.AwaitMonitor()
+	for _, id := range []state.PodID{dies, lost} {
+		w.node.Eventually("the pod is not ready", func() bool { return w.get(id).Phase == state.PodNotReady })
+	}
+	w.becomes(ends, state.Exited)
+	if c, err := w.Store.Container(string(stays)); err != nil || c.Phase != state.Running || w.get(lives).Phase != state.PodReady {
+		t.Errorf("what runs on: %s, %v; its pod is %s", c.Phase, err, w.get(lives).Phase)
+	}
+	w.must(errors.Join(w.Remove(t.Context(), lives), w.Remove(t.Context(), dies), w.Remove(t.Context(), lost)))
+	w.clean()
+}
+
+// What has no record is swept by the next daemon, as soon as the plugin lets it.
+func TestOrphansAreSwept(t *testing.T) {
+	w := newWorld(t)
+	pod, other := w.run(), w.run()
+	c := w.start(pod)
+	w.must(errors.Join(w.Store.DropPod(pod), w.Store.DropPod(other), w.Store.DropContainer(c)))
+	kept := w.run()
+	w.d.Crash()
+	w.connect()
+	w.recovered()
+	w.must(w.Remove(t.Context(), kept))
+	w.clean()
+	w.must(w.CollectNetwork(t.Context()))
+}
