@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -31,32 +32,32 @@ func (s *Service) RecordExit(ctx context.Context, e monitor.Exit) error {
 		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = e.Pid })
 	}
 	if err == nil || errdefs.IsFailedPrecondition(err) {
-		err = s.recordEnd(ctx, c, func(c *state.Container) {
+		s.freeQuietly(ctx, c)
+		c, err = s.Store.MoveContainer(c.ID, state.Exit, func(c *state.Container) {
 			c.ExitCode, c.Reason, c.Message = exitStatus(e)
 			c.FinishedAt, c.PID = e.Time, 0
+			if e.Unknown && s.Store.Rebooted() && c.StartedAt.Before(s.began) {
+				c.Reason, c.Message = "NodeRebooted", "the node was restarted while the container ran"
+			}
 		})
+		s.forgetSignal(state.ContainerID(e.ID))
 	}
-	if !errdefs.IsNotFound(err) { // it was not removed meanwhile
-		s.noteEnd(state.ContainerID(e.ID), err)
+	switch {
+	case errdefs.IsNotFound(err): // removed meanwhile
+		return err
+	case errdefs.IsFailedPrecondition(err): // recorded before, or being removed
+		err = nil
+	case err == nil:
+		s.Log.Info("container exited", "container", c.ID, "code", c.ExitCode, "reason", c.Reason)
+		s.reap(c)
 	}
+	s.noteEnd(state.ContainerID(e.ID), err)
 	return err
 }
 
-// recordEnd moves a container to Exited; end sets how. One that is there
-// already, or is being removed, is left alone.
-func (s *Service) recordEnd(ctx context.Context, c state.Container, end func(*state.Container)) error {
-	s.freeQuietly(ctx, c)
-	ended, err := s.Store.MoveContainer(c.ID, state.Exit, end)
-	s.forgetSignal(c.ID)
-	if errdefs.IsFailedPrecondition(err) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	s.Log.Info("container exited", "container", c.ID, "code", ended.ExitCode, "reason", ended.Reason)
-	s.reap(ended)
-	return nil
+// recordUnseen records the end of a container that no monitor watched.
+func (s *Service) recordUnseen(ctx context.Context, c state.Container) error {
+	return s.RecordExit(ctx, monitor.Exit{ID: string(c.ID), Pid: c.PID, Code: unknownCode, Unknown: true, Time: time.Now()})
 }
 
 // reap tells plugins of the end and frees the runtime state of an exited

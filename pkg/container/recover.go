@@ -69,7 +69,7 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 	case adopt:
 		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = pid })
 	case exitBlind:
-		err = s.recordEnd(ctx, c, s.blindExit)
+		err = s.recordUnseen(ctx, c)
 	case keep, leave:
 	}
 	if err != nil {
@@ -127,14 +127,6 @@ func (s *Service) resumeLaunch(ctx context.Context, c state.Container) error {
 func (s *Service) ForgetExecs(c state.Container) error {
 	cgroup.RemoveEmptySubs(c.Cgroup, isExecGroup)
 	return s.Runtime.RemoveExecs(string(c.ID))
-}
-
-func (s *Service) blindExit(c *state.Container) {
-	c.ExitCode, c.Reason, c.FinishedAt, c.PID = unknownCode, "Unknown", time.Now(), 0
-	c.Message = "the process ended while no monitor watched it, its exit code is unknown"
-	if s.Store.Rebooted() {
-		c.Reason, c.Message = "NodeRebooted", "the node was restarted while the container ran"
-	}
 }
 
 // RemoveOrphan tears down what carries a container's id and has no record, or

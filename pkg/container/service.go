@@ -23,6 +23,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -56,6 +57,8 @@ type Service struct {
 	Options
 	paths hostpath.Paths
 
+	began time.Time // of the daemon: what started before and has no exit may have ended with the node
+
 	mu       sync.Mutex                  // guards the fields below
 	signaled map[state.ContainerID]bool  // whose stop signal was sent
 	refused  map[state.ContainerID]error // ends that could not be written down, and why
@@ -66,7 +69,7 @@ type Service struct {
 // New makes the service.
 func New(o Options) *Service {
 	return &Service{
-		Options: o, signaled: map[state.ContainerID]bool{},
+		Options: o, began: time.Now(), signaled: map[state.ContainerID]bool{},
 		refused: map[state.ContainerID]error{}, waiters: map[*waiter]bool{},
 		execs: map[string]bool{},
 	}

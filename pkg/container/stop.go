@@ -182,7 +182,7 @@ func (s *Service) recordLost(ctx context.Context, c state.Container) error {
 	if err != nil || known {
 		return err
 	}
-	return s.recordEnd(ctx, c, s.blindExit)
+	return s.recordUnseen(ctx, c)
 }
 
 // withdrawStuck books a start whose failure could not be recorded at the time.

@@ -176,6 +176,20 @@ func (l *exitList) takeSuccessor() bool {
 	return was
 }
 
+// returnSuccessor has takeSuccessor report it again.
+func (l *exitList) returnSuccessor() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.successor = true
+}
+
+// unfinished reports whether something has to be tried again.
+func (l *exitList) unfinished() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.successor || slices.ContainsFunc(l.entries, func(r *reported) bool { return !r.recorded })
+}
+
 // exitRetry is the pause between attempts to record an exit that was refused:
 // there is no event for "the disk works again".
 const exitRetry = time.Second
@@ -195,28 +209,26 @@ func (c *Client) RunExits(ctx context.Context, h ExitHandler) error {
 		case <-retry:
 			retry, again = nil, true
 		}
-		if !c.serveExits(ctx, h, again) && retry == nil {
+		for _, r := range c.exits.unrecorded(again) {
+			c.noteAttempt(r, h.Record(ctx, r.Exit))
+		}
+		c.acknowledge(ctx)
+		c.reconcile(ctx, h)
+		if retry == nil && c.exits.unfinished() {
 			retry = time.After(exitRetry)
 		}
 	}
 }
 
-// serveExits records what has come, acknowledges what is recorded, and compares
-// with a new instance. It reports whether nothing is left to do again.
-func (c *Client) serveExits(ctx context.Context, h ExitHandler, again bool) (done bool) {
-	for _, r := range c.exits.unrecorded(again) {
-		c.record(ctx, h, r)
-	}
-	c.acknowledge(ctx)
-	done = len(c.exits.unrecorded(true)) == 0
+// reconcile has the daemon compare its records with a new instance.
+func (c *Client) reconcile(ctx context.Context, h ExitHandler) {
 	if !c.exits.takeSuccessor() {
-		return done
+		return
 	}
-	if err := h.Reconcile(ctx); err != nil && ctx.Err() == nil {
+	if err := h.Reconcile(ctx); err != nil {
 		c.o.Log.Warn("containers not reconciled with the new monitor, trying again", "err", err)
-		c.exits.connected(true)
+		c.exits.returnSuccessor()
 	}
-	return done
 }
 
 // acknowledge lets the monitor forget what is recorded. Acknowledging is
@@ -232,12 +244,11 @@ func (c *Client) acknowledge(ctx context.Context) {
 	c.exits.acknowledged(epoch, seq)
 }
 
-// record hands one exit to the daemon.
-func (c *Client) record(ctx context.Context, h ExitHandler, r *reported) {
-	err := h.Record(ctx, r.Exit)
+// noteAttempt keeps the outcome of an attempt to record an exit.
+func (c *Client) noteAttempt(r *reported, err error) {
 	before := c.exits.note(r, err)
 	switch {
-	case before == nil && err != nil && ctx.Err() == nil: // once, not once a second
+	case before == nil && err != nil: // once, not once a second
 		c.o.Log.Error("exit not recorded, trying again", "container", r.ID, "err", err)
 	case before != nil && err == nil:
 		c.o.Log.Info("exit recorded", "container", r.ID)

@@ -3,9 +3,13 @@
 package monitor
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 func TestExitListOrder(t *testing.T) {
@@ -91,4 +95,41 @@ func TestExitListAwait(t *testing.T) {
 	if len(l.waiters) != 0 {
 		t.Errorf("%d containers are still waited for", len(l.waiters))
 	}
+}
+
+// Reconciliation that fails is tried again after a pause, and not once more when
+// it has worked; exits are recorded meanwhile.
+func TestReconcileIsTriedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := NewClient(ClientOptions{Log: slog.New(slog.DiscardHandler)})
+		ctx, stop := context.WithCancel(t.Context())
+		began := time.Now()
+		var tried []time.Duration
+		var recorded []string
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = c.RunExits(ctx, ExitHandler{
+				Record: func(_ context.Context, e Exit) error { recorded = append(recorded, e.ID); return nil },
+				Reconcile: func(context.Context) error {
+					if tried = append(tried, time.Since(began)); len(tried) <= 3 {
+						return errors.New("the connection broke again")
+					}
+					return nil
+				},
+			})
+		}()
+		c.exits.connected(true)
+		time.Sleep(exitRetry / 2)
+		c.exits.put(Exit{ID: "meanwhile", Seq: 1})
+		time.Sleep(time.Minute)
+		stop()
+		<-done
+		if want := []time.Duration{0, exitRetry / 2, exitRetry, 2 * exitRetry}; !slices.Equal(tried, want) {
+			t.Errorf("tried after %v, want %v", tried, want)
+		}
+		if !slices.Equal(recorded, []string{"meanwhile"}) {
+			t.Errorf("recorded %v", recorded)
+		}
+	})
 }
