@@ -12,13 +12,13 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // shmSize is the size of a pod's /dev/shm in bytes, as with other runtimes;
@@ -44,7 +44,9 @@ func (s *Service) makeFiles(ctx context.Context, p state.Pod) error {
 	}
 	dir := s.Layout.PodFiles(p.ID)
 	uids, gids := oci.IDMappings(p.Config)
-	if err := sys.MakePrivateDir(hostRoot(gids), dir); err != nil {
+	uid, _ := netns.HostID(uids, 0)
+	gid, _ := netns.HostID(gids, 0)
+	if err := sys.MakePrivateDir(gid, dir); err != nil {
 		return err
 	}
 	if err := writeFile(dir, "hostname", s.podHostname(p.Config)+"\n"); err != nil {
@@ -63,20 +65,10 @@ func (s *Service) makeFiles(ctx context.Context, p state.Pod) error {
 	if p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() == cri.NamespaceMode_NODE {
 		return nil
 	}
-	if err := sys.MountShm(s.Layout.PodShm(p.ID), shmSize, hostRoot(uids), hostRoot(gids), p.MountLabel); err != nil {
+	if err := sys.MountShm(s.Layout.PodShm(p.ID), shmSize, uid, gid, p.MountLabel); err != nil {
 		return fmt.Errorf("mount shared memory: %w", err)
 	}
 	return nil
-}
-
-// hostRoot is the host id that a pod's root has.
-func hostRoot(maps []specs.LinuxIDMapping) int {
-	for _, m := range maps {
-		if m.ContainerID == 0 {
-			return int(m.HostID)
-		}
-	}
-	return 0
 }
 
 // writeHosts writes the /etc/hosts of containers that the kubelet gives none:

@@ -137,7 +137,7 @@ func (s *Service) makeNamespaces(p state.Pod) error {
 	if len(uids) == 0 {
 		return netns.New(p.NetNS)
 	}
-	return netns.NewWithUser(s.Layout.UserNS(p.ID), p.NetNS, idMaps(uids), idMaps(gids))
+	return netns.NewWithUser(s.Layout.UserNS(p.ID), p.NetNS, uids, gids)
 }
 
 // networkAndPause runs CNI ADD and pause side by side: both need only the
@@ -246,12 +246,4 @@ func (s *Service) cgroupParent(id state.PodID, c *cri.PodSandboxConfig) string {
 		return parent
 	}
 	return "/cri-" + string(id)
-}
-
-func idMaps(maps []specs.LinuxIDMapping) []netns.IDMap {
-	var out []netns.IDMap
-	for _, m := range maps {
-		out = append(out, netns.IDMap{HostID: m.HostID, ContainerID: m.ContainerID, Size: m.Size})
-	}
-	return out
 }

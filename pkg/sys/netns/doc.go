@@ -6,6 +6,6 @@
 // Making and removing may be repeated. A function runs in a namespace on a thread
 // of its own, which comes back or ends: no other goroutine ever runs there.
 //
-// The package configures no network (pkg/network does) and chooses no ids for
-// user namespaces.
+// The package says which id of the host an id in a user namespace is, but chooses
+// no ids, and configures no network (pkg/network does).
 package netns

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/sys/netns"
@@ -166,7 +167,7 @@ func loUp() error {
 func TestUserNetNS(t *testing.T) {
 	dir := netnsDir(t)
 	user, network := dir+"/cri-user", dir+"/cri-net"
-	ids := []netns.IDMap{{ContainerID: 0, HostID: 100000, Size: 65536}}
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
 	if err := netns.NewWithUser(user, network, ids, ids); err != nil {
 		t.Fatal(err)
 	}
@@ -205,5 +206,19 @@ func TestUserNetNS(t *testing.T) {
 	}
 	if err := errors.Join(netns.Remove(network), netns.Remove(user)); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestHostID(t *testing.T) {
+	maps := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 10}, {ContainerID: 50, HostID: 7, Size: 1}}
+	for id, want := range map[int64]int{0: 100000, 9: 100009, 50: 7} {
+		if got, mapped := netns.HostID(maps, id); got != want || !mapped {
+			t.Errorf("%d: %d, %v, want %d", id, got, mapped, want)
+		}
+	}
+	for _, id := range []int64{10, 49, 51} {
+		if got, mapped := netns.HostID(maps, id); got != int(id) || mapped {
+			t.Errorf("%d is in no map: %d, %v", id, got, mapped)
+		}
 	}
 }

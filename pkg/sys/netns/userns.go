@@ -8,15 +8,14 @@ import (
 	"os"
 	"runtime"
 	"syscall"
-)
 
-// IDMap is one range of a user namespace: Size ids from ContainerID on inside are those from HostID on outside.
-type IDMap struct{ ContainerID, HostID, Size uint32 }
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
 
 // NewWithUser makes a user namespace with the given maps and a network namespace that it owns, and pins both.
 // Made together because a process with several threads can't enter a user namespace: the owner has to be the one that
 // the network namespace is born in. It is idempotent; half a pair is replaced by a new one. Remove removes each.
-func NewWithUser(userPath, netPath string, uids, gids []IDMap) error {
+func NewWithUser(userPath, netPath string, uids, gids []specs.LinuxIDMapping) error {
 	if Is(userPath) && Is(netPath) {
 		return nil
 	}
@@ -54,10 +53,21 @@ func pinBoth(userPath, netPath string, pid int) error {
 	return nil
 }
 
-func sysIDMaps(maps []IDMap) []syscall.SysProcIDMap {
+func sysIDMaps(maps []specs.LinuxIDMapping) []syscall.SysProcIDMap {
 	out := make([]syscall.SysProcIDMap, 0, len(maps))
 	for _, m := range maps {
 		out = append(out, syscall.SysProcIDMap{ContainerID: int(m.ContainerID), HostID: int(m.HostID), Size: int(m.Size)})
 	}
 	return out
+}
+
+// HostID returns the host's id of an id in a user namespace with these maps. mapped is false where no map has it: then
+// the id comes back unchanged, as it is without a user namespace.
+func HostID(maps []specs.LinuxIDMapping, id int64) (host int, mapped bool) {
+	for _, m := range maps {
+		if offset := id - int64(m.ContainerID); offset >= 0 && offset < int64(m.Size) {
+			return int(int64(m.HostID) + offset), true
+		}
+	}
+	return int(id), false
 }
