@@ -18,6 +18,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/cmd/pause"
 	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/container/nriview"
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/network"
@@ -214,7 +215,7 @@ func (d *daemon) wirePlugins(host oci.Host, lookup oci.Lookup) (err error) {
 		Update: func(ctx context.Context, u []nri.Update) ([]nri.Update, error) {
 			return d.containers.ApplyUpdates(ctx, u)
 		},
-		Host: container.PluginHost(host, lookup), Log: d.log,
+		Host: nriview.Host(host, lookup), Log: d.log,
 	})
 	return err
 }

@@ -6,20 +6,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/container/mounts"
+	"github.com/cri-shim/cri-shim/pkg/container/nriview"
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // NewContainer is a request for a container.
@@ -58,10 +60,10 @@ func (s *Service) create(ctx context.Context, in NewContainer) (state.ContainerI
 	if err != nil || !began {
 		return c.ID, err
 	}
-	if err := s.prepare(ctx, pod, c, podConfig(pod.Config, in.Sandbox), img); err != nil {
+	if err := s.prepare(ctx, pod, c, oci.PodConfig(pod.Config, in.Sandbox), img); err != nil {
 		return "", s.abandon(ctx, c.ID, err)
 	}
-	s.Plugins.PostCreateContainer(ctx, PluginPod(pod), s.plugin(c))
+	s.Plugins.PostCreateContainer(ctx, nriview.Pod(pod), s.plugin(c))
 	return c.ID, nil
 }
 
@@ -69,7 +71,7 @@ func (s *Service) create(ctx context.Context, in NewContainer) (state.ContainerI
 // request means. What an earlier attempt left half done is torn down first.
 func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img image.Image) (state.Container, bool, error) {
 	id := state.ContainerID(state.NewID())
-	config := podConfig(pod.Config, in.Sandbox)
+	config := oci.PodConfig(pod.Config, in.Sandbox)
 	if err := oci.FitsPod(in.Config, config); err != nil {
 		return state.Container{}, false, fmt.Errorf("create container: %w", err)
 	}
@@ -81,7 +83,7 @@ func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img
 	if err != nil {
 		return state.Container{}, false, err
 	}
-	volumes, err := s.volumes(ctx, id, in.Config)
+	volumes, err := mounts.Volumes(ctx, s.Images, in.Config, string(id), s.Layout.ContainerFiles(id))
 	if err != nil {
 		return state.Container{}, false, err
 	}
@@ -90,7 +92,7 @@ func (s *Service) begin(ctx context.Context, pod state.Pod, in NewContainer, img
 		ImageID: img.ID, ImageName: imageName(img, in.Config), LogPath: logPath,
 		Cgroup: oci.CgroupsPath(pod.CgroupParent, string(id), s.Host.Systemd), StopSignal: int32(signal),
 		Resources: &cri.ContainerResources{Linux: in.Config.GetLinux().GetResources()},
-		Mounts:    reportedMounts(in.Config, volumes),
+		Mounts:    mounts.Reported(in.Config, volumes),
 		Volumes:   volumes,
 	}
 	existing, began, err := s.Store.BeginContainer(c)
@@ -143,7 +145,7 @@ func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container,
 		}},
 		state.Step{Name: "record container", Do: func(ctx context.Context) (err error) {
 			c.User = user
-			updates, err = s.Plugins.CreateContainer(ctx, PluginPod(pod), s.plugin(c), spec, func() error { return s.commit(ctx, c, spec) })
+			updates, err = s.Plugins.CreateContainer(ctx, nriview.Pod(pod), s.plugin(c), spec, func() error { return s.commit(ctx, c, spec) })
 			return err
 		}},
 		state.Step{Name: "apply updates of plugins", Do: func(ctx context.Context) error { return s.settlePlugins(ctx, updates) }},
@@ -159,7 +161,7 @@ func (s *Service) commit(ctx context.Context, c state.Container, spec *specs.Spe
 	trace := state.Trace(ctx)
 	_, err := s.Store.MoveContainer(c.ID, state.Prepared, func(record *state.Container) {
 		record.User, record.Trace, record.Cgroup = c.User, trace, spec.Linux.CgroupsPath
-		record.Resources = reportedResources(record.Resources.GetLinux(), spec)
+		record.Resources = limits.Reported(record.Resources.GetLinux(), spec)
 	})
 	return err
 }
@@ -168,7 +170,8 @@ func (s *Service) commit(ctx context.Context, c state.Container, spec *specs.Spe
 // where its spec expects them. It may be repeated, and is after a reboot.
 func (s *Service) mount(ctx context.Context, pod state.Pod, c state.Container) error {
 	uids, gids := oci.IDMappings(pod.Config)
-	if err := sys.MakePrivateDir(hostID(gids, 0), s.Layout.ContainerFiles(c.ID)); err != nil {
+	root, _ := netns.HostID(gids, 0)
+	if err := sys.MakePrivateDir(root, s.Layout.ContainerFiles(c.ID)); err != nil {
 		return err
 	}
 	if err := s.RootFS.Mount(ctx, string(c.ID), s.Layout.RootFS(c.ID)); err != nil {
@@ -189,40 +192,6 @@ func (s *Service) abandon(ctx context.Context, id state.ContainerID, cause error
 	ctx, cancel := state.Cleanup(ctx)
 	defer cancel()
 	return errors.Join(fmt.Errorf("create container %s: %w", id, cause), s.teardown(ctx, id))
-}
-
-// volumes finds the images a container mounts; key and target derive from its id.
-func (s *Service) volumes(ctx context.Context, id state.ContainerID, c *cri.ContainerConfig) ([]state.Volume, error) {
-	var out []state.Volume
-	for i, m := range c.GetMounts() {
-		ref := m.GetImage().GetImage()
-		if ref == "" {
-			continue
-		}
-		img, err := s.Images.Get(ctx, ref)
-		if err != nil {
-			return nil, fmt.Errorf("image volume at %s: %w", m.GetContainerPath(), err)
-		}
-		name := fmt.Sprintf("vol-%d", i)
-		out = append(out, state.Volume{
-			Index: i, ImageID: img.ID,
-			Key: string(id) + "-" + name, Target: filepath.Join(s.Layout.ContainerFiles(id), name),
-		})
-	}
-	return out, nil
-}
-
-// reportedMounts are the mounts as ContainerStatus has them: as asked for, with
-// the id of each mounted image (ImageSpec.image_ref, KEP-5365).
-func reportedMounts(c *cri.ContainerConfig, volumes []state.Volume) []*cri.Mount {
-	var out []*cri.Mount
-	for _, m := range c.GetMounts() {
-		out = append(out, proto.Clone(m).(*cri.Mount))
-	}
-	for _, v := range volumes {
-		out[v.Index].Image.ImageRef = v.ImageID
-	}
-	return out
 }
 
 // imageName is the name the container's image is reported by: what the user

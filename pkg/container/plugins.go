@@ -9,54 +9,22 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/container/nriview"
 	"github.com/cri-shim/cri-shim/pkg/nri"
-	"github.com/cri-shim/cri-shim/pkg/oci"
-	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
-// PluginPod is a pod as NRI plugins see it.
-func PluginPod(p state.Pod) nri.Pod {
-	m := p.Config.GetMetadata()
-	return nri.Pod{
-		ID: string(p.ID), Name: m.GetName(), UID: m.GetUid(), Namespace: m.GetNamespace(),
-		Labels: p.Config.GetLabels(), Annotations: p.Config.GetAnnotations(),
-		RuntimeHandler: p.Handler, CgroupParent: p.CgroupParent, CgroupsPath: p.Cgroup,
-		NetNS: p.NetNS, PID: p.PausePID, IPs: p.IPs,
-		Stopped:  p.Phase == state.PodNotReady || p.Phase == state.PodRemoving,
-		Overhead: p.Overhead, Resources: p.Resources,
-	}
-}
-
-// plugin is a container as NRI plugins see it.
+// plugin is what plugins see of a container.
 func (s *Service) plugin(c state.Container) nri.Container {
-	return nri.Container{
-		ID: string(c.ID), PodID: string(c.Pod), Name: c.Config.GetMetadata().GetName(),
-		State: c.Phase.CRI(), Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(),
-		Spec: func() (*specs.Spec, error) { return s.Runtime.Spec(string(c.ID)) },
-		PID:  c.PID, CreatedAt: c.CreatedAt, StartedAt: c.StartedAt, FinishedAt: c.FinishedAt,
-		ExitCode: c.ExitCode, StatusReason: c.Reason, StatusMessage: c.Message,
-		ImageName: c.ImageName, ImageID: c.ImageID,
-		Seccomp:    c.Config.GetLinux().GetSecurityContext().GetSeccomp(),
-		CDIDevices: cdiNames(c.Config),
-	}
-}
-
-func cdiNames(c *cri.ContainerConfig) []string {
-	var names []string
-	for _, d := range c.GetCDIDevices() {
-		names = append(names, d.GetName())
-	}
-	return names
+	return nriview.Container(c, s.Runtime.Spec)
 }
 
 // Visible is everything clients can see, for a plugin that connects late.
 func (s *Service) Visible() (pods []nri.Pod, containers []nri.Container) {
 	for p := range s.Store.Pods() {
 		if p.Phase.Visible() {
-			pods = append(pods, PluginPod(p))
+			pods = append(pods, nriview.Pod(p))
 		}
 	}
 	for c := range s.Store.Containers() {
@@ -74,7 +42,7 @@ func (s *Service) podOf(c state.Container) nri.Pod {
 	if err != nil {
 		return nri.Pod{ID: string(c.Pod)}
 	}
-	return PluginPod(p)
+	return nriview.Pod(p)
 }
 
 // ApplyUpdates does to other containers what plugins asked for, and returns
@@ -132,15 +100,4 @@ func (s *Service) settleLater(id state.ContainerID, updates []nri.Update) {
 				s.Log.Warn("plugins' updates not applied", "container", id, "err", err)
 			}
 		})
-}
-
-// PluginHost is what adjustments need to know of the machine.
-func PluginHost(host oci.Host, lookup oci.Lookup) nri.Host {
-	return nri.Host{
-		Facts: host.Facts,
-		Resources: func(spec *specs.Spec, r *cri.LinuxContainerResources) error {
-			return limits.Update(spec, r, host.Facts)
-		},
-		CDI: lookup.CDI, Propagation: lookup.Propagation,
-	}
 }

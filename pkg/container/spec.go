@@ -4,23 +4,21 @@ package container
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
-	securejoin "github.com/cyphar/filepath-securejoin"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/container/mounts"
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/oci/identity"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
 // sources are what a container gets from its image.
@@ -30,7 +28,7 @@ type sources struct {
 }
 
 // spec builds the container's OCI spec; its root filesystem is mounted. config
-// is the pod's by podConfig.
+// is the pod's by oci.PodConfig.
 func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, config *cri.PodSandboxConfig, from sources) (*specs.Spec, *cri.ContainerUser, error) {
 	rootfs := s.Layout.RootFS(c.ID)
 	user, err := identity.Resolve(ctx, identity.OpenIn(rootfs), from.image.Config.User, c.Config.GetLinux().GetSecurityContext())
@@ -38,10 +36,10 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, co
 		return nil, nil, err
 	}
 	labels := confine.Labels{Process: pod.ProcessLabel, Mount: pod.MountLabel}
-	if err := s.prepareSources(ctx, c.Config.GetMounts(), labels); err != nil {
+	if err := mounts.Prepare(ctx, &s.paths, c.Config.GetMounts(), labels); err != nil {
 		return nil, nil, err
 	}
-	volumes, err := volumePaths(c)
+	volumes, err := mounts.ImagePaths(c)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -119,42 +117,12 @@ func (s *Service) declaredVolumes(ctx context.Context, pod state.Pod, c state.Co
 	return made, nil
 }
 
-// volumePaths says what each image mount mounts: the image's root, or a sub
-// path that is resolved inside it and must exist.
-func volumePaths(c state.Container) (map[int]string, error) {
-	out := map[int]string{}
-	for _, v := range c.Volumes {
-		mount := c.Config.GetMounts()[v.Index]
-		sub, at := mount.GetImageSubPath(), mount.GetContainerPath()
-		path, err := securejoin.SecureJoin(v.Target, sub)
-		if err != nil {
-			return nil, fmt.Errorf("image volume at %s: sub path %q: %w", at, sub, err)
-		}
-		if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("image volume at %s: no sub path %q in the image: %w", at, sub, errdefs.ErrInvalidArgument)
-		} else if err != nil {
-			return nil, fmt.Errorf("image volume at %s: sub path %q: %w", at, sub, err)
-		}
-		out[v.Index] = path
-	}
-	return out, nil
-}
-
 // stdioOwner is the host user that the container's user is: the stdio pipes
 // are its, so that programs which open /dev/stdout again may.
 func (s *Service) stdioOwner(pod state.Pod, c state.Container) (uid, gid int) {
 	uids, gids := oci.IDMappings(pod.Config)
 	user := c.User.GetLinux()
-	return hostID(uids, user.GetUid()), hostID(gids, user.GetGid())
-}
-
-// hostID maps an id of a user namespace to the host's; without maps, or
-// outside of them, it is the same.
-func hostID(maps []specs.LinuxIDMapping, id int64) int {
-	for _, m := range maps {
-		if offset := id - int64(m.ContainerID); offset >= 0 && offset < int64(m.Size) {
-			return int(int64(m.HostID) + offset)
-		}
-	}
-	return int(id)
+	uid, _ = netns.HostID(uids, user.GetUid())
+	gid, _ = netns.HostID(gids, user.GetGid())
+	return uid, gid
 }

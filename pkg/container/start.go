@@ -11,6 +11,7 @@ import (
 	"github.com/containerd/errdefs"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/pkg/container/nriview"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
@@ -67,14 +68,14 @@ func (s *Service) start(ctx context.Context, id state.ContainerID) error {
 	if err != nil {
 		return s.startFailed(ctx, c, err)
 	}
-	s.Plugins.PostStartContainer(ctx, PluginPod(pod), s.plugin(runs))
+	s.Plugins.PostStartContainer(ctx, nriview.Pod(pod), s.plugin(runs))
 	return nil
 }
 
 func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) (launched monitor.Launched, err error) {
 	err = state.Steps(ctx,
 		state.Step{Name: "ask plugins", Do: func(ctx context.Context) error {
-			return s.Plugins.StartContainer(ctx, PluginPod(pod), s.plugin(c))
+			return s.Plugins.StartContainer(ctx, nriview.Pod(pod), s.plugin(c))
 		}},
 		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
 		state.Step{Name: "make log directory", Do: func(ctx context.Context) error { return s.makeLogDir(ctx, c) }},

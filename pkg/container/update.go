@@ -5,11 +5,9 @@ package container
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
-	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/nri"
@@ -71,7 +69,7 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 	if err != nil {
 		return err
 	}
-	before := oomScoreAdj(spec)
+	before := limits.SpecScore(spec)
 	if err := apply(spec); err != nil {
 		return err
 	}
@@ -88,8 +86,8 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 		state.Step{Name: "save spec", Do: func(context.Context) error { return s.Runtime.WriteBundle(string(id), spec) }},
 		state.Step{Name: "record resources", Do: func(context.Context) error {
 			_, err := s.Store.UpdateContainer(id, func(c *state.Container) {
-				c.Resources = reportedResources(mergeResources(c.Resources.GetLinux(), r), spec)
-				if c.Phase == state.Running && c.StartScore == nil && before != oomScoreAdj(spec) {
+				c.Resources = limits.Reported(limits.MergeAsked(c.Resources.GetLinux(), r), spec)
+				if c.Phase == state.Running && c.StartScore == nil && before != limits.SpecScore(spec) {
 					c.StartScore = &before
 				}
 			})
@@ -98,7 +96,7 @@ func (s *Service) change(ctx context.Context, id state.ContainerID, r *cri.Linux
 		// After the record: a command that starts meanwhile is among the processes, or sees the record.
 		state.Step{Name: "move oom_score_adj", Do: func(ctx context.Context) error {
 			if c.Phase == state.Running {
-				s.moveScore(ctx, c.ID, cgroup.Dirs(ownCgroup(c)), before, oomScoreAdj(spec))
+				s.moveScore(ctx, c.ID, cgroup.Dirs(ownCgroup(c)), before, limits.SpecScore(spec))
 			}
 			return nil
 		}},
@@ -134,42 +132,4 @@ func (s *Service) moveExecScore(ctx context.Context, id state.ContainerID, group
 		return
 	}
 	s.moveScore(ctx, id, []string{group.Dir}, *c.StartScore, int(c.Resources.GetLinux().GetOomScoreAdj()))
-}
-
-// oomScoreAdj is what the container's processes begin with.
-func oomScoreAdj(spec *specs.Spec) int {
-	if spec.Process == nil || spec.Process.OOMScoreAdj == nil {
-		return 0
-	}
-	return *spec.Process.OOMScoreAdj
-}
-
-// reportedResources are what was asked for, with the oom_score_adj and the CPU
-// shares that this machine, and plugins, made of it.
-func reportedResources(asked *cri.LinuxContainerResources, spec *specs.Spec) *cri.ContainerResources {
-	if asked == nil {
-		return &cri.ContainerResources{}
-	}
-	asked = proto.Clone(asked).(*cri.LinuxContainerResources)
-	if asked.OomScoreAdj != 0 {
-		asked.OomScoreAdj = int64(oomScoreAdj(spec))
-	}
-	if cpu := spec.Linux.Resources.CPU; asked.CpuShares != 0 && cpu != nil && cpu.Shares != nil {
-		asked.CpuShares = int64(*cpu.Shares)
-	}
-	return &cri.ContainerResources{Linux: asked}
-}
-
-// mergeResources keeps the old value of what an update does not mention, each
-// size of huge pages by itself.
-func mergeResources(old, update *cri.LinuxContainerResources) *cri.LinuxContainerResources {
-	if old == nil {
-		old = &cri.LinuxContainerResources{}
-	}
-	merged := proto.Clone(old).(*cri.LinuxContainerResources)
-	merged.HugepageLimits = slices.DeleteFunc(merged.HugepageLimits, func(l *cri.HugepageLimit) bool {
-		return slices.ContainsFunc(update.GetHugepageLimits(), func(u *cri.HugepageLimit) bool { return u.GetPageSize() == l.GetPageSize() })
-	})
-	proto.Merge(merged, update)
-	return merged
 }

@@ -10,6 +10,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/container/nriview"
 	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
@@ -59,7 +60,7 @@ func (s *Service) UpdateResources(ctx context.Context, id state.PodID, overhead,
 	if err != nil {
 		return err
 	}
-	if err := s.Plugins.UpdatePodSandbox(ctx, container.PluginPod(p), overhead, resources); err != nil {
+	if err := s.Plugins.UpdatePodSandbox(ctx, nriview.Pod(p), overhead, resources); err != nil {
 		return fmt.Errorf("update resources of pod %s: %w", id, err)
 	}
 	p, err = s.Store.UpdatePod(id, func(p *state.Pod) {
@@ -73,6 +74,6 @@ func (s *Service) UpdateResources(ctx context.Context, id state.PodID, overhead,
 	if err != nil {
 		return fmt.Errorf("update resources of pod %s: %w", id, err)
 	}
-	s.Plugins.PostUpdatePodSandbox(ctx, container.PluginPod(p))
+	s.Plugins.PostUpdatePodSandbox(ctx, nriview.Pod(p))
 	return nil
 }

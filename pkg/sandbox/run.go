@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/container/nriview"
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/oci"
 	"github.com/cri-shim/cri-shim/pkg/oci/confine"
@@ -107,7 +107,7 @@ func (s *Service) bringUp(ctx context.Context, p state.Pod) error {
 		state.Step{Name: "write hosts file", Do: func(context.Context) error { return s.writeHosts(p, up.ips) }},
 		state.Step{Name: "record pod", Do: func(ctx context.Context) error {
 			p.PausePID, p.IPs = up.pid, up.ips
-			return s.Plugins.RunPodSandbox(ctx, container.PluginPod(p), func() error { return s.commit(ctx, p) })
+			return s.Plugins.RunPodSandbox(ctx, nriview.Pod(p), func() error { return s.commit(ctx, p) })
 		}},
 	)
 }

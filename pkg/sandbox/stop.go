@@ -10,7 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/cri-shim/cri-shim/pkg/container"
+	"github.com/cri-shim/cri-shim/pkg/container/nriview"
 	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
@@ -102,7 +102,7 @@ func (s *Service) halt(id state.PodID) []state.Step {
 			if errdefs.IsNotFound(err) {
 				p = state.Pod{ID: id, NetNS: s.Layout.NetNS(id)}
 			}
-			s.Plugins.StopPodSandbox(ctx, container.PluginPod(p))
+			s.Plugins.StopPodSandbox(ctx, nriview.Pod(p))
 			// No errgroup context: a network that fails must not leave pause behind.
 			var g errgroup.Group
 			g.Go(func() error { return s.haltPause(ctx, p) })
@@ -165,7 +165,7 @@ func (s *Service) releaseNetwork(ctx context.Context, p state.Pod) error {
 // pod without a record was never theirs, and its level is not known.
 func (s *Service) tellRemoved(ctx context.Context, id state.PodID) {
 	if p, err := s.Store.Pod(string(id)); err == nil {
-		s.Plugins.RemovePodSandbox(ctx, container.PluginPod(p))
+		s.Plugins.RemovePodSandbox(ctx, nriview.Pod(p))
 		confine.ReleaseLabels(confine.Labels{Process: p.ProcessLabel, Mount: p.MountLabel})
 	}
 }

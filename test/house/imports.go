@@ -26,7 +26,9 @@ var layers = map[string]int{
 // families are the packages in one folder, with what each imports of its family. They share its layer and
 // its walls.
 var families = map[string][]string{
-	"pkg/container":         {"pkg/container/stdio"},
+	"pkg/container":         {"pkg/container/mounts", "pkg/container/nriview", "pkg/container/stdio"},
+	"pkg/container/mounts":  nil,
+	"pkg/container/nriview": nil,
 	"pkg/container/stdio":   nil,
 	"pkg/image":             {"pkg/image/blobs", "pkg/image/database", "pkg/image/layers", "pkg/image/manifest", "pkg/image/registry"},
 	"pkg/image/blobs":       {"pkg/image/registry"},

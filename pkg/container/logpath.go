@@ -11,34 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/pkg/oci/confine"
 	"github.com/cri-shim/cri-shim/pkg/state"
 )
-
-// prepareSources makes host paths of mounts that are missing, as directories:
-// other runtimes do, and manifests count on it. It relabels those that ask for it.
-func (s *Service) prepareSources(ctx context.Context, mounts []*cri.Mount, labels confine.Labels) error {
-	limited, cancel := s.paths.Limited(ctx)
-	defer cancel()
-	for _, m := range mounts {
-		if m.GetImage().GetImage() != "" {
-			continue
-		}
-		if err := s.paths.Exists(limited, m.GetHostPath()); err != nil {
-			return fmt.Errorf("mount of %s: host path: %w", m.GetContainerPath(), err)
-		}
-		if !m.GetSelinuxRelabel() {
-			continue
-		}
-		err := s.paths.Walk(ctx, "relabel "+labels.Mount, m.GetHostPath(), func(ctx context.Context) error {
-			return confine.Relabel(ctx, m.GetHostPath(), labels)
-		})
-		if err != nil {
-			return fmt.Errorf("mount of %s: %w", m.GetContainerPath(), err)
-		}
-	}
-	return nil
-}
 
 // makeLogDir makes the pod's log directory, which another program may have
 // removed, and the container's own directory in it.

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package container
+package oci
 
 import (
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-// podConfig is the configuration of a pod that a new container goes by: what
+// PodConfig is the configuration of a pod that a new container goes by: what
 // the request for it says where that may have changed since the pod was made,
 // and else the pod's record. A debug container may be privileged in a pod that
 // was not, for one. Namespaces, cgroup and SELinux level are made and do not change.
-func podConfig(recorded, asked *cri.PodSandboxConfig) *cri.PodSandboxConfig {
+func PodConfig(recorded, asked *cri.PodSandboxConfig) *cri.PodSandboxConfig {
 	if asked == nil {
 		return recorded
 	}

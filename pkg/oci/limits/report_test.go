@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package container
+package limits_test
 
 import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci/limits"
 )
 
 // A status keeps what an update does not mention, as the cgroup does: each size
 // of huge pages by itself.
-func TestMergeResources(t *testing.T) {
+func TestMergeAsked(t *testing.T) {
 	pages := func(size string, limit uint64) *cri.HugepageLimit {
 		return &cri.HugepageLimit{PageSize: size, Limit: limit}
 	}
@@ -21,10 +23,10 @@ func TestMergeResources(t *testing.T) {
 	want := &cri.LinuxContainerResources{
 		CpuShares: 7, CpuQuota: 5, HugepageLimits: []*cri.HugepageLimit{pages("2MB", 1), pages("1GB", 3)}, Unified: map[string]string{"a.b": "1", "c.d": "2"},
 	}
-	if got := mergeResources(old, update); !proto.Equal(got, want) || !proto.Equal(old, kept) {
+	if got := limits.MergeAsked(old, update); !proto.Equal(got, want) || !proto.Equal(old, kept) {
 		t.Errorf("%v and %v make %v", old, update, got)
 	}
-	if got := mergeResources(nil, update); !proto.Equal(got, update) {
+	if got := limits.MergeAsked(nil, update); !proto.Equal(got, update) {
 		t.Errorf("nothing and %v make %v", update, got)
 	}
 }

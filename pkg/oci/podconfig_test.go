@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package container
+package oci_test
 
 import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/oci"
 )
 
 // What a request says of the pod counts, but for what was made with the pod.
@@ -39,14 +41,14 @@ func TestPodConfig(t *testing.T) {
 	} {
 		want := proto.Clone(recorded).(*cri.PodSandboxConfig)
 		c.change(want)
-		if got := podConfig(recorded, c.asked); !proto.Equal(got, want) {
+		if got := oci.PodConfig(recorded, c.asked); !proto.Equal(got, want) {
 			t.Errorf("%s: got %v, want %v", name, got, want)
 		}
 	}
 	if !proto.Equal(recorded, before) {
 		t.Errorf("the record became %v", recorded)
 	}
-	bare := podConfig(&cri.PodSandboxConfig{}, &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{Privileged: true}}})
+	bare := oci.PodConfig(&cri.PodSandboxConfig{}, &cri.PodSandboxConfig{Linux: &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{Privileged: true}}})
 	if !bare.GetLinux().GetSecurityContext().GetPrivileged() {
 		t.Error("a pod without a security context stays without")
 	}
