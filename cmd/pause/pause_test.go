@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/cmd/pause"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 // install writes the embedded file where it can be executed.
@@ -46,7 +47,7 @@ func start(t *testing.T, path string, argv []string, attr *syscall.SysProcAttr) 
 			_ = cmd.Wait()
 		}
 	})
-	eventually(t, "the signal wait", func() bool { return waiting(t, cmd.Process.Pid) })
+	await.Until(t, 10*time.Second, "the signal wait", func() bool { return waiting(t, cmd.Process.Pid) })
 	return cmd
 }
 
@@ -58,16 +59,6 @@ func waiting(t *testing.T, pid int) bool {
 		t.Fatal(err)
 	}
 	return strings.HasPrefix(string(b), strconv.Itoa(unix.SYS_RT_SIGTIMEDWAIT)+" ")
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("waited 10 s for %s", what)
 }
 
 func TestSignalsEndIt(t *testing.T) {
@@ -104,7 +95,7 @@ func TestIgnoredDispositionDoesNotMatter(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the signal wait", func() bool { return waiting(t, cmd.Process.Pid) })
+	await.Until(t, 10*time.Second, "the signal wait", func() bool { return waiting(t, cmd.Process.Pid) })
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +121,7 @@ func TestFirstProcessOfPIDNamespaceReaps(t *testing.T) {
 			}
 		}
 	})
-	eventually(t, "every orphan to end and be reaped", func() bool { return len(children(t, pid)) == 0 })
+	await.Until(t, 10*time.Second, "every orphan to end and be reaped", func() bool { return len(children(t, pid)) == 0 })
 
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

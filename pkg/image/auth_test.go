@@ -22,6 +22,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 const secret = "s3cr3t-W0rd"
@@ -238,7 +239,7 @@ func TestPullsJoin(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "a blob is asked for", func() bool { return gets.Load() > 0 })
+	await.Until(t, 10*time.Second, "a blob is asked for", func() bool { return gets.Load() > 0 })
 	<-time.After(50 * time.Millisecond)
 	close(open)
 	wg.Wait()

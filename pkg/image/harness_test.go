@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/distribution/distribution/v3/configuration"
 	"github.com/distribution/distribution/v3/registry/handlers"
@@ -140,15 +139,6 @@ func simple(content string) ocilayout.Image {
 	return ocilayout.Image{
 		Layers: []ocilayout.Layer{{dir("etc"), file("etc/name", content)}, {dir("bin"), file("bin/tool", "tool of "+content)}},
 		Config: ocispec.ImageConfig{User: "1000:1000", Env: []string{"PATH=/bin"}, Cmd: []string{"/bin/tool"}},
-	}
-}
-
-func eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("never: " + what)
-		}
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 // TestClockDoesNotEndAPull: what a pull has brought is its own until it ends, whatever the clock is set to meanwhile.
@@ -50,7 +51,7 @@ func TestClockDoesNotEndAPull(t *testing.T) {
 		t.Error("a pull that was cut off worked")
 	}
 	var expiry []string
-	eventually(t, "the lease of the pull that ended expires", func() bool {
+	await.Until(t, 10*time.Second, "the lease of the pull that ended expires", func() bool {
 		var err error
 		expiry, err = image.Expiries(t.Context(), s.Service)
 		return err == nil && len(expiry) == 1 && expiry[0] != ""

@@ -23,6 +23,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/test/await"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -357,7 +358,7 @@ func TestCallerLeavesWhilePutOff(t *testing.T) {
 		_, err := s.Pull(ctx, image.Pull{Ref: r.host() + "/test/img:v1"})
 		done <- err
 	}()
-	eventually(t, "a request", func() bool { return len(r.requests()) > 0 })
+	await.Until(t, 10*time.Second, "a request", func() bool { return len(r.requests()) > 0 })
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("error %v", err)

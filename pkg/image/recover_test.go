@@ -21,6 +21,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/test/await"
 	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
@@ -68,7 +69,7 @@ func TestKillMidPull(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-half
-	eventually(t, "the first layers are unpacked", func() bool {
+	await.Until(t, 10*time.Second, "the first layers are unpacked", func() bool {
 		m, err := filepath.Glob(filepath.Join(root, "layers/snapshots/*/fs/noise"))
 		part, err2 := filepath.Glob(filepath.Join(root, "content/ingest/*/data"))
 		if err != nil || err2 != nil || len(m) == 0 || len(part) != 1 {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/sys/netns"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 func TestAddDelWithRealPlugins(t *testing.T) {
@@ -109,7 +110,7 @@ func TestDelWhenConfigurationAndNamespaceAreGone(t *testing.T) {
 	if got := n.calls("calls"); len(got) != 0 {
 		t.Errorf("the new network's plugin was asked: %v", commands(got))
 	}
-	eventually(t, "veth of a dead namespace gone", func() bool {
+	await.Until(t, 10*time.Second, "veth of a dead namespace gone", func() bool {
 		links, err := netlink.LinkList()
 		must(t, err)
 		for _, l := range links {
@@ -184,7 +185,7 @@ func TestHangingAddIsKilled(t *testing.T) {
 	if took := time.Since(start); took > 12*time.Second {
 		t.Errorf("took %s", took)
 	}
-	eventually(t, "the plugin's child dies too", func() bool { _, alive := n.pluginsChild(); return !alive })
+	await.Until(t, 10*time.Second, "the plugin's child dies too", func() bool { _, alive := n.pluginsChild(); return !alive })
 	n.noLeaks()
 }
 
@@ -290,7 +291,7 @@ func (n *node) killedWhile(what string, moment func() bool) {
 	daemon := exec.Command("/proc/self/exe")
 	daemon.Env = append(os.Environ(), crashEnv+"="+what+":"+n.dir)
 	must(n.t, daemon.Start())
-	eventually(n.t, "the moment of the kill", moment)
+	await.Until(n.t, 10*time.Second, "the moment of the kill", moment)
 	must(n.t, daemon.Process.Signal(syscall.SIGKILL))
 	_ = daemon.Wait()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 func toJSON(t *testing.T, v any) string {
@@ -114,7 +115,7 @@ func TestConfigurationComesAndGoes(t *testing.T) {
 					t.Logf("watched %v, log:\n%s", watched, &n.log.buf)
 				}
 			}()
-			eventually(t, what, func() bool {
+			await.Until(t, 10*time.Second, what, func() bool {
 				if !watched {
 					_ = n.Ready()
 				}
@@ -152,7 +153,7 @@ func TestStatus(t *testing.T) {
 			n := newNode(t)
 			n.write("10-net.conflist", `{"cniVersion":"`+tc.version+`","name":"net","plugins":[`+n.fake(tc.more)+`]}`)
 			if !strings.Contains(tc.err, "no answer") { // the fake plugin is slow to start when built with -race
-				eventually(t, "first answer", func() bool {
+				await.Until(t, 10*time.Second, "first answer", func() bool {
 					err := n.Status(t.Context())
 					return err == nil || !strings.Contains(err.Error(), "no answer")
 				})
@@ -176,7 +177,7 @@ func TestStatus(t *testing.T) {
 				t.Errorf("asked %d times", got)
 			}
 			n.write("10-net.conflist", fakeNet("other", "1.1.0"))
-			eventually(t, "a new configuration is asked anew, the hanging one forgotten", func() bool { return n.Status(t.Context()) == nil })
+			await.Until(t, 10*time.Second, "a new configuration is asked anew, the hanging one forgotten", func() bool { return n.Status(t.Context()) == nil })
 		})
 	}
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 // nest makes directories inside each other by relative paths, the way a container makes a tree that no path can name.
@@ -79,7 +80,7 @@ func TestOneContainerBlindsNobody(t *testing.T) {
 	if err := os.WriteFile(bad, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "deep and good layers are counted", func() bool {
+	await.Until(t, 10*time.Second, "deep and good layers are counted", func() bool {
 		got := s.fsInfo(t).Container
 		return got.Inodes == 5001+2 && got.Bytes > 1<<20
 	})
@@ -139,7 +140,7 @@ func TestSlowWalksHoldNothingUp(t *testing.T) {
 		t.Errorf("took %s", took)
 	}
 	release()
-	eventually(t, "the cold layer is counted, although all who asked are gone", func() bool {
+	await.Until(t, 10*time.Second, "the cold layer is counted, although all who asked are gone", func() bool {
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
 		got, err := s.Usage(ended, "cold")
@@ -166,7 +167,7 @@ func TestHangingWalksBlockNobody(t *testing.T) {
 		_, _ = s.Usage(asked, key) // begins the walk
 		cancel()
 	}
-	eventually(t, "the good layer is counted", func() bool {
+	await.Until(t, 10*time.Second, "the good layer is counted", func() bool {
 		got, err := s.Usage(t.Context(), "good")
 		return err == nil && got.Inodes == 1 && s.fsInfo(t).Container.Inodes == 1
 	})
@@ -197,7 +198,7 @@ func TestWalksTakeTurns(t *testing.T) {
 		_, _ = s.Usage(asked, key) // begins the walk
 		cancel()
 	}
-	eventually(t, "the small layer is counted", func() bool {
+	await.Until(t, 10*time.Second, "the small layer is counted", func() bool {
 		got, err := s.Usage(t.Context(), "small")
 		return err == nil && got.Inodes == 1
 	})
@@ -216,7 +217,7 @@ func TestDeclaredVolumesFillTheDisk(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(volume, "file"), noise(1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the volume is counted", func() bool {
+	await.Until(t, 10*time.Second, "the volume is counted", func() bool {
 		rootfs.AgeSamples(s.Service)
 		got := s.fsInfo(t).Container
 		return got.Bytes >= before.Bytes+1<<20 && got.Inodes == before.Inodes+3

@@ -27,7 +27,7 @@ func List(head, item, tail string, n int) []byte {
 // Dir is a directory for the test whose files cost no disk.
 func Dir(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "cri-image-*")
+	dir, err := os.MkdirTemp("/dev/shm", "cri-*")
 	if err != nil {
 		return t.TempDir()
 	}

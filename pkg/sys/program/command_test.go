@@ -19,6 +19,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/pkg/sys/program"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 func script(text string) program.Command {
@@ -149,7 +150,7 @@ func awaitGone(t *testing.T, pidFile string) {
 	if _, scan := fmt.Sscan(string(data), &pid); err != nil || scan != nil {
 		t.Fatalf("pid %q: %v", data, errors.Join(err, scan))
 	}
-	eventually(t, "the program's child dies", func() bool {
+	await.Until(t, 10*time.Second, "the program's child dies", func() bool {
 		st, err := sys.ReadProcStat(pid)
 		return err != nil || st.State == 'Z'
 	})
@@ -263,7 +264,7 @@ func startDying(t *testing.T, dir, text, work string) (kill func()) {
 	}
 	return func() {
 		t.Helper()
-		eventually(t, "the program has begun", func() bool {
+		await.Until(t, 10*time.Second, "the program has begun", func() bool {
 			data, _ := os.ReadFile(filepath.Join(work, "begun"))
 			return len(data) > 0
 		})
@@ -316,14 +317,5 @@ func TestLocksOfOneProcess(t *testing.T) {
 	}
 	if most != 1 {
 		t.Errorf("%d had the lock at a time", most)
-	}
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within 10 s", what)
-		}
 	}
 }

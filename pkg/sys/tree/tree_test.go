@@ -21,6 +21,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
+	"github.com/cri-shim/cri-shim/test/linear"
 )
 
 // deepen makes depth directories inside each other, as a program does that changes into each, and a file in every
@@ -44,14 +45,10 @@ func deepen(t testing.TB, dir string, depth int, name string) {
 	must(t, unix.Close(fd))
 }
 
-// inMemory makes a directory on a tmpfs, where there is one: for trees whose shape is the point, and which take minutes on
-// a disk. What normalTree has is on the disk.
+// inMemory is for trees whose shape is the point, and which take minutes on a disk. What normalTree has is on the disk.
 func inMemory(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "cri-tree-")
-	if err != nil {
-		return t.TempDir()
-	}
+	dir := linear.Dir(t)
 	t.Cleanup(func() { must(t, tree.Remove(context.Background(), dir)) })
 	return dir
 }

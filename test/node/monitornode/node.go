@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 // Node is a monitor process with a client, and what a container needs.
@@ -252,12 +253,7 @@ func (n *Node) KillMonitor() {
 // Eventually waits until ok.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(2 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("waited 15 s for %s", what)
+	await.Until(t, 15*time.Second, what, ok)
 }
 
 // Spec is a launch of command as container id.

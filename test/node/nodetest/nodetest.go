@@ -21,6 +21,7 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/test/await"
 	"github.com/cri-shim/cri-shim/test/node"
 )
 
@@ -298,11 +299,5 @@ func (n *Node) AwaitSame(t testing.TB, want node.Snapshot, when string) {
 // Eventually waits for a condition that another process brings about.
 func Eventually(t testing.TB, limit time.Duration, what string, ok func() bool) {
 	t.Helper()
-	limit = node.Patience(limit)
-	for end := time.Now().Add(limit); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
-		if ok() {
-			return
-		}
-	}
-	t.Fatalf("not within %s: %s", limit, what)
+	await.Until(t, node.Patience(limit), what, ok)
 }
