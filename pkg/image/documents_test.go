@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"runtime"
@@ -60,7 +61,8 @@ func withConfig(t testing.TB, b ocilayout.Built, raw []byte) ocilayout.Built {
 	t.Helper()
 	config := ocispec.Descriptor{MediaType: b.Config.MediaType, Digest: digest.FromBytes(raw), Size: int64(len(raw))}
 	out := rewritten(t, b, b.Manifest.MediaType, map[string]any{
-		"schemaVersion": 2, "mediaType": b.Manifest.MediaType, "config": config, "layers": b.Layers})
+		"schemaVersion": 2, "mediaType": b.Manifest.MediaType, "config": config, "layers": b.Layers,
+	})
 	out.Config = config
 	out.Blobs[config.Digest] = raw
 	return out
@@ -89,9 +91,7 @@ func TestOddConfigs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r, s := newRegistry(t), open(t)
 			odd := map[string]any{"architecture": runtime.GOARCH, "os": "linux", "config": spec["config"], "rootfs": layers}
-			for k, v := range change {
-				odd[k] = v
-			}
+			maps.Copy(odd, change)
 			raw, err := json.Marshal(odd)
 			if err != nil {
 				t.Fatal(err)

@@ -31,8 +31,7 @@ func Normalize(ref string) (string, error) {
 
 // ImportArchive reads an archive into the store and returns how many images it names.
 func ImportArchive(ctx context.Context, s *Service, path string) (int, error) {
-	ctx = s.context(ctx)
-	done, err := s.lease(&ctx, "test")
+	ctx, done, err := s.lease(s.context(ctx), "test")
 	if err != nil {
 		return 0, err
 	}

@@ -40,7 +40,8 @@ func newRegistry(t testing.TB) *registry {
 	logrus.SetOutput(io.Discard)
 	app := handlers.NewApp(context.Background(), &configuration.Configuration{
 		Storage: configuration.Storage{"inmemory": configuration.Parameters{}, "maintenance": configuration.Parameters{
-			"uploadpurging": map[any]any{"enabled": false}}},
+			"uploadpurging": map[any]any{"enabled": false},
+		}},
 		Catalog: configuration.Catalog{MaxEntries: 100},
 	})
 	r := &registry{}

@@ -94,8 +94,10 @@ func (s *Service) Info(ctx context.Context, ref string) (map[string]string, erro
 	}
 	info, err := json.Marshal(map[string]any{"chainID": rec.Labels[labelChain], "imageSpec": json.RawMessage(raw)})
 	if err == nil && len(info) > infoLimit {
-		info, err = json.Marshal(map[string]any{"chainID": rec.Labels[labelChain],
-			"imageSpecOmitted": fmt.Sprintf("%d bytes are more than an answer holds", len(info))})
+		info, err = json.Marshal(map[string]any{
+			"chainID":          rec.Labels[labelChain],
+			"imageSpecOmitted": fmt.Sprintf("%d bytes are more than an answer holds", len(info)),
+		})
 	}
 	return map[string]string{"info": string(info)}, err
 }

@@ -97,7 +97,7 @@ func (s *Service) preloadOne(ctx context.Context, path string, done map[string]b
 	if err != nil || open == nil || done[mark] {
 		return 0, err
 	}
-	end, err := s.lease(&ctx, "preload "+path)
+	ctx, end, err := s.lease(ctx, "preload "+path)
 	if err != nil {
 		return 0, err
 	}

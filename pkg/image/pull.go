@@ -79,7 +79,7 @@ func (s *Service) pull(ctx context.Context, named reference.Named, creds registr
 	defer cancel(nil)
 	w := registry.NewWatch(s.progressTimeout, cancel)
 	defer w.Close()
-	done, err := s.lease(&ctx, named.String())
+	ctx, done, err := s.lease(ctx, named.String())
 	if err != nil {
 		return "", err
 	}
@@ -123,20 +123,18 @@ func (s *Service) install(ctx context.Context, f remotes.Fetcher, root ocispec.D
 	return id, s.pin(ctx, sel.Chain.String())
 }
 
-// lease protects what a pull brings from garbage collection, for as long as it runs. The returned func ends it and all
-// that earlier pulls of the name left, and frees what nobody has; with keep, what it holds stays for a day, so that a
-// later pull finds the partial blobs.
-func (s *Service) lease(ctx *context.Context, ref string) (func(keep bool) error, error) {
+// lease protects what a pull brings with the returned context from garbage collection, for as long as it runs. The
+// returned func ends it and all that earlier pulls of the name left, and frees what nobody has; with keep, what it holds
+// stays for a day, so that a later pull finds the partial blobs.
+func (s *Service) lease(ctx context.Context, ref string) (context.Context, func(keep bool) error, error) {
 	key := fmt.Sprintf("%x", sha256.Sum256([]byte(ref)))
-	l, err := s.leases.Create(*ctx, leases.WithRandomID(), leases.WithLabel(labelLeaseRef, key))
+	l, err := s.leases.Create(ctx, leases.WithRandomID(), leases.WithLabel(labelLeaseRef, key))
 	if err != nil {
-		return nil, fmt.Errorf("make lease: %w", err)
+		return ctx, nil, fmt.Errorf("make lease: %w", err)
 	}
-	base := *ctx
-	*ctx = leases.WithLease(*ctx, l.ID)
 	s.working.Store(l.ID, true)
-	return func(keep bool) error {
-		ctx, cancel := s.cleanupContext(base)
+	return leases.WithLease(ctx, l.ID), func(keep bool) error {
+		ctx, cancel := s.cleanupContext(ctx)
 		defer cancel()
 		defer s.working.Delete(l.ID)
 		if keep {

@@ -50,7 +50,7 @@ func Open(t testing.TB, root string, change ...func(*image.Options)) Store {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := s.Service.Close(); err != nil {
+		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -35,9 +35,10 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
-const (
-	Snapshotter = "overlayfs" // the name that metadata has for the snapshotter
+// Snapshotter is the name that the metadata has for the snapshotter.
+const Snapshotter = "overlayfs"
 
+const (
 	lockWait    = 3 * time.Second // how long a child of a killed daemon, on its way to exec, may still hold the database
 	asidePrefix = "damaged-"
 )

@@ -16,7 +16,8 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
-const LabelUpperDir = "containerd.io/snapshot/overlay.upperdir" // where the overlay snapshotter keeps a layer
+// LabelUpperDir is the label by which the overlay snapshotter says where it keeps a layer.
+const LabelUpperDir = "containerd.io/snapshot/overlay.upperdir"
 
 // Rebaser is the snapshotter as the unpacker sees it. Layers unpack side by side, before their parents are there, so a
 // directory that a layer only implies ("tmp/x" without "tmp") would come out root's and 0755 and hide the parent's

@@ -20,12 +20,16 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
+// ManifestLimit and ConfigLimit are the largest documents that are read, in bytes.
 const (
-	ManifestLimit = 4 << 20 // bytes
-	ConfigLimit   = 8 << 20 // bytes
-	layerLimit    = 500     // layers of an image: OVL_MAX_STACK in Linux's fs/overlayfs, which takes no more
-	userLimit     = 1024    // bytes of a config's user; shadow's names have at most 32
-	volumeLimit   = 1024    // volumes that an image may declare: each is a directory and a mount of every container
+	ManifestLimit = 4 << 20
+	ConfigLimit   = 8 << 20
+)
+
+const (
+	layerLimit  = 500  // layers of an image: OVL_MAX_STACK in Linux's fs/overlayfs, which takes no more
+	userLimit   = 1024 // bytes of a config's user; shadow's names have at most 32
+	volumeLimit = 1024 // volumes that an image may declare: each is a directory and a mount of every container
 )
 
 // Document is an index or a manifest.

@@ -20,7 +20,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
-// ErrCorrupt: a blob or layer is not what its digest says.
+// ErrCorrupt says that a blob or layer is not what its digest says.
 var ErrCorrupt = fmt.Errorf("content does not match its digest: %w", errdefs.ErrDataLoss)
 
 // failure is an error whose text is final and whose class is all that callers can match: what containerd's libraries
@@ -70,8 +70,7 @@ func PullError(ref string, err error) error {
 	if err == nil {
 		return nil
 	}
-	var ended *endedError
-	if errors.As(err, &ended) {
+	if ended, ok := errors.AsType[*endedError](err); ok {
 		return fmt.Errorf("pull image %q: %w", ref, ended.cause)
 	}
 	text := fmt.Sprintf("pull image %q: %s", ref, Redact(err))
@@ -94,14 +93,13 @@ func PullError(ref string, err error) error {
 
 // statusOf is the HTTP status a registry answered, or 0.
 func statusOf(err error) int {
-	var status remoteerrors.ErrUnexpectedStatus
-	if errors.As(err, &status) {
+	if status, ok := errors.AsType[remoteerrors.ErrUnexpectedStatus](err); ok {
 		return status.StatusCode
 	}
 	return 0
 }
 
-// Unavailable: no usable answer came. Trying the same again later may work, so what was downloaded is worth keeping.
+// Unavailable says whether no usable answer came. Trying the same again later may work, so what was downloaded is worth keeping.
 func Unavailable(err error) bool {
 	if status := statusOf(err); status != 0 {
 		return status >= 500 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout

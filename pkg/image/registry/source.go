@@ -46,7 +46,7 @@ func (s Source) Fetch(ctx context.Context, desc ocispec.Descriptor) (io.ReadClos
 // blob reads a blob, and goes on at another host where one fails. What doesn't need another host for that, a connection
 // that breaks, the registry client does by itself.
 type blob struct {
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // of the reads: io.Reader takes none
 	from   Source
 	desc   ocispec.Descriptor
 	rc     io.ReadCloser
