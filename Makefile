@@ -116,7 +116,7 @@ test: deps build lint-tools $(BIN)/testbox $(BIN)/faults/cri-shim ## everything 
 
 .PHONY: unit
 unit: ## unit tests with the race detector (as root they include the ones that mount and make namespaces)
-	$(GO) test -race ./cmd/... ./pkg/...
+	$(GO) test -race ./cmd/... ./pkg/... ./test/model
 
 .PHONY: house
 house: ## the house rules as a test
