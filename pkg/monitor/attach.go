@@ -41,11 +41,9 @@ type Attachment struct {
 
 // Attach connects to a running container. NotFound when it is not running.
 func (c *Client) Attach(ctx context.Context, id string, o AttachOptions) (*Attachment, error) {
-	c.mu.Lock()
-	l, why := c.link, c.why
-	c.mu.Unlock()
-	if l == nil {
-		return nil, why
+	l, err := c.current()
+	if err != nil {
+		return nil, err
 	}
 	r, fds, err := l.call(ctx, &wire.Packet{Op: wire.OpAttach, ID: id, Attach: &o}, nil)
 	if err != nil {

@@ -16,7 +16,11 @@ import (
 // ctx ends first the program is killed; whether a container came of it is then
 // not known, and List or its Exit tell.
 func (c *Client) Launch(ctx context.Context, l Launch) (Launched, error) {
-	r, _, err := c.call(ctx, &wire.Packet{Op: wire.OpLaunch, Launch: &l}) // its descriptors are kept on arrival
+	conn, err := c.current()
+	if err != nil {
+		return Launched{}, err
+	}
+	r, _, err := conn.call(ctx, &wire.Packet{Op: wire.OpLaunch, Launch: &l}, nil) // its descriptors are kept on arrival
 	if err != nil {
 		return Launched{}, err
 	}

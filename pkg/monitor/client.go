@@ -167,14 +167,19 @@ func (c *Client) setLink(l *link, why error) {
 	c.changed = make(chan struct{})
 }
 
+// current returns the connection, or why there is none.
+func (c *Client) current() (*link, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link, c.why
+}
+
 // call sends a request on the current connection and waits for the answer,
 // whose descriptors are the caller's.
 func (c *Client) call(ctx context.Context, p *wire.Packet) (*wire.Packet, []int, error) {
-	c.mu.Lock()
-	l, why := c.link, c.why
-	c.mu.Unlock()
-	if l == nil {
-		return nil, nil, why
+	l, err := c.current()
+	if err != nil {
+		return nil, nil, err
 	}
 	return l.call(ctx, p, nil)
 }

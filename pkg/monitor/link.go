@@ -191,7 +191,9 @@ func (l *link) post(ctx context.Context, p *wire.Packet, fds []int) error {
 	case <-ctx.Done():
 		return notSent(ctx, p)
 	}
-	err = l.send(ctx, b, fds)
+	release := l.limitSend(ctx)
+	err = l.sock.Send(b, fds) // whole, or not at all
+	release()
 	switch {
 	case err == nil:
 		return nil
@@ -204,20 +206,20 @@ func (l *link) post(ctx context.Context, p *wire.Packet, fds []int) error {
 	return wire.Unavailable(fmt.Errorf("monitor: send %s: %w", p.Op, err))
 }
 
-// send sends a packet whole or, when ctx or the patience ends first, not at all:
-// the error is os.ErrDeadlineExceeded then.
-func (l *link) send(ctx context.Context, b []byte, fds []int) error {
+// limitSend has a send end with os.ErrDeadlineExceeded when ctx ends, or after
+// sendPatience. The caller, who has the token, releases it after the send.
+func (l *link) limitSend(ctx context.Context) (release func()) {
 	l.sock.SetWriteDeadline(time.Now().Add(sendPatience))
 	fired := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(fired)
 		l.sock.SetWriteDeadline(time.Unix(1, 0))
 	})
-	err := l.sock.Send(b, fds)
-	if !stop() {
-		<-fired // the next sender's deadline comes after it
+	return func() {
+		if !stop() {
+			<-fired // the next sender's deadline comes after it
+		}
 	}
-	return err
 }
 
 func notSent(ctx context.Context, p *wire.Packet) error {

@@ -62,11 +62,9 @@ func (c *Client) Exec(ctx context.Context, e Exec) (*Process, error) {
 		}
 		p.FDs, fds = append(p.FDs, f.kind), append(fds, fd)
 	}
-	c.mu.Lock()
-	l, why := c.link, c.why
-	c.mu.Unlock()
-	if l == nil {
-		return nil, why
+	l, err := c.current()
+	if err != nil {
+		return nil, err
 	}
 	r, got, err := l.call(ctx, p, fds)
 	if err != nil {
