@@ -164,12 +164,10 @@ func loadConfig(path string, required bool) (Config, error) {
 	}
 	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
 	if err := dec.Decode(&c); err != nil {
-		var strict *toml.StrictMissingError
-		if errors.As(err, &strict) {
+		if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok {
 			return c, fmt.Errorf("read config %s: unknown key:\n%s", path, strict.String())
 		}
-		var at *toml.DecodeError
-		if errors.As(err, &at) {
+		if at, ok := errors.AsType[*toml.DecodeError](err); ok {
 			row, column := at.Position()
 			where := fmt.Sprintf("line %d, column %d", row, column)
 			if key := at.Key(); len(key) > 0 { // none where the text is no TOML at all

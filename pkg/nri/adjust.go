@@ -42,10 +42,21 @@ func (s *Service) adjust(spec *specs.Spec, want *api.ContainerAdjustment, after 
 		name string
 		do   func() error
 	}{
-		{"annotations", a.annotations}, {"environment", a.env}, {"arguments", a.args}, {"hooks", a.hooks},
-		{"rlimits", a.rlimits}, {"process", a.process}, {"devices", a.devices}, {"network devices", a.netDevices},
-		{"seccomp", a.seccomp}, {"namespaces", a.namespaces}, {"sysctls", a.sysctls}, {"resources", a.resources},
-		{"memory policy", a.memoryPolicy}, {"mounts", a.mounts}, {"CDI devices", a.cdi},
+		{"annotations", a.annotations},
+		{"environment", a.env},
+		{"arguments", a.args},
+		{"hooks", a.hooks},
+		{"rlimits", a.rlimits},
+		{"process", a.process},
+		{"devices", a.devices},
+		{"network devices", a.netDevices},
+		{"seccomp", a.seccomp},
+		{"namespaces", a.namespaces},
+		{"sysctls", a.sysctls},
+		{"resources", a.resources},
+		{"memory policy", a.memoryPolicy},
+		{"mounts", a.mounts},
+		{"CDI devices", a.cdi},
 	} {
 		if err := part.do(); err != nil {
 			return fmt.Errorf("adjust %s: %w", part.name, err)

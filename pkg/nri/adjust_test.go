@@ -44,7 +44,7 @@ func everything() *api.ContainerAdjustment {
 	a.SetLinuxSysctl("net.new", "2")
 	a.SetLinuxSysctl(api.MarkForRemoval("net.drop"), "")
 	a.AddLinuxNetDevice("eth7", &api.LinuxNetDevice{Name: "eth0"})
-	a.SetLinuxOomScoreAdj(ptr(-500))
+	a.SetLinuxOomScoreAdj(new(-500))
 	a.SetLinuxIOPriority(&api.LinuxIOPriority{Class: api.IOPrioClass_IOPRIO_CLASS_BE, Priority: 6})
 	a.SetLinuxScheduler(&api.LinuxScheduler{Policy: api.LinuxSchedulerPolicy_SCHED_BATCH, Nice: 5})
 	a.SetLinuxMemoryPolicy(api.MpolMode_MPOL_BIND, "0", api.MpolFlag_MPOL_F_STATIC_NODES)
@@ -229,7 +229,7 @@ func TestImpossibleAdjustments(t *testing.T) {
 			func(a *api.ContainerAdjustment) { a.AddOrReplaceNamespace(&api.LinuxNamespace{Type: "net"}) },
 			errdefs.ErrInvalidArgument,
 		},
-		"oom score":               {func(a *api.ContainerAdjustment) { a.SetLinuxOomScoreAdj(ptr(2000)) }, errdefs.ErrInvalidArgument},
+		"oom score":               {func(a *api.ContainerAdjustment) { a.SetLinuxOomScoreAdj(new(2000)) }, errdefs.ErrInvalidArgument},
 		"cpuset":                  {func(a *api.ContainerAdjustment) { a.SetLinuxCPUSetCPUs("x") }, errdefs.ErrInvalidArgument},
 		"cgroup of the node":      {func(a *api.ContainerAdjustment) { a.SetLinuxCgroupsPath("/") }, errdefs.ErrInvalidArgument},
 		"cgroup of all pods":      {func(a *api.ContainerAdjustment) { a.SetLinuxCgroupsPath("/kubepods") }, errdefs.ErrInvalidArgument},

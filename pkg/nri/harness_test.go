@@ -323,4 +323,5 @@ func testSpec() *specs.Spec {
 	}
 }
 
-func ptr[T any](v T) *T { return &v }
+//go:fix inline
+func ptr[T any](v T) *T { return new(v) }

@@ -109,7 +109,9 @@ func containerCases() map[string]func(*oci.ContainerInput) {
 		"userns-devices": func(in *oci.ContainerInput) {
 			inUserns(in)
 			in.Config.Devices = []*cri.Device{
-				{ContainerPath: "/dev/fuse", HostPath: "/dev/fuse"}, {HostPath: "/dev/sda"}, {ContainerPath: "/dev/renamed", HostPath: "/dev/fuse", Permissions: "rw"},
+				{ContainerPath: "/dev/fuse", HostPath: "/dev/fuse"},
+				{HostPath: "/dev/sda"},
+				{ContainerPath: "/dev/renamed", HostPath: "/dev/fuse", Permissions: "rw"},
 				{ContainerPath: "/dev/sound", HostPath: "/dev/snd"},
 			}
 			in.Config.CDIDevices = []*cri.CDIDevice{{Name: "vendor.com/disk=node:/dev/sda"}, {Name: "vendor.com/disk=node:/dev/disk0"}}

@@ -315,9 +315,14 @@ func TestFeedIsInOrderAndWhole(t *testing.T) {
 		kind state.ChangeKind
 		id   string
 	}{
-		{state.ChangeCreated, string(p.ID)}, {state.ChangeStarted, string(p.ID)},
-		{state.ChangeCreated, string(c.ID)}, {state.ChangeStarted, string(c.ID)}, {state.ChangeStopped, string(c.ID)},
-		{state.ChangeDeleted, string(c.ID)}, {state.ChangeStopped, string(p.ID)}, {state.ChangeDeleted, string(p.ID)},
+		{state.ChangeCreated, string(p.ID)},
+		{state.ChangeStarted, string(p.ID)},
+		{state.ChangeCreated, string(c.ID)},
+		{state.ChangeStarted, string(c.ID)},
+		{state.ChangeStopped, string(c.ID)},
+		{state.ChangeDeleted, string(c.ID)},
+		{state.ChangeStopped, string(p.ID)},
+		{state.ChangeDeleted, string(p.ID)},
 	}
 	for i, w := range want {
 		got, err := f.Next(t.Context())
@@ -350,7 +355,7 @@ func TestConcurrentMovesAgree(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if _, err := s.UpdatePod(p.ID, func(p *state.Pod) { p.IPs = append(p.IPs[:len(p.IPs):len(p.IPs)], "x") }); err != nil {
+			if _, err := s.UpdatePod(p.ID, func(p *state.Pod) { p.IPs = append(slices.Clip(p.IPs), "x") }); err != nil {
 				t.Error(err)
 			}
 		})

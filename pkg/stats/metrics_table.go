@@ -10,22 +10,35 @@ import (
 
 func cpuMetrics() []metric {
 	return []metric{
-		{"container_cpu_usage_seconds_total", "CPU time used, in seconds.", counter, []string{"cpu"},
+		{
+			"container_cpu_usage_seconds_total", "CPU time used, in seconds.", counter,
+			[]string{"cpu"},
 			func(s *sample, emit emit) {
 				if s.cpu != nil {
 					emit(seconds(s.cpu.usage), "total")
 				}
-			}},
-		{"container_cpu_user_seconds_total", "CPU time used in user mode, in seconds.", counter, nil,
-			ofCPU(func(c *cpu) uint64 { return seconds(c.user) })},
-		{"container_cpu_system_seconds_total", "CPU time used in the kernel, in seconds.", counter, nil,
-			ofCPU(func(c *cpu) uint64 { return seconds(c.system) })},
-		{"container_cpu_cfs_periods_total", "CPU quota periods that have passed.", counter, nil,
-			ofCPU(func(c *cpu) uint64 { return c.periods })},
-		{"container_cpu_cfs_throttled_periods_total", "CPU quota periods in which the quota ran out.", counter, nil,
-			ofCPU(func(c *cpu) uint64 { return c.throttled })},
-		{"container_cpu_cfs_throttled_seconds_total", "Time spent throttled by the CPU quota, in seconds.", counter, nil,
-			ofCPU(func(c *cpu) uint64 { return seconds(c.stopped) })},
+			},
+		},
+		{
+			"container_cpu_user_seconds_total", "CPU time used in user mode, in seconds.", counter, nil,
+			ofCPU(func(c *cpu) uint64 { return seconds(c.user) }),
+		},
+		{
+			"container_cpu_system_seconds_total", "CPU time used in the kernel, in seconds.", counter, nil,
+			ofCPU(func(c *cpu) uint64 { return seconds(c.system) }),
+		},
+		{
+			"container_cpu_cfs_periods_total", "CPU quota periods that have passed.", counter, nil,
+			ofCPU(func(c *cpu) uint64 { return c.periods }),
+		},
+		{
+			"container_cpu_cfs_throttled_periods_total", "CPU quota periods in which the quota ran out.", counter, nil,
+			ofCPU(func(c *cpu) uint64 { return c.throttled }),
+		},
+		{
+			"container_cpu_cfs_throttled_seconds_total", "Time spent throttled by the CPU quota, in seconds.", counter, nil,
+			ofCPU(func(c *cpu) uint64 { return seconds(c.stopped) }),
+		},
 	}
 }
 
@@ -44,9 +57,13 @@ func memoryMetrics() []metric {
 		{"container_memory_failcnt", "Times the memory limit was hit.", counter, nil, ofMemory(func(m *memory) *uint64 { return m.failures })},
 		{"container_memory_usage_bytes", "Memory used, page cache included, in bytes.", gauge, nil, ofMemory(func(m *memory) *uint64 { return &m.usage })},
 		{"container_memory_max_usage_bytes", "Most memory ever used at a time, in bytes.", gauge, nil, ofMemory(func(m *memory) *uint64 { return m.max })},
-		{"container_memory_working_set_bytes", "Memory used less the page cache that could go first, in bytes.", gauge, nil,
-			ofMemory(func(m *memory) *uint64 { return &m.workingSet })},
-		{"container_memory_failures_total", "Page faults, by type and by whether cgroups below are counted in.", counter, []string{"failure_type", "scope"},
+		{
+			"container_memory_working_set_bytes", "Memory used less the page cache that could go first, in bytes.", gauge, nil,
+			ofMemory(func(m *memory) *uint64 { return &m.workingSet }),
+		},
+		{
+			"container_memory_failures_total", "Page faults, by type and by whether cgroups below are counted in.", counter,
+			[]string{"failure_type", "scope"},
 			func(s *sample, emit emit) {
 				if m := s.memory; m != nil {
 					emit(m.ownFaults, "pgfault", "container")
@@ -54,7 +71,8 @@ func memoryMetrics() []metric {
 					emit(m.faults, "pgfault", "hierarchy")
 					emit(m.majorFaults, "pgmajfault", "hierarchy")
 				}
-			}},
+			},
+		},
 	}
 }
 
@@ -98,14 +116,17 @@ func diskMetrics() []metric {
 		block("reads", "Reads from the device.", func(d device) uint64 { return d.reads }),
 		block("writes_bytes", "Bytes written to the device.", func(d device) uint64 { return d.writeBytes }),
 		block("writes", "Writes to the device.", func(d device) uint64 { return d.writes }),
-		{"container_blkio_device_usage_total", "Bytes moved to and from the device, by operation.", counter, []string{"device", "major", "minor", "operation"},
+		{
+			"container_blkio_device_usage_total", "Bytes moved to and from the device, by operation.", counter,
+			[]string{"device", "major", "minor", "operation"},
 			func(s *sample, emit emit) {
 				for _, d := range s.blockDevices() {
 					for _, op := range d.operations() {
 						emit(op.bytes, s.names.name(d.major, d.minor), strconv.Itoa(int(d.major)), strconv.Itoa(int(d.minor)), op.name)
 					}
 				}
-			}},
+			},
+		},
 	}
 }
 
@@ -236,8 +257,10 @@ func pressureMetrics() []metric {
 
 func otherMetrics() []metric {
 	return []metric{
-		{"container_oom_events_total", "Processes that the kernel killed for want of memory.", counter, nil,
-			ofMemory(func(m *memory) *uint64 { return m.oomKills })},
+		{
+			"container_oom_events_total", "Processes that the kernel killed for want of memory.", counter, nil,
+			ofMemory(func(m *memory) *uint64 { return m.oomKills }),
+		},
 		{"container_last_seen", "When this was measured, in seconds since 1970.", gauge, nil, func(s *sample, emit emit) {
 			emit(uint64(s.now.Unix()))
 		}},

@@ -5,6 +5,7 @@ package stats_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -29,7 +30,7 @@ func realCgroup(t testing.TB, name string, pid int) (v2 bool) {
 	v2 = unix.Statfs("/sys/fs/cgroup", &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC
 	if v2 {
 		raw, _ := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
-		for _, c := range strings.Fields(string(raw)) {
+		for c := range strings.FieldsSeq(string(raw)) {
 			_ = os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+"+c), 0o600)
 		}
 	}
@@ -156,10 +157,8 @@ func everyName(t *testing.T, s *stats.Service, p stats.Pod, v2 bool) {
 	t.Helper()
 	all := single(t, s.Metrics, p)
 	got := series(t, s, all.GetContainerMetrics()[0].GetMetrics())
-	for name, v := range series(t, s, all.GetMetrics()) {
-		got[name] = v
-	}
-	for _, name := range strings.Fields(expected) {
+	maps.Copy(got, series(t, s, all.GetMetrics()))
+	for name := range strings.FieldsSeq(expected) {
 		found := false
 		for n := range got {
 			found = found || strings.HasPrefix(n, name+"{")

@@ -336,7 +336,7 @@ func noGoroutines(t *testing.T) {
 	var left []string
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		left = nil
-		for _, s := range strings.Split(stacks(), "\n\n") {
+		for s := range strings.SplitSeq(stacks(), "\n\n") {
 			if strings.Contains(s, "/pkg/stream.") && !strings.Contains(s, "stream_test.Test") {
 				left = append(left, s)
 			}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -62,7 +63,7 @@ func (v OOMVictim) told(record []byte) bool {
 	if rest, ok := bytes.CutPrefix(text, []byte("oom-kill:")); ok {
 		_, rest, _ = bytes.Cut(rest, []byte("task_memcg="))
 		cgroup, _, _ := bytes.Cut(rest, []byte(","))
-		return v.in(append(cgroup[:len(cgroup):len(cgroup)], '/'))
+		return v.in(append(slices.Clip(cgroup), '/'))
 	}
 	_, rest, ok := bytes.Cut(text, []byte(": Killed process "))
 	if !ok {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -101,7 +102,7 @@ func enableControllers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range strings.Fields(string(data)) {
+	for name := range strings.FieldsSeq(string(data)) {
 		if err := os.WriteFile("/sys/fs/cgroup/cgroup.subtree_control", []byte("+"+name), 0o644); err != nil {
 			t.Logf("controller %s: %v", name, err)
 		}
@@ -123,8 +124,8 @@ func (c *cgroup) remove() error {
 			return err
 		})
 		errs = append(errs, err)
-		for i := len(below) - 1; i >= 0; i-- {
-			errs = append(errs, os.Remove(below[i]))
+		for _, b := range slices.Backward(below) {
+			errs = append(errs, os.Remove(b))
 		}
 	}
 	return errors.Join(errs...)

@@ -115,7 +115,7 @@ func TestConfigPrintsEveryKey(t *testing.T) {
 		if table != "" {
 			in, _ = got[table].(map[string]any)
 		}
-		for _, key := range strings.Fields(keys) {
+		for key := range strings.FieldsSeq(keys) {
 			if _, ok := in[key]; !ok {
 				t.Errorf("no %s.%s in\n%s", table, key, out)
 			}

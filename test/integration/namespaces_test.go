@@ -196,6 +196,8 @@ func TestUserNamespaces(t *testing.T) {
 	web := options(nodetest.ContainerConfig("web", "again"), o)
 	web.Linux.SecurityContext.RunAsUser = &cri.Int64Value{Value: 1000}
 	contains(t, "log", output(t, d, pod, web, config), "again /dev/stdout")
-	refusedContainer(t, d, pod, options(nodetest.ContainerConfig("other"), &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER,
-		UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: []*cri.IDMapping{{HostId: 0, Length: 10}}, Gids: ids}}), codes.InvalidArgument, "userns")
+	refusedContainer(t, d, pod, options(nodetest.ContainerConfig("other"), &cri.NamespaceOption{
+		Pid:           cri.NamespaceMode_CONTAINER,
+		UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: []*cri.IDMapping{{HostId: 0, Length: 10}}, Gids: ids},
+	}), codes.InvalidArgument, "userns")
 }

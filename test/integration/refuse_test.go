@@ -40,10 +40,13 @@ func TestRefusedPods(t *testing.T) {
 		{"sysctl that is not there", "", sysctl("net.ipv4.no_such_thing", "1"), codes.FailedPrecondition, []string{"no_such_thing"}},
 		{"sysctl value", "", sysctl("net.ipv4.ip_forward", "banana"), codes.FailedPrecondition, []string{"ip_forward"}},
 		{"relative log directory", "", func(c *cri.PodSandboxConfig) { c.LogDirectory = "logs" }, codes.InvalidArgument, []string{`"logs"`}},
-		{"port", "", func(c *cri.PodSandboxConfig) {
-			c.PortMappings = []*cri.PortMapping{{HostPort: 70000, ContainerPort: 80}}
+		{
+			"port", "", func(c *cri.PodSandboxConfig) {
+				c.PortMappings = []*cri.PortMapping{{HostPort: 70000, ContainerPort: 80}}
+			},
+			codes.InvalidArgument,
+			[]string{"70000"},
 		},
-			codes.InvalidArgument, []string{"70000"}},
 		{"cgroup parent", "", func(c *cri.PodSandboxConfig) { c.Linux.CgroupParent = "/a/../../b" }, codes.InvalidArgument, []string{"cgroup_parent"}},
 		{"hostname", "", func(c *cri.PodSandboxConfig) { c.Hostname = strings.Repeat("h", 65) }, codes.InvalidArgument, []string{"hostname"}},
 		{"user namespace without maps", "", func(c *cri.PodSandboxConfig) {
@@ -157,12 +160,21 @@ func refusedContainers(private string) []refused {
 		{"source that cannot be made", mounts(&cri.Mount{HostPath: "/sys/no-such-dir", ContainerPath: "/data"}), codes.FailedPrecondition, []string{"/data", "/sys/no-such-dir"}},
 		{"relative container path", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "data"}), codes.InvalidArgument, []string{"container_path", `"data"`}},
 		{"mount over the root", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "/"}), codes.InvalidArgument, []string{"root"}},
-		{"recursive read-only but writable", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "/data", RecursiveReadOnly: true}),
-			codes.InvalidArgument, []string{"recursive_read_only"}},
-		{"writable image volume", mounts(&cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: nodetest.TestImage}}),
-			codes.InvalidArgument, []string{"mounts[/data]", "readonly"}},
-		{"image volume of an unknown image", mounts(&cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: "cri-shim.test/none:1"}, Readonly: true}),
-			codes.NotFound, []string{"/data", "cri-shim.test/none:1"}},
+		{
+			"recursive read-only but writable", mounts(&cri.Mount{HostPath: "/tmp", ContainerPath: "/data", RecursiveReadOnly: true}),
+			codes.InvalidArgument,
+			[]string{"recursive_read_only"},
+		},
+		{
+			"writable image volume", mounts(&cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: nodetest.TestImage}}),
+			codes.InvalidArgument,
+			[]string{"mounts[/data]", "readonly"},
+		},
+		{
+			"image volume of an unknown image", mounts(&cri.Mount{ContainerPath: "/data", Image: &cri.ImageSpec{Image: "cri-shim.test/none:1"}, Readonly: true}),
+			codes.NotFound,
+			[]string{"/data", "cri-shim.test/none:1"},
+		},
 		{"image sub path missing", mounts(imageMount("no/such")), codes.InvalidArgument, []string{"/data", "no/such"}},
 		{"image sub path escaping", mounts(imageMount("../../etc")), codes.InvalidArgument, []string{"../../etc"}},
 		{"image sub path absolute", mounts(imageMount("/etc")), codes.InvalidArgument, []string{`"/etc"`}},
@@ -172,18 +184,27 @@ func refusedContainers(private string) []refused {
 		{"log path that leaves", func(c *cri.ContainerConfig) { c.LogPath = "../x.log" }, codes.InvalidArgument, []string{"../x.log"}},
 		{"absolute log path", func(c *cri.ContainerConfig) { c.LogPath = "/tmp/x.log" }, codes.InvalidArgument, []string{"/tmp/x.log"}},
 		{"relative working directory", func(c *cri.ContainerConfig) { c.WorkingDir = "w" }, codes.InvalidArgument, []string{"working_dir"}},
-		{"missing device", func(c *cri.ContainerConfig) {
-			c.Devices = []*cri.Device{{HostPath: "/dev/nosuch", ContainerPath: "/dev/x"}}
+		{
+			"missing device", func(c *cri.ContainerConfig) {
+				c.Devices = []*cri.Device{{HostPath: "/dev/nosuch", ContainerPath: "/dev/x"}}
+			},
+			codes.InvalidArgument,
+			[]string{"/dev/nosuch"},
 		},
-			codes.InvalidArgument, []string{"/dev/nosuch"}},
-		{"unknown CDI device", func(c *cri.ContainerConfig) { c.CDIDevices = []*cri.CDIDevice{{Name: "vendor.test/none=all"}} },
-			codes.InvalidArgument, []string{"vendor.test/none=all"}},
+		{
+			"unknown CDI device", func(c *cri.ContainerConfig) { c.CDIDevices = []*cri.CDIDevice{{Name: "vendor.test/none=all"}} },
+			codes.InvalidArgument,
+			[]string{"vendor.test/none=all"},
+		},
 		{"unknown capability", func(c *cri.ContainerConfig) {
 			c.Linux.SecurityContext.Capabilities = &cri.Capability{AddCapabilities: []string{"FLY"}}
 		}, codes.InvalidArgument, []string{"FLY"}},
 		{"unknown user", func(c *cri.ContainerConfig) { c.Linux.SecurityContext.RunAsUsername = "nobody-here" }, codes.InvalidArgument, []string{"nobody-here"}},
-		{"group without user", func(c *cri.ContainerConfig) { c.Linux.SecurityContext.RunAsGroup = &cri.Int64Value{Value: 1} },
-			codes.InvalidArgument, []string{"run_as_group"}},
+		{
+			"group without user", func(c *cri.ContainerConfig) { c.Linux.SecurityContext.RunAsGroup = &cri.Int64Value{Value: 1} },
+			codes.InvalidArgument,
+			[]string{"run_as_group"},
+		},
 		{"missing seccomp profile", func(c *cri.ContainerConfig) {
 			c.Linux.SecurityContext.Seccomp = &cri.SecurityProfile{ProfileType: cri.SecurityProfile_Localhost, LocalhostRef: "/no/such.json"}
 		}, codes.InvalidArgument, []string{"/no/such.json"}},
@@ -191,8 +212,11 @@ func refusedContainers(private string) []refused {
 			c.Linux.SecurityContext.NamespaceOptions = &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_TARGET, TargetId: "feed"}
 		}, codes.NotFound, []string{"feed"}},
 		{"negative limit", func(c *cri.ContainerConfig) { c.Linux.Resources = &cri.LinuxContainerResources{CpuQuota: -2} }, codes.InvalidArgument, []string{"cpu_quota"}},
-		{"oom score", func(c *cri.ContainerConfig) { c.Linux.Resources = &cri.LinuxContainerResources{OomScoreAdj: 1001} },
-			codes.InvalidArgument, []string{"oom_score_adj"}},
+		{
+			"oom score", func(c *cri.ContainerConfig) { c.Linux.Resources = &cri.LinuxContainerResources{OomScoreAdj: 1001} },
+			codes.InvalidArgument,
+			[]string{"oom_score_adj"},
+		},
 		{"no command", func(c *cri.ContainerConfig) { c.Image.Image = emptyImage; c.Args = nil }, codes.InvalidArgument, []string{"command"}},
 	}
 }

@@ -79,8 +79,10 @@ func TestCapabilities(t *testing.T) {
 			s.RunAsUser = &cri.Int64Value{Value: 1000}
 			s.Capabilities = &cri.Capability{AddCapabilities: []string{"NET_BIND_SERVICE"}, AddAmbientCapabilities: []string{"NET_BIND_SERVICE"}}
 		}, func(eff, _, amb uint64) bool { return amb == netBind && eff == netBind }},
-		{"none for a user", func(s *cri.LinuxContainerSecurityContext) { s.RunAsUser = &cri.Int64Value{Value: 1000} },
-			func(eff, _, _ uint64) bool { return eff == 0 }},
+		{
+			"none for a user", func(s *cri.LinuxContainerSecurityContext) { s.RunAsUser = &cri.Int64Value{Value: 1000} },
+			func(eff, _, _ uint64) bool { return eff == 0 },
+		},
 		{"privileged", func(s *cri.LinuxContainerSecurityContext) { s.Privileged = true }, func(eff, bnd, _ uint64) bool {
 			return eff == bnd && eff == ownBounding(t)
 		}},
@@ -244,7 +246,7 @@ func TestUsers(t *testing.T) {
 func sorted(identity string) string {
 	head, groups, _ := strings.Cut(identity, "[")
 	seen := map[string]bool{}
-	for _, g := range strings.Fields(strings.Trim(groups, "]")) {
+	for g := range strings.FieldsSeq(strings.Trim(groups, "]")) {
 		seen[g] = true
 	}
 	return fmt.Sprint(head, seen)

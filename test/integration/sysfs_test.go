@@ -85,8 +85,10 @@ func TestRenamedDevices(t *testing.T) {
 	c := nodetest.ContainerConfig("app", "sleep")
 	c.Linux.SecurityContext.NamespaceOptions = o
 	c.Devices = []*cri.Device{
-		{HostPath: "/dev/fuse", ContainerPath: "/dev/renamed"}, {HostPath: "/dev/fuse", ContainerPath: "/dev/fuse"},
-		{HostPath: "/dev/zero", ContainerPath: "/opt/nodes/zero", Permissions: "r"}, {HostPath: "/dev/full"},
+		{HostPath: "/dev/fuse", ContainerPath: "/dev/renamed"},
+		{HostPath: "/dev/fuse", ContainerPath: "/dev/fuse"},
+		{HostPath: "/dev/zero", ContainerPath: "/opt/nodes/zero", Permissions: "r"},
+		{HostPath: "/dev/full"},
 	}
 	id := d.Run(t, pod, c, config)
 	contains(t, "devices", exec(t, d, id, "stat", "/dev/renamed", "/dev/fuse", "/opt/nodes/zero"), "rdev=10:229", "rdev=1:5")

@@ -25,12 +25,18 @@ func imageWithVolumes(t *testing.T) ocilayout.Image {
 	img.Layers = append(img.Layers, ocilayout.Layer{
 		{Path: "filled", Dir: true, Mode: 0o750, UID: 1000, GID: 1001},
 		{Path: "filled/file", Content: []byte("from the image"), UID: 1000, GID: 1001, Mode: 0o640},
-		{Path: "filled/inner", Dir: true}, {Path: "filled/inner/file", Content: []byte("from the image too")},
-		{Path: "real", Dir: true}, {Path: "real/file", Content: []byte("behind a link")},
-		{Path: "link", Symlink: "real"}, {Path: "up", Symlink: "../../../../real"},
+		{Path: "filled/inner", Dir: true},
+		{Path: "filled/inner/file", Content: []byte("from the image too")},
+		{Path: "real", Dir: true},
+		{Path: "real/file", Content: []byte("behind a link")},
+		{Path: "link", Symlink: "real"},
+		{Path: "up", Symlink: "../../../../real"},
 		{Path: "etc/motd", Content: []byte("hello")},
-		{Path: "to-mine", Symlink: "/mine"}, {Path: "to-proc", Symlink: "proc"},
-		{Path: "many", Dir: true}, {Path: "many/names", Dir: true}, {Path: "many/names/before", Symlink: "../../short"},
+		{Path: "to-mine", Symlink: "/mine"},
+		{Path: "to-proc", Symlink: "proc"},
+		{Path: "many", Dir: true},
+		{Path: "many/names", Dir: true},
+		{Path: "many/names/before", Symlink: "../../short"},
 	})
 	img.Config.Volumes = map[string]struct{}{}
 	for _, v := range []string{"/new", "/new/deep/er", "/filled", "/filled/inner", "/link", "/up", "/../../climbs", "relative", "/etc/motd", "/mine", "/proc", "/dev/shm", "/sys/fs/cgroup", "/etc/hosts", "/", "/to-mine/data", "/to-proc/sys", "/many/names/before/it"} {

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"runtime"
 	"time"
@@ -109,9 +110,7 @@ func Index(images ...Built) (ocispec.Descriptor, map[digest.Digest][]byte, error
 	all := Built{Blobs: map[digest.Digest][]byte{}}
 	index := ocispec.Index{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex}
 	for _, b := range images {
-		for d, blob := range b.Blobs {
-			all.Blobs[d] = blob
-		}
+		maps.Copy(all.Blobs, b.Blobs)
 		index.Manifests = append(index.Manifests, b.Manifest)
 	}
 	desc, err := all.addJSON(ocispec.MediaTypeImageIndex, index)

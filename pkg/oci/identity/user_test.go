@@ -49,11 +49,15 @@ func TestResolveUser(t *testing.T) {
 		"image uid:group":  {"1003:www", nil, identity.User{UID: 1003, GID: 33, Groups: []uint32{33}, Home: "/"}},
 		"no home":          {"bare", nil, identity.User{UID: 5, GID: 5, Groups: []uint32{5}, Home: "/"}},
 		"uid beats image":  {"web:www", &cri.LinuxContainerSecurityContext{RunAsUser: v(42)}, identity.User{UID: 42, Groups: []uint32{0}, Home: "/"}},
-		"uid and gid": {"", &cri.LinuxContainerSecurityContext{RunAsUser: v(1000), RunAsGroup: v(8), SupplementalGroups: []int64{9, 8, 50000}},
-			identity.User{UID: 1000, GID: 8, Groups: []uint32{8, 50000, 9}, Home: "/home/web"}},
+		"uid and gid": {
+			"", &cri.LinuxContainerSecurityContext{RunAsUser: v(1000), RunAsGroup: v(8), SupplementalGroups: []int64{9, 8, 50000}},
+			identity.User{UID: 1000, GID: 8, Groups: []uint32{8, 50000, 9}, Home: "/home/web"},
+		},
 		"username": {"", &cri.LinuxContainerSecurityContext{RunAsUsername: "web", RunAsGroup: v(8)}, identity.User{UID: 1000, GID: 8, Groups: []uint32{8, 50000}, Home: "/home/web"}},
-		"strict": {"web", &cri.LinuxContainerSecurityContext{SupplementalGroups: []int64{1234}, SupplementalGroupsPolicy: cri.SupplementalGroupsPolicy_Strict},
-			identity.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 1234}, Home: "/home/web"}},
+		"strict": {
+			"web", &cri.LinuxContainerSecurityContext{SupplementalGroups: []int64{1234}, SupplementalGroupsPolicy: cri.SupplementalGroupsPolicy_Strict},
+			identity.User{UID: 1000, GID: 1000, Groups: []uint32{1000, 1234}, Home: "/home/web"},
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := identity.Resolve(t.Context(), open, c.image, c.sc)
