@@ -164,20 +164,26 @@ func loadConfig(path string, required bool) (Config, error) {
 	}
 	dec := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields()
 	if err := dec.Decode(&c); err != nil {
-		if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok {
-			return c, fmt.Errorf("read config %s: unknown key:\n%s", path, strict.String())
-		}
-		if at, ok := errors.AsType[*toml.DecodeError](err); ok {
-			row, column := at.Position()
-			where := fmt.Sprintf("line %d, column %d", row, column)
-			if key := at.Key(); len(key) > 0 { // none where the text is no TOML at all
-				where += ", " + strings.Join(key, ".")
-			}
-			return c, fmt.Errorf("read config %s: %s: %w", path, where, err)
-		}
-		return c, fmt.Errorf("read config %s: %w", path, err)
+		return c, decodeError(path, err)
 	}
 	return c, nil
+}
+
+// decodeError is what the TOML decoder says, with the place in the file.
+func decodeError(path string, err error) error {
+	if strict, ok := errors.AsType[*toml.StrictMissingError](err); ok {
+		return fmt.Errorf("read config %s: unknown key:\n%s", path, strict.String())
+	}
+	at, ok := errors.AsType[*toml.DecodeError](err)
+	if !ok {
+		return fmt.Errorf("read config %s: %w", path, err)
+	}
+	row, column := at.Position()
+	where := fmt.Sprintf("line %d, column %d", row, column)
+	if key := at.Key(); len(key) > 0 { // none where the text is no TOML at all
+		where += ", " + strings.Join(key, ".")
+	}
+	return fmt.Errorf("read config %s: %s: %w", path, where, err)
 }
 
 // validate checks what the types do not say; every problem is reported.

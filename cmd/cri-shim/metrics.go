@@ -38,11 +38,11 @@ func (d *daemon) metrics() (prometheus.Registerer, error) {
 
 // listenMetrics takes [metrics] address, before anything runs that an address in
 // use would have to stop again; nil without one.
-func (d *daemon) listenMetrics() (net.Listener, error) {
+func (d *daemon) listenMetrics(ctx context.Context) (net.Listener, error) {
 	if d.registry == nil {
 		return nil, nil
 	}
-	l, err := net.Listen("tcp", d.config.Metrics.Address)
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", d.config.Metrics.Address)
 	if err != nil {
 		return nil, fmt.Errorf("serve metrics: %w", err)
 	}

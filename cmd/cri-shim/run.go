@@ -23,11 +23,11 @@ const connectLimit = 20 * time.Second
 // calls, calls in flight, operations, stores. Pods run on. ctx is the services',
 // and the one that operations run on: what ends the services ends them too.
 func (d *daemon) run(ctx context.Context) error {
-	listener, err := listen(socketPath(d.config.Listen))
+	listener, err := listen(ctx, socketPath(d.config.Listen))
 	if err != nil {
 		return err
 	}
-	metrics, err := d.listenMetrics()
+	metrics, err := d.listenMetrics(ctx)
 	if err != nil {
 		listener.Close()
 		return err
@@ -131,7 +131,7 @@ func (d *daemon) wipe(ctx context.Context) error {
 	}
 	exits, stop := context.WithCancel(ctx)
 	defer stop()
-	go d.sandboxes.RunExits(exits)
+	go func() { _ = d.sandboxes.RunExits(exits) }() // nil when exits ends
 	if err := d.sandboxes.Recover(ctx); err != nil {
 		return err
 	}
@@ -185,7 +185,7 @@ func (d *daemon) close() {
 
 // listen makes the socket for root only. A stale one of a daemon that died is
 // replaced: the lock on the root directory says that no other lives.
-func listen(path string) (net.Listener, error) {
+func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
@@ -197,7 +197,7 @@ func listen(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("listen: %w", err)
 		}
 	}
-	l, err := net.Listen("unix", path)
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}

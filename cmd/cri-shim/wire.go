@@ -262,7 +262,7 @@ func (d *daemon) handlers(systemd bool) ([]runc.Handler, error) {
 
 func (d *daemon) wireServer(ctx context.Context) (err error) {
 	c := d.config.Stream
-	d.stream, err = stream.New(stream.Options{
+	d.stream, err = stream.New(ctx, stream.Options{
 		Address: c.Address, Port: c.Port, CertFile: c.CertFile, KeyFile: c.KeyFile, IdleTimeout: c.IdleTimeout,
 		Exec: d.containers.Exec, Attach: d.containers.Attach, NetNS: d.sandboxes.NetNSPath, Log: d.log,
 	})

@@ -122,7 +122,7 @@ func (c *Client) connect(ctx context.Context) error {
 	hello, err := c.handshake(ctx, l)
 	if err != nil {
 		l.close()
-		<-ended
+		_ = <-ended // err says more
 		return err
 	}
 	c.replaceOther(ctx, l, hello)

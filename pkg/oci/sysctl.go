@@ -43,7 +43,8 @@ func validateSysctl(key, value string, o *cri.NamespaceOption) error {
 	if strings.ContainsRune(value, 0) {
 		return refusal.Invalid(field, "%q holds a NUL", value)
 	}
-	kind, shared := "", false
+	var kind string
+	var shared bool
 	switch {
 	case ipcSysctl(name):
 		kind, shared = "IPC", o.GetIpc() == cri.NamespaceMode_NODE

@@ -106,7 +106,7 @@ func newNodeIn(t testing.TB, dir string, change ...func(*server.Options)) *node 
 	must(err)
 	containers := container.New(container.Options{Store: n.store, Ops: ops, Layout: layout, Images: images, RootFS: roots, Runtime: runtime, Log: log})
 	sandboxes := sandbox.New(sandbox.Options{Store: n.store, Ops: ops, Layout: layout, Containers: containers, Runtime: runtime, RootFS: roots, Network: networks, Log: log})
-	streams, err := stream.New(stream.Options{Exec: containers.Exec, Attach: containers.Attach, NetNS: sandboxes.NetNSPath, Log: log})
+	streams, err := stream.New(t.Context(), stream.Options{Exec: containers.Exec, Attach: containers.Attach, NetNS: sandboxes.NetNSPath, Log: log})
 	must(err)
 	o := server.Options{
 		Store: n.store, Sandboxes: sandboxes, Containers: containers, Images: images, RootFS: roots, Network: networks, Stream: streams,

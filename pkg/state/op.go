@@ -16,7 +16,7 @@ import (
 // Ops runs operations on the daemon's life, not on the life of the request
 // that asked for them. Two requests for the same operation share one run.
 type Ops struct {
-	base    context.Context // ends when the daemon does; set once in NewOps
+	base    context.Context //nolint:containedctx // ends when the daemon does; set once in NewOps
 	mu      sync.Mutex      // guards running
 	running map[string]*op
 	objects keyed.Lock

@@ -166,11 +166,11 @@ func TestSlowDisksWaitTogether(t *testing.T) {
 		all = append(all, c)
 	}
 	start := time.Now()
-	got, err := s.Containers(t.Context(), all[:4])
+	_, err := s.Containers(t.Context(), all[:4])
 	few := time.Since(start)
 	must(t, err)
 	start = time.Now()
-	got, err = s.Containers(t.Context(), all)
+	got, err := s.Containers(t.Context(), all)
 	took := time.Since(start)
 	must(t, err)
 	if took > 3*few {

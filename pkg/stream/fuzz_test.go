@@ -61,7 +61,7 @@ func FuzzFrames(f *testing.F) {
 		f.Add(uint8(kind), []byte{0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff, 0, 0}) // SYN_STREAM, longer than what follows
 	}
 	log := endings{make(chan string, 16), make(chan string, 16)}
-	s, err := stream.New(stream.Options{
+	s, err := stream.New(f.Context(), stream.Options{
 		Exec: func(ctx context.Context, _ state.ContainerID, _ []string, c stdio.Client) (int32, error) {
 			io.Copy(c.Stdout, c.Stdin)
 			return 0, ctx.Err()

@@ -53,7 +53,7 @@ type Service struct {
 
 // New opens the listening socket, so that URLs are valid from then on; they are
 // answered as soon as Run runs.
-func New(o Options) (*Service, error) {
+func New(ctx context.Context, o Options) (*Service, error) {
 	if o.Address == "" {
 		o.Address = "127.0.0.1"
 	}
@@ -70,7 +70,7 @@ func New(o Options) (*Service, error) {
 	if err := s.loadCertificate(); err != nil {
 		return nil, fmt.Errorf("load streaming certificate: %w", err)
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(o.Address, strconv.Itoa(o.Port)))
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(o.Address, strconv.Itoa(o.Port)))
 	if err != nil {
 		return nil, fmt.Errorf("listen for streaming: %w", err)
 	}

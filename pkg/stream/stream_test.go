@@ -31,8 +31,7 @@ import (
 // processes stands in for the container service: it runs commands on this
 // machine and notes how their contexts end.
 type processes struct {
-	attach func(ctx context.Context, c stdio.Client) error
-	ended  chan error // cause of the context of the last exec
+	ended chan error // cause of the context of the last exec
 }
 
 func (p *processes) exec(ctx context.Context, _ state.ContainerID, args []string, c stdio.Client) (int32, error) {
@@ -101,7 +100,7 @@ func runOnTerminal(cmd *exec.Cmd, c stdio.Client) error {
 func start(t *testing.T, o stream.Options) (s *stream.Service, stop func()) {
 	t.Helper()
 	o.Log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
-	s, err := stream.New(o)
+	s, err := stream.New(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -205,14 +205,13 @@ func TestSlowClientGetsAllBehindItsInput(t *testing.T) {
 			in := &endless{}
 			s, _ := start(t, stream.Options{Exec: func(_ context.Context, _ state.ContainerID, _ []string, c stdio.Client) (int32, error) {
 				stalled(t, &in.taken)
-				for b := make([]byte, 32<<10); ; {
-					for range size / len(b) {
-						if _, err := c.Stdout.Write(b); err != nil {
-							return 0, err
-						}
+				b := make([]byte, 32<<10)
+				for range size / len(b) {
+					if _, err := c.Stdout.Write(b); err != nil {
+						return 0, err
 					}
-					return 0, nil
 				}
+				return 0, nil
 			}})
 			u, err := s.GetExec(stream.Session{Container: "c", Command: []string{"x"}, Stdin: true, Stdout: true})
 			if err != nil {

@@ -65,7 +65,7 @@ func TestURLs(t *testing.T) {
 func TestNewTellsWhatIsWrong(t *testing.T) {
 	for _, o := range []stream.Options{{Address: "256.0.0.1"}, {CertFile: "/nonexistent", KeyFile: "/nonexistent"}, {CertFile: "/dev/null"}} {
 		o.Log = slog.New(slog.DiscardHandler)
-		if _, err := stream.New(o); err == nil {
+		if _, err := stream.New(t.Context(), o); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}
 	}

@@ -175,25 +175,18 @@ func layerFault(dir, imported string) string {
 func checkLinks(t *Tree) []Finding {
 	imports := map[string][]string{}
 	for _, f := range t.Go {
-		if product(f) {
-			for _, spec := range f.AST.Imports {
-				imports[f.dir()] = append(imports[f.dir()], importPath(spec))
-			}
+		if !product(f) {
+			continue
+		}
+		for _, spec := range f.AST.Imports {
+			imports[f.dir()] = append(imports[f.dir()], importPath(spec))
 		}
 	}
 	var found []Finding
 	for _, l := range links {
-		seen := map[string]bool{l.program: true}
-		for next := []string{l.program}; len(next) > 0; {
-			from := next[0]
-			next = next[1:]
+		for _, from := range linked(l.program, imports) {
 			for _, p := range imports[from] {
-				own, isOwn := strings.CutPrefix(p, module)
-				if isOwn && !seen[own] {
-					seen[own] = true
-					next = append(next, own)
-				}
-				if isOwn && slices.Contains(l.without, own) || !isOwn && !l.mayLink(p) {
+				if !l.mayLink(p) {
 					found = append(found, Finding{from, 0, l.program + " links " + p + ": " + l.why})
 				}
 			}
@@ -202,7 +195,23 @@ func checkLinks(t *Tree) []Finding {
 	return found
 }
 
+// linked are the program and our packages that it imports, directly or not.
+func linked(program string, imports map[string][]string) []string {
+	seen, all := map[string]bool{program: true}, []string{program}
+	for at := 0; at < len(all); at++ {
+		for _, p := range imports[all[at]] {
+			if own, isOwn := strings.CutPrefix(p, module); isOwn && !seen[own] {
+				seen[own], all = true, append(all, own)
+			}
+		}
+	}
+	return all
+}
+
 func (l link) mayLink(p string) bool {
+	if own, isOwn := strings.CutPrefix(p, module); isOwn {
+		return !slices.Contains(l.without, own)
+	}
 	first, _, _ := strings.Cut(p, "/")
 	return l.outside == nil || !strings.Contains(first, ".") || slices.ContainsFunc(l.outside, func(o string) bool { return wall{path: o}.holds(p) })
 }

@@ -25,24 +25,30 @@ var (
 func checkMakeTargets(t *Tree) []Finding {
 	defined := map[string]bool{}
 	for _, o := range t.Other {
-		if o.Path == "Makefile" {
-			for _, m := range definedTarget.FindAllStringSubmatch(o.Src, -1) {
-				for name := range strings.FieldsSeq(m[1]) {
-					defined[name] = true
-				}
+		if o.Path != "Makefile" {
+			continue
+		}
+		for _, m := range definedTarget.FindAllStringSubmatch(o.Src, -1) {
+			for name := range strings.FieldsSeq(m[1]) {
+				defined[name] = true
 			}
 		}
 	}
 	var found []Finding
 	for _, o := range t.Other {
-		if !strings.HasSuffix(o.Path, ".md") {
-			continue
+		if strings.HasSuffix(o.Path, ".md") {
+			found = append(found, undefinedTargets(o, defined)...)
 		}
-		for _, m := range namedTarget.FindAllStringSubmatchIndex(o.Src, -1) {
-			for name := range strings.FieldsSeq(o.Src[m[2]:m[3]]) {
-				if !defined[name] && !strings.Contains(name, "/") { // a file is made by its rule
-					found = append(found, o.find(m[2], "the Makefile has no target "+name))
-				}
+	}
+	return found
+}
+
+func undefinedTargets(o Text, defined map[string]bool) []Finding {
+	var found []Finding
+	for _, m := range namedTarget.FindAllStringSubmatchIndex(o.Src, -1) {
+		for name := range strings.FieldsSeq(o.Src[m[2]:m[3]]) {
+			if !defined[name] && !strings.Contains(name, "/") { // a file is made by its rule
+				found = append(found, o.find(m[2], "the Makefile has no target "+name))
 			}
 		}
 	}

@@ -241,10 +241,10 @@ func privateMount(t *testing.T) string {
 
 func TestRefusedContainers(t *testing.T) {
 	t.Parallel()
-	preload, extra := t.TempDir(), ""
+	preload := t.TempDir()
 	writeLayout(t, preload, nodetest.TestImage, nodetest.TestboxImage(t))
 	writeLayout(t, preload, emptyImage, fileImage("only/a/file", "x"))
-	extra = "[image]\npreload_dir = \"" + preload + "\"\n"
+	extra := "[image]\npreload_dir = \"" + preload + "\"\n"
 	d := nodetest.Start(t, extra)
 	d.AwaitImage(t, emptyImage)
 	pod, config := quickPod(t, d, "refusing")
