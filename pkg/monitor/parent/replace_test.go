@@ -201,6 +201,39 @@ func TestBrokenBinaryIsNotExecuted(t *testing.T) {
 	b.check()
 }
 
+// TestImageThatDiesIsSucceeded: a program that answers the check and dies once it is
+// the monitor loses the parent of what runs, and nothing else: the next monitor, which
+// is started from a program that works, takes all of it over.
+func TestImageThatDiesIsSucceeded(t *testing.T) {
+	good := monitornode.BuildMonitor(t)
+	n := monitornode.StartWith(t, good)
+	program := read(t, good)
+	stop := filepath.Join(n.Dir, "stop")
+	n.Launch(n.Spec("writer", monitornode.Self(t), monitornode.AsCounter, stop))
+	n.Launch(n.Terminal("tty", "sh", "-c", "stty -echo; echo ready; read x; echo got $x; exit 5"))
+	n.WaitLog("tty", "ready")
+	install(t, good, "#!/bin/sh\n[ $1 = --check ] && echo {} || exit 1\n")
+	dies := n.PID
+	hangUp(t, n)
+	monitornode.Eventually(t, "the image to die", func() bool { return unix.Kill(dies, 0) != nil || n.MonitorPID() == 0 })
+	install(t, good, program)
+	monitornode.Eventually(t, "a successor", func() bool { pid := n.MonitorPID(); return pid != 0 && pid != dies && n.Client.Ready() == nil })
+	n.PID = n.MonitorPID()
+	a := n.Attach("tty")
+	fmt.Fprintln(a.Stdin, "three")
+	if got, _ := io.ReadAll(a.Stdout); string(got) != "got three\r\n" {
+		t.Errorf("read %q from the terminal", got)
+	}
+	lines := monitornode.EndCounter(t, stop)
+	known := monitornode.ExitKnownAfterReap(t)
+	for range 2 {
+		if e := n.Exit(); e.Code != map[string]int{"writer": 7, "tty": 5}[e.ID] && (known || !e.Unknown) {
+			t.Errorf("exit %+v", e)
+		}
+	}
+	monitornode.CheckCounter(t, monitornode.ReadLog(t, n.LogPath("writer")), lines)
+}
+
 // TestHungBinaryIsGivenUp: one that does not answer the check is killed.
 func TestHungBinaryIsGivenUp(t *testing.T) {
 	n := monitornode.StartWith(t, monitornode.BuildMonitor(t))
