@@ -125,7 +125,7 @@ func (c *Client) connect(ctx context.Context) error {
 		_ = <-ended // err says more
 		return err
 	}
-	c.replaceOther(ctx, l, hello)
+	c.replaceOther(ctx, hello)
 	<-ended
 	l.close()
 	return broken

@@ -23,7 +23,7 @@ const (
 // replaceOther has a monitor of another build execute the present binary: once for
 // each monitor that this client meets, so that one which comes back as it was is
 // let alone. Whatever becomes of it is one line in the log.
-func (c *Client) replaceOther(ctx context.Context, l *link, h *wire.Hello) {
+func (c *Client) replaceOther(ctx context.Context, h *wire.Hello) {
 	if c.o.Binary == "" || c.offered == h.Instance {
 		return
 	}
@@ -38,7 +38,7 @@ func (c *Client) replaceOther(ctx context.Context, l *link, h *wire.Hello) {
 		if !next.Replaces(h.Build) {
 			return
 		}
-		err = c.replace(ctx, l, h)
+		err = c.replace(ctx, h)
 	}
 	if err != nil {
 		c.o.Log.Warn("monitor not replaced, it goes on", "pid", h.PID, "from", from, "to", to, "err", err)
@@ -49,7 +49,7 @@ func (c *Client) replaceOther(ctx context.Context, l *link, h *wire.Hello) {
 
 // replace asks for the upgrade, if what the monitor would execute is the binary. A
 // monitor that does not say what it would execute is asked as well.
-func (c *Client) replace(ctx context.Context, l *link, h *wire.Hello) error {
+func (c *Client) replace(ctx context.Context, h *wire.Hello) error {
 	if h.Executable != "" {
 		own, err := os.Stat(c.o.Binary)
 		if err != nil {
@@ -65,9 +65,7 @@ func (c *Client) replace(ctx context.Context, l *link, h *wire.Hello) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, replacePatience)
 	defer cancel()
-	_, fds, err := l.call(ctx, &wire.Packet{Op: wire.OpUpgrade}, nil)
-	wire.CloseFDs(fds)
-	return err
+	return c.Upgrade(ctx)
 }
 
 // checkBinary has a cri-monitor say which build it is.
