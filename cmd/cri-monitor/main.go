@@ -53,6 +53,7 @@ func main() {
 	flag.BoolVar(&o.check, "check", false, "say which build this is, and end")
 	flag.Parse()
 	if o.check {
+		signal.Ignore(unix.SIGHUP) // who signals all of this name means the monitor
 		fmt.Println(describe())
 		return
 	}

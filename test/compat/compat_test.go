@@ -19,18 +19,18 @@ func TestReloadUnderLoad(t *testing.T) {
 	p.install(present, "cri-shim", "cri-monitor")
 	p.StartFor(t)
 	p.AwaitImage(t, nodetest.TestImage)
+	pid := p.monitor()
 	w := p.start("load")
 	in, tty, cmd := p.attach(w.in, false), p.attach(w.tty, true), p.exec(w.trap, tb, "cat")
 	ending := p.exec(w.trap, tb, "sleep", "1", "9")
 	for _, s := range []*session{in, tty, cmd} {
 		s.say(t, "hello")
 	}
-	pid := p.monitor()
 	const times = 5
 	for i := range times {
 		p.install(present, "cri-monitor") // another file, of the same build
-		p.hangUp()
-		p.awaitCurrent()
+		p.hangUp(pid)
+		p.awaitCurrent(pid)
 		for _, s := range []*session{in, tty, cmd} {
 			s.say(t, "again"+strings.Repeat("!", i))
 		}
@@ -65,7 +65,7 @@ func TestUpgrade(t *testing.T) {
 	p.install(present, "cri-shim", "cri-monitor")
 	p.restart()
 	p.awaitLogged("monitor replaced in place")
-	p.awaitCurrent()
+	p.awaitCurrent(pid)
 	if now := p.monitor(); now != pid {
 		t.Errorf("monitor %d became %d", pid, now)
 	}

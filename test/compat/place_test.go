@@ -118,11 +118,12 @@ func (p *place) monitor() (pid int) {
 	return pid
 }
 
-// awaitCurrent waits until the monitor runs the program that is in place.
-func (p *place) awaitCurrent() {
+// awaitCurrent waits until the monitor, which stays the process it is, runs the
+// program that is in place.
+func (p *place) awaitCurrent(monitor int) {
 	p.t.Helper()
 	nodetest.Eventually(p.t, patience, "the monitor runs the program in place", func() bool {
-		running, err := os.Stat(fmt.Sprintf("/proc/%d/exe", p.MonitorPID()))
+		running, err := os.Stat(fmt.Sprintf("/proc/%d/exe", monitor))
 		if err != nil {
 			return false
 		}
@@ -315,9 +316,11 @@ func (s *session) code(t *testing.T) int {
 	return 0
 }
 
-func (p *place) hangUp() {
+// hangUp signals the monitor by a number that was found before it was busy: the
+// program that it checks has its name too, and so has what it forks.
+func (p *place) hangUp(monitor int) {
 	p.t.Helper()
-	if err := syscall.Kill(p.monitor(), syscall.SIGHUP); err != nil {
+	if err := syscall.Kill(monitor, syscall.SIGHUP); err != nil {
 		p.t.Fatal(err)
 	}
 }
