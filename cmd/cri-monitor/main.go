@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command cri-monitor is the node's one parent of containers: see pkg/monitor.
-// It runs in the foreground; whoever starts it detaches it.
+// It runs in the foreground; its starter detaches it.
 package main
 
 import (
@@ -88,7 +88,7 @@ func run(o options) error {
 	})
 }
 
-// report tells whoever started us how that went.
+// report tells the starter whether the monitor runs.
 func report(fd int, err error) {
 	if fd < 0 {
 		return
@@ -100,7 +100,7 @@ func report(fd int, err error) {
 	case err != nil:
 		said = err.Error()
 	}
-	_, _ = unix.Write(fd, []byte(said)) // whoever asked may be gone
+	_, _ = unix.Write(fd, []byte(said)) // the starter may be gone
 	unix.Close(fd)
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// metrics is the registry of the daemon's own metrics; nil when nobody asked
+// metrics is the registry of the daemon's own metrics; nil when no address is configured
 // for them, and then nothing is counted.
 func (d *daemon) metrics() (prometheus.Registerer, error) {
 	if d.config.Metrics.Address == "" {

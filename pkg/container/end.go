@@ -10,7 +10,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
-// waiter is somebody who waits for a container's end to be on record.
+// waiter is a call that waits until a container's end is recorded.
 type waiter struct {
 	id   state.ContainerID
 	give context.CancelCauseFunc

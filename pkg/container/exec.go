@@ -147,7 +147,7 @@ func (s *Service) execProcess(id state.ContainerID, cmd command) (*specs.Process
 	return oci.Exec(spec, cmd.args, cmd.client.TTY)
 }
 
-// holdProfile puts the default AppArmor profile back that somebody unloaded: no
+// holdProfile puts the default AppArmor profile back if it was unloaded: no
 // program can be executed under one that the kernel does not hold. Where that
 // does not work, the runtime says so of the containers that have it.
 func (s *Service) holdProfile() { s.DefaultProfile() }

@@ -15,12 +15,12 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
 
-// unknownCode is what is reported when nobody could see how a process ended.
+// unknownCode is the exit code reported when no monitor saw a process end.
 const unknownCode = 255
 
 // RecordExit records one exit that the monitor reports. ErrNotFound when it is
 // not a container's. Once it returns nil the monitor may forget the exit; it may
-// come twice. Whoever waits for an end that cannot be recorded is told.
+// come twice. Calls that wait for an end that cannot be recorded get the error.
 func (s *Service) RecordExit(ctx context.Context, e monitor.Exit) error {
 	c, err := s.Store.Container(e.ID)
 	if err != nil {
@@ -61,7 +61,7 @@ func (s *Service) recordUnseen(ctx context.Context, c state.Container) error {
 }
 
 // reap tells plugins of the end and frees the runtime state of an exited
-// container, in the background: nobody who waits for the exit waits for this.
+// container, in the background: callers that wait for the exit do not wait for this.
 // What it misses, Settle and Remove repeat.
 func (s *Service) reap(c state.Container) {
 	state.Go(s.Ops, "reap container "+string(c.ID), func(ctx context.Context) error {
@@ -91,9 +91,9 @@ func (s *Service) Settle(ctx context.Context, id state.ContainerID) error {
 }
 
 // freeQuietly removes the cgroup of a container whose first process has ended,
-// before anybody is told of that: whoever sees it Exited may resize the pod's
+// before that is reported: a client that sees it Exited may resize the pod's
 // cgroup, which cgroup v1 refuses while a child has more. It waits for nothing.
-// A cgroup in which somebody has outlived the first process stays; reap ends
+// A cgroup in which other processes have outlived the first one stays; reap ends
 // that one.
 func (s *Service) freeQuietly(ctx context.Context, c state.Container) {
 	if c.Phase != state.Running && c.Phase != state.Starting {

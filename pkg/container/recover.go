@@ -18,11 +18,11 @@ type action string
 
 const (
 	keep      action = "keep"
-	undo      action = "undo"       // a create nobody was told about: tear it down
+	undo      action = "undo"       // a create that was never acknowledged: tear it down
 	finish    action = "finish"     // a remove that was cut off: tear it down
 	adopt     action = "adopt"      // a start that worked before anyone could say so
 	withdraw  action = "withdraw"   // a start that left nothing: it never happened
-	exitBlind action = "exit blind" // ended, and nobody saw how
+	exitBlind action = "exit blind" // ended, and no monitor watched it
 	leave     action = "leave"      // ended, and the exit feed will say how
 	await     action = "await"      // a start that is not over: see what comes of it
 )
@@ -130,7 +130,7 @@ func (s *Service) ForgetExecs(c state.Container) error {
 }
 
 // RemoveOrphan tears down what carries a container's id and has no record, or
-// whose pod has none. It goes on when ctx ends, for nobody would ask for it again.
+// whose pod has none. It goes on when ctx ends, for no client would ask for it again.
 func (s *Service) RemoveOrphan(ctx context.Context, id state.ContainerID) error {
 	s.Log.Warn("orphaned container removed", "container", id)
 	_, err := state.Do(ctx, s.Ops, "remove orphan "+string(id), func(ctx context.Context) (struct{}, error) {

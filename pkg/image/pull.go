@@ -124,7 +124,7 @@ func (s *Service) install(ctx context.Context, f remotes.Fetcher, root ocispec.D
 }
 
 // lease protects what a pull brings with the returned context from garbage collection, for as long as it runs. The
-// returned func ends it and all that earlier pulls of the name left, and frees what nobody has; with keep, what it holds
+// returned func ends it and all that earlier pulls of the name left, and frees what no image uses; with keep, what it holds
 // stays for a day, so that a later pull finds the partial blobs.
 func (s *Service) lease(ctx context.Context, ref string) (context.Context, func(keep bool) error, error) {
 	key := fmt.Sprintf("%x", sha256.Sum256([]byte(ref)))

@@ -22,7 +22,7 @@ const (
 	labelGCRoot = "containerd.io/gc.root"
 )
 
-// Remove takes all names of the image that ref means away and frees the space that nobody else uses. Layers under a
+// Remove takes all names of the image that ref means away and frees the space that no other image uses. Layers under a
 // container's root filesystem stay until that is removed. ErrNotFound when there is no such image. Once begun it
 // doesn't stop for the caller's deadline.
 func (s *Service) Remove(ctx context.Context, ref string) error {

@@ -102,7 +102,7 @@ func (f *Flight[K, V]) join(ctx context.Context, key K, run func(context.Context
 	f.calls.Go(func() {
 		defer cancel(nil)
 		c.value, c.err = run(ctx)
-		last := f.drop(key, c) // before anybody learns of the end: who asks after that must not get this answer
+		last := f.drop(key, c) // before the end is visible: a caller that comes later must not get this answer
 		close(c.done)
 		if last && f.Idle != nil {
 			f.Idle()

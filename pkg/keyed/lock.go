@@ -4,12 +4,12 @@
 // lock per key, and [Flight], one call per key that others join.
 //
 // Invariants:
-//   - A key costs memory only while somebody holds it, waits for it or runs its call.
+//   - A key costs memory only while it is held, waited for, or its call runs.
 //   - Different keys never wait for each other.
 //
 // The package keeps no results: what a call returned is forgotten when it ends.
-// Whoever wants to know the last answer remembers it. It knows no order among
-// keys either: whoever holds several takes care not to wait in a circle.
+// Callers that need the last answer keep it. There is no order among keys
+// either: callers that hold several must avoid a cycle.
 package keyed
 
 import (

@@ -62,7 +62,7 @@ func (c *Client) Knows(ctx context.Context, id string) (bool, error) {
 }
 
 // AwaitLaunch returns when no launch of the container is under way any more: a
-// daemon that died may have left one. A container that nobody launches is no error.
+// daemon that died may have left one. A container without a launch is no error.
 func (c *Client) AwaitLaunch(ctx context.Context, id string) error {
 	return c.do(ctx, &wire.Packet{Op: wire.OpList, ID: id, AfterLaunches: true})
 }

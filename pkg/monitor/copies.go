@@ -112,7 +112,7 @@ func (c *Client) adopt(ctx context.Context, l *link) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, k := range c.copies {
-		if !listed[id] { // ended: its exit is on record, or nobody will ever know
+		if !listed[id] { // ended: its exit is in the exit log, or will never be known
 			k.close()
 			delete(c.copies, id)
 		}

@@ -19,7 +19,7 @@ type link struct {
 	c    *Client
 	sock *wire.Socket
 
-	sending chan struct{} // holds a token while somebody sends
+	sending chan struct{} // holds a token while a packet is sent
 
 	mu       sync.Mutex // guards what follows
 	next     uint64
@@ -30,13 +30,13 @@ type link struct {
 
 // ending is what is to be told of a session.
 type ending struct {
-	end   func(*wire.Packet) // nil: nobody has asked yet; nil argument: the connection broke
-	early *wire.Packet       // the end, which came before anybody asked
+	end   func(*wire.Packet) // nil: no caller yet; nil argument: the connection broke
+	early *wire.Packet       // the end, which came before a caller asked
 }
 
 type pending struct {
 	answer chan answer
-	given  bool // up: nobody waits for the answer; guarded by link.mu
+	given  bool // up: the caller gave up; guarded by link.mu
 	// cleanup is the caller's without cancellation, for undoing.
 	cleanup context.Context //nolint:containedctx // of the call, which may be over
 }
@@ -56,7 +56,7 @@ func newLink(c *Client, s *wire.Socket) *link {
 func (l *link) close() { l.sock.Close() }
 
 // read serves answers and events until the connection breaks, and then fails
-// whoever still waits.
+// every caller that still waits.
 func (l *link) read() error {
 	err := l.readAll()
 	if errors.Is(err, io.EOF) {
@@ -226,7 +226,7 @@ func notSent(ctx context.Context, p *wire.Packet) error {
 	return wire.Unavailable(fmt.Errorf("monitor: send %s: it does not read its socket: %w", p.Op, context.Cause(ctx)))
 }
 
-// undo ends what a late answer brought: nobody knows of it.
+// undo ends what a late answer brought: its caller has given up.
 func (l *link) undo(ctx context.Context, a answer) {
 	if a.err == nil && a.p.Session != 0 {
 		for i, kind := range a.p.FDs {
@@ -268,7 +268,7 @@ func (l *link) onSession(number uint64, end func(*wire.Packet)) {
 	end(e.early)
 }
 
-// endSession passes the end of a session on. One that nobody knows any more was
+// endSession passes the end of a session on. One that is no longer known was
 // given up, or has ended already.
 func (l *link) endSession(p *wire.Packet) {
 	l.mu.Lock()

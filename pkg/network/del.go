@@ -47,7 +47,7 @@ func (s *Service) DelLost(ctx context.Context, a Attachment) error {
 	return s.detach(ctx, lock, a)
 }
 
-// lock waits until nobody works on the pod's attachment. A plugin that was left running by this process or the one
+// lock waits until no other call works on the pod's attachment. A plugin that was left running by this process or the one
 // before has the time limit to end. ErrInvalidArgument for an id that is none.
 func (s *Service) lock(ctx context.Context, id string) (*program.Lock, error) {
 	if err := utils.ValidateContainerID(id); err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/google/nftables/expr"
 )
 
-// ensureMasquerade makes one rule per subnet, in a table of our own so that nobody else's rules are touched: what a pod
+// ensureMasquerade makes one rule per subnet, in a table of our own so that no other rules are touched: what a pod
 // sends out of its subnet, multicast excepted, leaves with the host's address. It does nothing when the table is there
 // with as many rules; the table is replaced in one transaction.
 func ensureMasquerade(table string, subnets []netip.Prefix) error {
@@ -53,7 +53,7 @@ func ensureMasquerade(table string, subnets []netip.Prefix) error {
 
 const chainName = "postrouting"
 
-// present compares by what is written in the rules' user data; a rule set that somebody flushed is not present.
+// present compares by what is written in the rules' user data; a rule set that was flushed is not present.
 func present(c *nftables.Conn, table string, fam nftables.TableFamily, nets []netip.Prefix) bool {
 	t := &nftables.Table{Family: fam, Name: table}
 	rules, err := c.GetRules(t, &nftables.Chain{Name: chainName, Table: t})

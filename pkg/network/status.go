@@ -79,7 +79,7 @@ func (st *status) ask(ctx context.Context, list *libcni.NetworkConfigList, quest
 		err := question(ctx)
 		st.mu.Lock()
 		defer st.mu.Unlock()
-		if st.list == list { // else nobody wants to know any more
+		if st.list == list { // else the configuration has changed
 			st.known, st.err, st.at = true, err, time.Now()
 		}
 		return struct{}{}, nil

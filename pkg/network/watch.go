@@ -46,7 +46,7 @@ func (s *Service) Run(ctx context.Context) error {
 // It reports whether one of the events was the end of the watched directory itself.
 func settle(w *fsnotify.Watcher, ev fsnotify.Event, watched string) bool {
 	gone := false
-	for range 50 { // not for ever: somebody may be busy in there
+	for range 50 { // bounded: the directory may change all the time
 		gone = gone || ev.Name == watched && (ev.Op.Has(fsnotify.Remove) || ev.Op.Has(fsnotify.Rename))
 		select {
 		case ev = <-w.Events:

@@ -70,7 +70,7 @@ type Service struct {
 	log     *slog.Logger
 	nri     *adaptation.Adaptation
 	plugins atomic.Int32 // connected, built-in validation included
-	empty   atomic.Bool  // the synchronisation under way has nobody to tell
+	empty   atomic.Bool  // the synchronisation under way has no plugin to inform
 	ledger  ledger
 
 	mu      sync.Mutex    // guards pending
@@ -142,7 +142,7 @@ func (s *Service) socketFree(ctx context.Context) error {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", s.o.Socket)
 	if err != nil {
-		return nil // nobody answers; a stale socket is replaced
+		return nil // nothing listens; a stale socket is replaced
 	}
 	conn.Close()
 	return fmt.Errorf("start nri: another runtime serves %s: %w", s.o.Socket, errdefs.ErrUnavailable)

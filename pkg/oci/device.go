@@ -139,7 +139,7 @@ func (c *container) cdi() error {
 	return nil
 }
 
-// bindNodes is for user namespaces, in which nobody may make device nodes: a runtime binds the host's node of the same
+// bindNodes is for user namespaces, in which device nodes cannot be made: a runtime binds the host's node of the same
 // path there. Nodes that are called otherwise in the container are bound here from where the host has them.
 func (c *container) bindNodes() error {
 	if usernsOf(c.in.Sandbox) == nil {

@@ -45,7 +45,7 @@ func (c *container) protectSys(own []specs.Mount) {
 	}
 }
 
-// replaced: whoever brings a /dev brings all of it.
+// replaced: a pod that mounts /dev provides all of it.
 func replaced(destination string, asked []specs.Mount) bool {
 	return slices.ContainsFunc(asked, func(m specs.Mount) bool {
 		return m.Destination == destination || m.Destination == "/dev" && strings.HasPrefix(destination, "/dev/")

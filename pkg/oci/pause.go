@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	pauseUser        = 65535 // nobody's; pause needs no rights at all
+	pauseUser        = 65535 // the conventional pause user; it needs no rights
 	pauseOOMScoreAdj = -998  // with pause dies the pod, so it goes last
 )
 

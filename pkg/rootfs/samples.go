@@ -35,7 +35,7 @@ type Usage struct {
 }
 
 // samples are the last measured uses of directories that others write to. A directory is walked in the background, on
-// nobody's request, by one of few walkers; whoever asks waits as long as it likes and else gets what is known.
+// no request's context, by one of few walkers; callers wait as long as they choose and else get the last known figure.
 type samples struct {
 	log     *slog.Logger
 	walkers *walkers

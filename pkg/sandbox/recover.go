@@ -26,7 +26,7 @@ type action string
 
 const (
 	keep   action = "keep"
-	undo   action = "undo"   // a run nobody was told about: tear it down
+	undo   action = "undo"   // a run that was never acknowledged: tear it down
 	finish action = "finish" // a remove that was cut off: tear it down
 	down   action = "down"   // pause is gone
 	leave  action = "leave"  // pause ended, and the exit feed will say how
@@ -50,7 +50,7 @@ func decide(p state.PodPhase, f container.Fate) action {
 
 // Recover is called once, beside RunExits. It brings the records in line with
 // what runs, after which every call can be answered. What was cut off half-way is
-// undone or finished in the background, and so is what nobody has a record of:
+// undone or finished in the background, and what has no record is removed:
 // calls for the same objects wait for their locks, others do not.
 func (s *Service) Recover(ctx context.Context) error {
 	r := records{pods: slices.Collect(s.Store.Pods()), containers: slices.Collect(s.Store.Containers())}
@@ -274,8 +274,8 @@ func (s *Service) howGone() string {
 // half done: there is no event for "the plugin works again".
 const undoRetry = 5 * time.Second
 
-// undo tears a pod down however long that takes. Nobody knows of a pod whose
-// start was cut off, so nobody would ask for its removal.
+// undo tears a pod down however long that takes. No client knows the id of a
+// pod whose start was interrupted, so none would ask for its removal.
 func (s *Service) undo(ctx context.Context, id state.PodID) error {
 	for said := ""; ; {
 		err := s.undoOnce(ctx, id)

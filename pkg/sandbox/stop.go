@@ -182,7 +182,7 @@ func (s *Service) removePodCgroup(ctx context.Context, id state.PodID) error {
 	return cgroup.Remove(ctx, s.cgroupParent(id, nil)) // empty, so nothing, under systemd
 }
 
-// Died handles the end of a pause process nobody asked for: the pod is
+// Died handles the unexpected end of a pause process: the pod is
 // NotReady with a reason and its containers end, for their namespaces are
 // held by nothing that reaps. The kubelet does the rest. ErrNotFound when id
 // is no pod.

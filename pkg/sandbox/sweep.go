@@ -133,8 +133,8 @@ func names(dir string) []string {
 // uninstalled may stay away for days.
 const sweepPatience = time.Minute
 
-// sweepAgain sweeps until it is done, ever more seldom. Nobody knows of an
-// orphan, so nobody would ask for its removal.
+// sweepAgain sweeps until it succeeds, at growing intervals. No client knows of
+// an orphan, so none would ask for its removal.
 func (s *Service) sweepAgain(ctx context.Context, seen view, err error) error {
 	for pause := undoRetry; err != nil && ctx.Err() == nil; pause = min(2*pause, sweepPatience) {
 		s.Log.Error("orphans left by the last daemon not torn down, trying again", "in", pause, "err", err)

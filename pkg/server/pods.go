@@ -14,7 +14,7 @@ import (
 )
 
 // visiblePod finds a pod by its id or the start of it. One that is still being
-// made has no id anybody was told.
+// made has an id that no client knows.
 func (a *api) visiblePod(id string) (state.Pod, error) {
 	p, err := a.Store.Pod(id)
 	if err == nil && !p.Phase.Visible() {

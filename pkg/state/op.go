@@ -88,7 +88,7 @@ func Do[T any](ctx context.Context, o *Ops, name string, fn func(ctx context.Con
 	return value, run.err
 }
 
-// Go runs fn as an operation nobody waits for; ended is told how it went.
+// Go runs fn as an operation without a waiting caller; ended gets its error.
 // While one of the same name runs, a second is not started.
 func Go(o *Ops, name string, fn func(ctx context.Context) error, ended func(error)) {
 	o.join(name, func(ctx context.Context) (any, error) {

@@ -109,7 +109,7 @@ func (p Phase) Visible() bool { return p != Creating && p != Removing }
 func (p PodPhase) Visible() bool { return p != PodCreating }
 
 // CRI is the state kubelets are told: what is being started is still created,
-// what ended is exited, and a container nobody can say anything of is unknown.
+// what ended is exited, and any other container is unknown.
 func (p Phase) CRI() cri.ContainerState {
 	switch p {
 	case Creating, Created, Starting:

@@ -163,7 +163,7 @@ func (s *Store) UpdatePod(id PodID, change func(*Pod)) (Pod, error) {
 
 // MoveContainer takes the container through one event like MovePod. One that
 // needs a ready pod (Launch) is refused when the pod is not, in the same commit:
-// whoever moves a pod out of ready finds every container whose launch came
+// a call that moves a pod out of ready finds every container whose launch came
 // first, and no launch comes after.
 func (s *Store) MoveContainer(id ContainerID, e Event, change func(*Container)) (Container, error) {
 	if e.needsReadyPod() {

@@ -30,7 +30,7 @@ type table[R any] struct {
 	decode  func([]byte) (R, error)
 	key     func(R) (id, name string)
 	created func(R) time.Time
-	owner   func(R) string // whose the row is, of those that have an owner; nil: of nobody
+	owner   func(R) string // whose the row is, of those that have an owner; nil: none has
 
 	rows   map[string]*R
 	order  []*R                // oldest first
@@ -166,7 +166,7 @@ func (t *table[R]) get(id string) (row R, ok bool) {
 }
 
 // removeStray drops what a killed atomic write left. Records set aside stay
-// for whoever wants to look at them.
+// for inspection.
 func removeStray(path, name string) {
 	if !strings.HasSuffix(name, ".bad") {
 		os.Remove(path)

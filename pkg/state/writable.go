@@ -12,7 +12,7 @@ import (
 type disk struct {
 	mu      sync.Mutex // guards refused
 	refused error
-	probing sync.Mutex // held while somebody finds out whether it still refuses
+	probing sync.Mutex // held while one caller tests whether it still refuses
 }
 
 // noted keeps how a write went and hands it on.
@@ -33,7 +33,7 @@ func (d *disk) last() error {
 // asks nobody; after one that did not, it writes. What the file system says of
 // itself is not enough: ext4 that stopped at an error has called itself
 // writable since Linux 6.15, and one file may be refused where others are not.
-// A disk that neither takes nor refuses the write keeps nobody longer than ctx.
+// A disk on which the write hangs delays a caller no longer than ctx.
 func (s *Store) Writable(ctx context.Context) error {
 	refused := s.disk.last()
 	if refused == nil || !s.disk.probing.TryLock() {

@@ -99,7 +99,7 @@ func (r *reader) memoryFullV2(dir string, m *memory) {
 	if m == nil {
 		return
 	}
-	if m.max = r.number(dir, "memory.peak"); m.max == nil { // before Linux 5.19 nobody keeps it: the present is a lower bound
+	if m.max = r.number(dir, "memory.peak"); m.max == nil { // not there before Linux 5.19: the present value is a lower bound
 		m.max = &m.usage
 	}
 	if raw := r.file(dir, "memory.events"); raw != nil {

@@ -90,7 +90,7 @@ func (s *Service) sample(ctx context.Context, r *reader, q *diskQuestions, c Con
 	return out
 }
 
-// rows evaluates the table. Rows of equal labels share one slice: nobody writes to it any more.
+// rows evaluates the table. Rows of equal labels share one slice, which is not written to any more.
 func (s *Service) rows(sm *sample, base []string) []*cri.Metric {
 	out := make([]*cri.Metric, 0, len(s.table))
 	for _, m := range s.table {

@@ -10,7 +10,7 @@ import (
 
 const (
 	rateWindow = time.Second      // two readings closer than this give no honest rate
-	rateKept   = 10 * time.Minute // an object that nobody asked about for so long is gone, or starts anew
+	rateKept   = 10 * time.Minute // an object that no request named for so long is gone, or starts from zero
 )
 
 // rates keeps the last CPU reading of each object. The zero value is ready.

@@ -113,7 +113,7 @@ func containersOf(pods []Pod) []Container {
 	return all
 }
 
-// each measures one object after the other, for as long as somebody waits.
+// each measures one object after the other, until the request ends.
 func each[O, S any](ctx context.Context, all []O, measure func(O) S) ([]S, error) {
 	out := make([]S, 0, len(all))
 	for _, o := range all {

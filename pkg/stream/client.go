@@ -25,7 +25,7 @@ const lastWords = 256 << 10
 
 // clientListener hands out connections that tell when their client is gone.
 // net/http stops watching a connection once a session takes it over, and the
-// streaming libraries tell nobody.
+// streaming libraries do not report.
 type clientListener struct {
 	net.Listener
 	idle    time.Duration // for which a session's client may take nothing
@@ -86,7 +86,7 @@ func (l *clientListener) closeClients() {
 }
 
 // serve begins a session. From now on it is noticed that the client has gone
-// even while nobody reads what it sent.
+// even while no call reads what it sent.
 func (c *client) serve() error {
 	watch, err := sys.WatchHangup(c.Conn)
 	if err != nil {
@@ -188,7 +188,7 @@ func (c *client) Close() error {
 	}
 	if first {
 		c.watch.Close()
-		_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // whoever reads ends
+		_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // the reader returns
 		c.listener.ends.Go(c.linger)
 	}
 	return nil

@@ -87,7 +87,7 @@ var errStopping = fmt.Errorf("the runtime is stopping: %w", errdefs.ErrUnavailab
 
 // stopLimit is how long sessions get to end and to tell their clients so, and
 // again to notice that their clients are cut off. The libraries wait half a
-// minute for a client that never opens its streams; nobody waits for them.
+// minute for a client that never opens its streams; no call waits for them.
 const stopLimit = 3 * time.Second
 
 func within(limit time.Duration, work *sync.WaitGroup) {
@@ -145,7 +145,7 @@ func (s *Service) loadCertificate() error {
 	return nil
 }
 
-// reachable is the host:port for URLs. Nobody can dial "any address"; the
+// reachable is the host:port for URLs. A client cannot dial "any address"; the
 // kubelet, who follows the URLs, is on this machine.
 func reachable(a net.Addr) string {
 	host, port, err := net.SplitHostPort(a.String())

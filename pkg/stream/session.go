@@ -20,7 +20,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
-// Session is an exec or attach session somebody asks for.
+// Session is a request for an exec or attach session.
 type Session struct {
 	Container             state.ContainerID
 	Command               []string // of an exec; nil for attach
@@ -28,7 +28,7 @@ type Session struct {
 	Stdin, Stdout, Stderr bool
 }
 
-// PortForward is a port-forward session somebody asks for.
+// PortForward is a request for a port-forward session.
 type PortForward struct {
 	Pod state.PodID
 	// Ports are needed by plain WebSocket clients only; SPDY names the port
@@ -234,7 +234,7 @@ func (s *Service) serveForward(w http.ResponseWriter, r *http.Request, x PortFor
 
 // endForward ends a session whose client is gone, or that the daemon ends. The
 // connections in it tell their client of the end, who then closes the session;
-// where there are none, there is nobody to wait for.
+// where there are none, there is nothing to wait for.
 func (s *Service) endForward(ctx context.Context, inUse bool) {
 	c := clientOf(ctx)
 	if !inUse || errors.Is(context.Cause(ctx), errClientGone) {

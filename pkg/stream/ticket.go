@@ -14,7 +14,7 @@ import (
 
 const (
 	ticketLife = time.Minute
-	// ticketLimit bounds the memory that sessions nobody picks up can take.
+	// ticketLimit bounds the memory that sessions that are never opened can take.
 	ticketLimit = 1000
 )
 

@@ -29,7 +29,7 @@ func MakeFIFO(path string, uid, gid int) error {
 }
 
 // OpenFIFO opens a named pipe without waiting for the other end. flags are
-// unix.O_RDONLY, O_WRONLY (ENXIO when nobody reads) or O_RDWR; the descriptor
+// unix.O_RDONLY, O_WRONLY (ENXIO without a reader) or O_RDWR; the descriptor
 // is close-on-exec and, unless blocking, non-blocking.
 func OpenFIFO(path string, flags int, blocking bool) (int, error) {
 	for {

@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// HangupWatch sees that the peer of a connection is gone while nobody reads
+// HangupWatch sees that the peer of a connection is gone while no reader
 // from the connection: what the peer sent before may fill the buffers.
 type HangupWatch struct {
-	second *os.File // a descriptor of the connection, for which nobody else waits
+	second *os.File // a descriptor of the connection, that no other reader waits for
 	raw    syscall.RawConn
 }
 

@@ -7,7 +7,7 @@ import (
 	"os"
 )
 
-// MakePrivateDir makes a directory that nobody but root and the group gid gets
+// MakePrivateDir makes a directory that only root and the group gid can get
 // through: what is below may be anybody's to read, to write, or to run as
 // another user, and is so in containers only. Idempotent.
 func MakePrivateDir(gid int, path string) error {

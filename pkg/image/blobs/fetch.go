@@ -159,7 +159,7 @@ func (s *Store) readOnce(ctx context.Context, f remotes.Fetcher, desc ocispec.De
 	return raw, nil
 }
 
-// Read returns a stored blob of at most limit bytes, whatever anybody says of its size.
+// Read returns a stored blob of at most limit bytes, whatever its descriptor says of its size.
 func Read(ctx context.Context, store content.Provider, d digest.Digest, limit int64) ([]byte, error) {
 	blob, err := store.ReaderAt(ctx, ocispec.Descriptor{Digest: d})
 	if err != nil {

@@ -103,7 +103,7 @@ func (d *DB) open(ctx context.Context) error {
 		return fmt.Errorf("open content store: %w", err)
 	}
 	// The freelist is kept in the file (no NoFreelistSync): rebuilding it at open walks the tree in a goroutine of
-	// bolt's, where a damaged page is a panic that nobody can catch.
+	// bolt's, where a damaged page is a panic that cannot be recovered.
 	db, err := bolt.Open(metadataFile(d.root), 0o600, &bolt.Options{Timeout: lockWait, NoStatistics: true})
 	if err != nil {
 		return boltError(err)

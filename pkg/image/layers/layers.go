@@ -106,7 +106,7 @@ func (l *Store) SetAside(ctx context.Context) error {
 	return err
 }
 
-// unused lists directories without a record, while nobody can make one.
+// unused lists directories without a record, while none can be made.
 func (l *Store) unused(ctx context.Context) (dirs []string, err error) {
 	err = l.records.WithTransaction(ctx, true, func(ctx context.Context) error {
 		used, err := storage.IDMap(ctx)

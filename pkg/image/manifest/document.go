@@ -44,7 +44,7 @@ type Document struct {
 }
 
 // Config is what of an image config is needed to choose, unpack and run the image. What else is in it, a "created"
-// that is no time for one, is nobody's concern here.
+// that is not a valid time, does not matter here.
 type Config struct {
 	ocispec.Platform
 	Config ocispec.ImageConfig `json:"config"`

@@ -50,7 +50,7 @@ func ParseAuth(a *cri.AuthConfig) (Credentials, error) {
 	return c, nil
 }
 
-// Fingerprint tells pulls with different credentials apart, so that nobody rides on another's.
+// Fingerprint tells pulls with different credentials apart, so that no pull uses another's credentials.
 func (c Credentials) Fingerprint() [sha256.Size]byte {
 	return sha256.Sum256(fmt.Appendf(nil, "%q%q%q%q", c.username, c.secret, c.bearer, c.server))
 }

@@ -52,7 +52,7 @@ func (e errStalled) Error() string { return fmt.Sprintf("no data for %s", e.afte
 func (errStalled) Timeout() bool   { return true }
 func (errStalled) Temporary() bool { return true }
 
-// RoundTrip sends a request, again and again while the host puts it off, the pull has patience and nobody else is there
+// RoundTrip sends a request, again and again while the host puts it off, the pull has time left and no other host is there
 // to be asked.
 func (t *watchedTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	host := hostOfRequest(r)

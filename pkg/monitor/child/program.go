@@ -48,7 +48,7 @@ func (r *Reaper) Pidfd(p Process) int {
 	return fd
 }
 
-// Kill ends a process that nobody can take care of.
+// Kill ends a process that has no owner.
 func (r *Reaper) Kill(p Process) {
 	if fd := r.Pidfd(p); fd >= 0 {
 		_ = sys.PidfdSignal(fd, sys.SIGKILL)

@@ -23,7 +23,7 @@ import (
 // launches are under way the statuses of unknown children are kept.
 type Reaper struct {
 	oomAdj string     // what programs get back of oom_score_adj; "" leaves it alone
-	paused sync.Mutex // held while nobody may be reaped
+	paused sync.Mutex // held while no child may be reaped
 
 	mu       sync.Mutex // guards what follows
 	known    map[int]func(unix.WaitStatus)
@@ -58,7 +58,7 @@ func (r *Reaper) Run(ctx context.Context) {
 	}
 }
 
-// Pause returns when nobody is being reaped, and nobody is until resume is called.
+// Pause returns when no child is being reaped, and none is until resume is called.
 func (r *Reaper) Pause() (resume func()) {
 	r.paused.Lock()
 	return r.paused.Unlock
@@ -72,7 +72,7 @@ func (r *Reaper) sweep() {
 		if err != nil || pid == 0 {
 			return // no children, or none dead
 		}
-		// First tell, then reap: whoever wants to write the status down does it while the kernel still has it.
+		// First report, then reap: the status is written down while the kernel still has it.
 		if call := r.ended(pid, status); call != nil {
 			call(status)
 		}

@@ -9,7 +9,7 @@
 //   - Its exit is written down before it is reaped, is given out after its last
 //     output is in its log, and comes after the answer to its launch.
 //   - Stdio are named pipes the container has open for reading and writing: when
-//     nobody reads, it waits, and never sees EPIPE. A successor opens them by path.
+//     nobody reads, it blocks, and never gets EPIPE. A successor opens them by path.
 //
 // It runs the argv it is handed and knows nothing of OCI runtimes, images or pods,
 // nor of clients: those are told through Node.Tell and attached through pipes.

@@ -30,7 +30,7 @@ func (c *Container) exitOf(ws unix.WaitStatus) wire.Exit {
 	return wire.Exit{ID: c.rec.ID, Pid: c.rec.Pid, Code: code, Signal: sig, Time: time.Now()}
 }
 
-// lost is the exit nobody saw.
+// lost is the exit of a process that no monitor watched.
 func (c *Container) lost() wire.Exit {
 	return wire.Exit{ID: c.rec.ID, Pid: c.rec.Pid, Code: 255, Time: time.Now(), Unknown: true}
 }
@@ -52,7 +52,7 @@ func (c *Container) end(e wire.Exit) {
 
 // finish gives out the exit: counters first, for the cgroup may go at any time;
 // then the last output, so that the log is complete when the exit is known;
-// then the exit log; then whoever listens.
+// then the exit log; then the subscribers.
 func (c *Container) finish(e wire.Exit) {
 	e.OOM = cgroup.OOMKills(c.rec.Cgroups) > c.rec.OOMBase || c.oomLogged(e)
 	if c.rec.KillAll {
@@ -66,7 +66,7 @@ func (c *Container) finish(e wire.Exit) {
 	if c.told != nil {
 		<-c.told
 	}
-	// From the moment somebody knows of the exit the id may be launched anew: be gone by then.
+	// Once the exit is reported the id may be launched again, so the container must be gone before.
 	c.set.Exits.Append(e, func(e wire.Exit) {
 		c.release()
 		c.set.Store.Forget(c.rec.ID)

@@ -140,7 +140,7 @@ func (c *Container) takeOver(started child.Process) error {
 	return c.awaitForeign()
 }
 
-// Answered says that whoever launched it knows: from here on its exit may be told.
+// Answered says that the launch was answered: from here on its exit may be reported.
 func (c *Container) Answered() { close(c.told) }
 
 // EndLaunch ends the launch that is under way, killing the program, and returns

@@ -184,7 +184,7 @@ func (c *Container) adoptInherited(inherited map[wire.FDKind]int) error {
 }
 
 // Adopt takes what a client kept of a container: its terminal, and how it ended
-// if nobody else knows. fds are the packet's.
+// if nothing else tells. fds are the packet's.
 func (s *Set) Adopt(p *wire.Packet, fds []int) error {
 	c, err := s.Get(p.ID)
 	if err != nil {

@@ -174,7 +174,7 @@ func within(done <-chan struct{}, d time.Duration) bool {
 }
 
 // begin does the first work on the log. Its file system may hang: the work is not
-// waited for, but whoever writes waits until it is done, which is what the result
+// waited for, but writers wait until it is done, which is what the result
 // tells.
 func (o *Output) begin(work func()) (done <-chan struct{}) {
 	ended := make(chan struct{})
@@ -187,13 +187,13 @@ func (o *Output) begin(work func()) (done <-chan struct{}) {
 	return ended
 }
 
-// await returns when nobody is at work on the log.
+// await returns when no write to the log is under way.
 func (o *Output) await() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 }
 
-// idle is closed once nobody is at work on the log.
+// idle is closed once no write to the log is under way.
 func (o *Output) idle() <-chan struct{} {
 	idle := make(chan struct{})
 	go func() {

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package exitlog is the durable list of exits that nobody acknowledged yet: a
+// Package exitlog is the durable list of exits that the daemon has not acknowledged yet: a
 // file of JSON lines, appended with one write each, one writer at a time.
 //
-//   - An exit has its number, and is in the file, before anybody is told of it;
+//   - An exit has its number, and is in the file, before it is reported;
 //     who is told is told in the order of the numbers.
 //   - It is given out again until it is acknowledged.
 //

@@ -111,7 +111,7 @@ func (s *Store) Forget(id string) {
 	}
 }
 
-// ForgetAll closes what was left of containers that nobody took over, and
+// ForgetAll closes what was left of containers that were not taken over, and
 // empties the store of it.
 func (s *Store) ForgetAll(left map[string]map[wire.FDKind]int) {
 	for id, kinds := range left {

@@ -11,7 +11,7 @@
 //   - A slow client stops no container: it is dropped.
 //   - Only root, and the monitor's own user, may connect.
 //   - A request is taken from its socket inside the gate only: an upgrade finds it
-//     there, or answered. Nobody waits for the gate inside a socket.
+//     there, or answered. No goroutine waits for the gate inside a socket.
 //
 // It does not restart anything, and keeps nothing over a reboot. What becomes of
 // containers is package container's, what becomes of their output crilog's.

@@ -60,7 +60,7 @@ func (g *gate) leave() {
 	}
 }
 
-// close shuts the gate and waits until nobody is inside, or opens it again when
+// close shuts the gate and waits until no request is inside, or opens it again when
 // ctx ends first. One closer at a time.
 func (g *gate) close(ctx context.Context) error {
 	g.mu.Lock()

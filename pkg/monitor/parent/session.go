@@ -127,7 +127,7 @@ func (m *Monitor) endSession(s *session, ws unix.WaitStatus) {
 	s.conn.post(&wire.Packet{Op: wire.OpSessionExit, Session: s.number, Exit: &wire.Exit{Pid: s.pid, Code: code, Signal: sig, Time: time.Now()}}, nil)
 }
 
-// dropSessions kills the sessions of a client that is gone: nobody can ever
+// dropSessions kills the sessions of a client that is gone: no client can ever
 // hear of their end.
 func (m *Monitor) dropSessions(c *conn) {
 	m.mu.Lock()

@@ -186,7 +186,7 @@ func (m *Monitor) execute(asker *conn, req uint64) (err error) {
 
 // handOver lists everything that is to be inherited, and its descriptors. Requests
 // rest, but containers may end meanwhile: of theirs it lists duplicates, which
-// nobody else closes.
+// no other goroutine closes.
 func (m *Monitor) handOver(asker *conn, req uint64) (h handover, fds, dups []int) {
 	inherit := func(fd int) int {
 		if fd >= 0 {

@@ -3,8 +3,8 @@
 // Package wire is what the daemon and cri-monitor say to each other: packets, the
 // descriptors that come with them, and the classes of errors. It holds no state.
 //
-// A packet is at most 64 KiB; what is longer is refused by whoever would send it,
-// and thrown away by whoever gets it. Fields and names stay as long as a peer of
+// A packet is at most 64 KiB; a longer one is refused by its sender,
+// and discarded by its receiver. Fields and names stay as long as a peer of
 // the version before may speak them.
 //
 // # Protocol

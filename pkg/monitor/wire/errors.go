@@ -43,7 +43,7 @@ func NotFound(err error) error { return notFound{err} }
 // AlreadyExists marks an error as one of an object that is there already.
 func AlreadyExists(err error) error { return alreadyExists{err} }
 
-// InvalidArgument marks an error as the asker's.
+// InvalidArgument marks an error as the caller's.
 func InvalidArgument(err error) error { return invalidArgument{err} }
 
 // FailedPrecondition marks an error as one of an object in another state.

@@ -165,7 +165,7 @@ type Exit struct {
 	Signal  int       `json:"signal,omitempty"`
 	OOM     bool      `json:"oom,omitempty"`
 	Time    time.Time `json:"time"`
-	Unknown bool      `json:"unknown,omitempty"` // nobody was there to see it
+	Unknown bool      `json:"unknown,omitempty"` // no monitor watched it
 }
 
 // Attach chooses the streams of an Attachment.

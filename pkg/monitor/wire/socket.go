@@ -41,7 +41,7 @@ func NewSocket(fd int) (*Socket, error) {
 	return s, nil
 }
 
-// Close is for the one who reads. It waits until nobody is inside Recv.
+// Close is for the reader. It waits until no call is inside Recv.
 func (s *Socket) Close() { s.file.Close() }
 
 // Shut ends the connection for both sides without closing the descriptor: who
@@ -81,7 +81,7 @@ func (s *Socket) Accept() (fd int, err error) {
 // Recv waits for a packet and the descriptors that came with it, which are the
 // caller's then. io.EOF when the peer is gone. Before a packet is taken admit is
 // asked: when it says no the packet stays where it is and the error is ErrRefused.
-// It must not block: whoever closes the socket waits for it. nil admits all.
+// It must not block: Close waits for it. nil admits all.
 func (s *Socket) Recv(admit func() bool) (b []byte, fds []int, err error) {
 	rawErr := s.raw.Read(func(fd uintptr) bool {
 		var size int

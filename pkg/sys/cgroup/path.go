@@ -63,7 +63,7 @@ func expandSlice(slice string) string {
 
 // IsOf tells whether an OCI cgroupsPath can be the cgroup of the container
 // id alone: absolute, or systemd's form of a scope, and with the id in its last
-// element. What is in any other cgroup may be somebody else's.
+// element. Processes in any other cgroup may not be the container's.
 func IsOf(cgroupsPath, id string) bool {
 	if id == "" {
 		return false

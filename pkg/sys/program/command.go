@@ -257,5 +257,5 @@ func (r *running) diedOfSignal() bool {
 	return info.Code == killed || info.Code == dumped
 }
 
-// IsTextBusy reports whether a program could not be started because somebody has it open for writing.
+// IsTextBusy reports whether a program could not be started because it is open for writing.
 func IsTextBusy(err error) bool { return errors.Is(err, unix.ETXTBSY) }

@@ -14,7 +14,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
-// killHolders kills every other process that has f as its standard input, with its process group. Nobody but a program
+// killHolders kills every other process that has f as its standard input, with its process group. Only a program
 // that was run with f has.
 func killHolders(f *os.File) error {
 	dirs, err := filepath.Glob("/proc/[0-9]*")

@@ -42,7 +42,7 @@ type Lock struct {
 	left  atomic.Bool // a program was left running: the lock is its now
 }
 
-// Take waits until nobody has the lock called name: another caller for as long as ctx lasts, a program that was left
+// Take waits until the lock called name is free: another caller for as long as ctx lasts, a program that was left
 // running for limit, after which it is killed with its process group. Errors: the context's cause; the program can't be
 // killed.
 func (l *Locks) Take(ctx context.Context, name string, limit time.Duration) (*Lock, error) {

@@ -25,7 +25,7 @@ const copyChunk = 16 << 20
 // times, extended attributes but for SELinux's, hard links within, holes, and special files. Symbolic links are copied
 // and not followed. Of the directories that empty holds, by their paths below from, nothing but they themselves is
 // copied. The tree may be of any depth and width: descriptors and memory are bounded. What was copied when an error
-// came, or ctx ended, stays. Nobody may change from meanwhile, and nothing may be mounted in it.
+// came, or ctx ended, stays. from must not change meanwhile, and nothing may be mounted in it.
 func Copy(ctx context.Context, from, to string, empty map[string]bool) (err error) {
 	c := &copier{ctx: ctx, linksNear: filepath.Dir(to), at: []*branch{grow(empty)}}
 	defer func() { err = errors.Join(err, c.close()) }()

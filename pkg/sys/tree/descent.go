@@ -24,7 +24,7 @@ const (
 // ErrMoved says that a directory was moved while it was open, so that its ".." is not the one that it was entered from.
 var ErrMoved = errors.New("a directory was moved during the walk")
 
-// Descent is a place in a directory tree of any depth and width, made by whoever can write to it. It holds at most
+// Descent is a place in a directory tree of any depth and width, made by untrusted users. It holds at most
 // heldLevels+1 descriptors and 40 bytes per level, knows no paths, follows no symlink and enters no mount.
 type Descent struct {
 	levels []level

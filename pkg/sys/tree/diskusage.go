@@ -30,7 +30,7 @@ type Usage struct {
 }
 
 // DiskUsage measures a directory and what is below it, without mounts. A file with several links counts once. The tree
-// may be anybody's, of any depth and width, and may change meanwhile: what vanishes is left out, descriptors and memory
+// may be an untrusted user's, of any depth and width, and may change meanwhile: what vanishes is left out, descriptors and memory
 // are bounded. With an error it still returns what it counted, which is then too little: fs.ErrNotExist when there is
 // no such directory, the context's error, or the first thing below it that could not be read. It tells sofar, which may
 // be nil, every few hundred entries what it has counted.
@@ -95,7 +95,7 @@ func (m *measure) run(ctx context.Context) error {
 }
 
 // visit counts one entry. A directory is entered before the kernel is asked about it: entering tells that something is
-// mounted there, and asking would wait for whoever serves the mount.
+// mounted there, and a stat would wait for the server of the mount.
 func (m *measure) visit(e Entry) {
 	if e.Kind != unix.DT_DIR {
 		st, ok := m.stat(m.d.FD(), e.Name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_NO_AUTOMOUNT)

@@ -27,7 +27,7 @@ const (
 	maxIdleReads = 100
 )
 
-// Remove removes path and everything below it; that there is nothing is success. The tree may be anybody's, of any
+// Remove removes path and everything below it; a missing path is success. The tree may be an untrusted user's, of any
 // depth and width: descriptors and memory are bounded, symlinks are not followed, and nothing is removed through a
 // mount. Others may remove the same at the same time. What can't be removed stays, the rest goes, and the error names
 // the first such thing, how deep it is, and why as far as the kernel tells: a mount point (EBUSY), an immutable file
