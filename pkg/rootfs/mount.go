@@ -15,6 +15,7 @@ import (
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
@@ -171,20 +172,11 @@ func (r From) hostRoot() (sys.OwnerMode, error) {
 	if len(r.UIDMappings) == 0 && len(r.GIDMappings) == 0 {
 		return owner, nil
 	}
-	uid, uok := hostID(r.UIDMappings)
-	gid, gok := hostID(r.GIDMappings)
+	uid, uok := netns.HostID(r.UIDMappings, 0)
+	gid, gok := netns.HostID(r.GIDMappings, 0)
 	if !uok || !gok {
 		return owner, fmt.Errorf("user namespace has no root user or no root group: %w", errdefs.ErrInvalidArgument)
 	}
 	owner.UID, owner.GID = uid, gid
 	return owner, nil
-}
-
-func hostID(maps []specs.LinuxIDMapping) (int, bool) {
-	for _, m := range maps {
-		if m.ContainerID == 0 && m.Size > 0 {
-			return int(m.HostID), true
-		}
-	}
-	return 0, false
 }
