@@ -3,7 +3,6 @@
 package server
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -64,44 +63,10 @@ func podNetwork(ips []string) *cri.PodSandboxNetworkStatus {
 	return n
 }
 
-func containerState(c state.Container) cri.ContainerState {
-	switch c.Phase {
-	case state.Creating, state.Created, state.Starting:
-		return cri.ContainerState_CONTAINER_CREATED
-	case state.Running:
-		return cri.ContainerState_CONTAINER_RUNNING
-	case state.Exited, state.Removing:
-		return cri.ContainerState_CONTAINER_EXITED
-	}
-	return cri.ContainerState_CONTAINER_UNKNOWN
-}
-
-// reasons of exited containers whose record gives none, in the kubelet's words.
-const (
-	reasonCompleted = "Completed"
-	reasonError     = "Error"
-)
-
-func exitReason(c state.Container) string {
-	switch {
-	case c.Reason != "" || c.Phase != state.Exited:
-		return c.Reason
-	case c.ExitCode == 0:
-		return reasonCompleted
-	}
-	return reasonError
-}
-
-// imageName is the image's name as its user gave it.
-func imageName(c state.Container) string {
-	asked := c.Config.GetImage()
-	return cmp.Or(c.ImageName, asked.GetUserSpecifiedImage(), asked.GetImage())
-}
-
 func imageSpec(c state.Container) *cri.ImageSpec {
 	asked := c.Config.GetImage()
 	return &cri.ImageSpec{
-		Image:              imageName(c),
+		Image:              c.ImageName,
 		Annotations:        asked.GetAnnotations(),
 		UserSpecifiedImage: asked.GetUserSpecifiedImage(),
 		RuntimeHandler:     asked.GetRuntimeHandler(),
@@ -110,7 +75,7 @@ func imageSpec(c state.Container) *cri.ImageSpec {
 
 func (a *api) containerItem(ctx context.Context, c state.Container) *cri.Container {
 	return &cri.Container{
-		Id: string(c.ID), PodSandboxId: string(c.Pod), Metadata: c.Config.GetMetadata(), State: containerState(c),
+		Id: string(c.ID), PodSandboxId: string(c.Pod), Metadata: c.Config.GetMetadata(), State: c.Phase.CRI(),
 		Image: imageSpec(c), ImageId: c.ImageID, ImageRef: a.imageRef(ctx, c), CreatedAt: nanos(c.CreatedAt),
 		Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(),
 	}
@@ -118,9 +83,9 @@ func (a *api) containerItem(ctx context.Context, c state.Container) *cri.Contain
 
 func (a *api) containerStatus(ctx context.Context, c state.Container) *cri.ContainerStatus {
 	s := &cri.ContainerStatus{
-		Id: string(c.ID), Metadata: c.Config.GetMetadata(), State: containerState(c),
+		Id: string(c.ID), Metadata: c.Config.GetMetadata(), State: c.Phase.CRI(),
 		CreatedAt: nanos(c.CreatedAt), StartedAt: nanos(c.StartedAt), FinishedAt: nanos(c.FinishedAt),
-		ExitCode: c.ExitCode, Reason: exitReason(c), Message: c.Message,
+		ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message,
 		Image: imageSpec(c), ImageId: c.ImageID, ImageRef: a.imageRef(ctx, c),
 		Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(),
 		Mounts: c.Mounts, LogPath: c.LogPath, Resources: c.Resources, User: c.User, StopSignal: cri.Signal(c.StopSignal),
@@ -165,7 +130,7 @@ func (a *api) imageRef(ctx context.Context, c state.Container) string {
 		digests = img.RepoDigests
 		a.refs.keep(c.ImageID, digests)
 	}
-	return digestedName(imageName(c), digests, c.ImageID)
+	return digestedName(c.ImageName, digests, c.ImageID)
 }
 
 // digestedName picks the digest of the repository that name is in, else any,

@@ -131,8 +131,8 @@ func TestContainerStatus(t *testing.T) {
 		{all[:1], nil, cri.ContainerState_CONTAINER_CREATED, ""},
 		{all[:2], nil, cri.ContainerState_CONTAINER_CREATED, ""},
 		{all[:3], nil, cri.ContainerState_CONTAINER_RUNNING, ""},
-		{all, nil, cri.ContainerState_CONTAINER_EXITED, "Completed"},
-		{all, func(c *state.Container) { c.ExitCode = 2 }, cri.ContainerState_CONTAINER_EXITED, "Error"},
+		{all, func(c *state.Container) { c.Reason = "Completed" }, cri.ContainerState_CONTAINER_EXITED, "Completed"},
+		{all, func(c *state.Container) { c.ExitCode, c.Reason = 2, "Error" }, cri.ContainerState_CONTAINER_EXITED, "Error"},
 		{all, func(c *state.Container) { c.ExitCode, c.Reason = 137, "OOMKilled" }, cri.ContainerState_CONTAINER_EXITED, "OOMKilled"},
 		{[]state.Event{state.Prepared, state.Launch, state.Exit}, func(c *state.Container) {
 			c.ExitCode, c.Reason, c.Message = 128, "StartError", "no such file"

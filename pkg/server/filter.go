@@ -43,7 +43,7 @@ func (a *api) pods(f filter, want *cri.PodSandboxStateValue) iter.Seq[state.Pod]
 func (a *api) containers(f filter, want *cri.ContainerStateValue) iter.Seq[state.Container] {
 	return only(a.Store.Containers(), func(c state.Container) bool {
 		return c.Phase.Visible() && f.matches(string(c.ID), string(c.Pod), c.Config.GetLabels()) &&
-			(want == nil || containerState(c) == want.GetState())
+			(want == nil || c.Phase.CRI() == want.GetState())
 	})
 }
 

@@ -17,7 +17,7 @@ import (
 func (a *api) measured(c state.Container) stats.Container {
 	return stats.Container{
 		ID: string(c.ID), Metadata: c.Config.GetMetadata(), Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(),
-		Image: imageName(c), Cgroup: c.Cgroup, PID: c.PID, StartedAt: c.StartedAt, Resources: c.Resources.GetLinux(),
+		Image: c.ImageName, Cgroup: c.Cgroup, PID: c.PID, StartedAt: c.StartedAt, Resources: c.Resources.GetLinux(),
 		Disk: func(ctx context.Context) (stats.Disk, error) {
 			u, err := a.RootFS.Usage(ctx, string(c.ID))
 			return stats.Disk{Mountpoint: a.ImageRoot, Bytes: u.Bytes, Inodes: u.Inodes}, err
