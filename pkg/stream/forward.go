@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -33,6 +34,9 @@ func (f forwarder) PortForward(_ context.Context, _, _ string, port int32, clien
 func (s *Service) forward(ctx context.Context, pod state.PodID, port int32, client io.ReadWriteCloser) error {
 	s.sessions.Add(1)
 	defer s.sessions.Done()
+	if err := confirm(client); err != nil {
+		return fmt.Errorf("forward port %d: confirm stream: %w", port, err)
+	}
 	conn, err := s.dial(ctx, pod, port)
 	if err != nil {
 		return err
@@ -61,6 +65,17 @@ func (s *Service) forward(ctx context.Context, pod state.PodID, port int32, clie
 	case <-ctx.Done():
 		return fmt.Errorf("forward port %d: %w", port, context.Cause(ctx))
 	}
+}
+
+// confirm accepts a SPDY stream. cri-streaming does that too, but only after it has called us: where a refusal came
+// first and the client left on it, the confirmation would fail, and closing the stream would wait for it without end.
+func confirm(client io.ReadWriteCloser) error {
+	if s, ok := client.(interface {
+		SendReply(headers http.Header, fin bool) error
+	}); ok {
+		return s.SendReply(http.Header{}, false) // only the first one is sent
+	}
+	return nil
 }
 
 func closeWrite(conn net.Conn) {
