@@ -303,7 +303,7 @@ func TestSessionsEndWithTheDaemon(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			p := &processes{ended: make(chan error, 1)}
 			s, stop := start(t, stream.Options{Exec: p.exec})
-			u, err := s.GetExec(stream.Session{Container: "c", Command: []string{"sh", "-c", "echo up; sleep 1000"}, Stdin: true, Stdout: true})
+			u, err := s.GetExec(stream.Session{Container: "c", Command: []string{"sh", "-c", "echo up; exec sleep 1000"}, Stdin: true, Stdout: true})
 			if err != nil {
 				t.Fatal(err)
 			}
