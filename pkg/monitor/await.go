@@ -11,7 +11,8 @@ import (
 )
 
 // Kill sends SIGKILL to the container's first process and returns when the
-// monitor has dealt with its end. NotFound when it has ended already.
+// monitor has dealt with its end. NotFound when it has ended already;
+// Unavailable when Run returns first.
 func (c *Client) Kill(ctx context.Context, id string) error {
 	ended, leave := c.exits.await(id)
 	defer leave()
@@ -21,6 +22,8 @@ func (c *Client) Kill(ctx context.Context, id string) error {
 	select {
 	case <-ended:
 		return nil
+	case <-c.over:
+		return wire.Unavailable(fmt.Errorf("kill %s: %w", id, errClosed))
 	case <-ctx.Done():
 		return fmt.Errorf("kill %s: %w", id, context.Cause(ctx))
 	}

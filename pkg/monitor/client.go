@@ -38,6 +38,7 @@ type ClientOptions struct {
 type Client struct {
 	o     ClientOptions
 	exits *exitList
+	over  chan struct{} // closed when Run has returned
 
 	mu   sync.Mutex // guards what follows
 	link *link
@@ -54,7 +55,7 @@ type Client struct {
 // NewClient returns a client that is not connected: Run does that.
 func NewClient(o ClientOptions) *Client {
 	return &Client{
-		o: o, exits: newExitList(), copies: map[string]*copies{}, changed: make(chan struct{}),
+		o: o, exits: newExitList(), copies: map[string]*copies{}, changed: make(chan struct{}), over: make(chan struct{}),
 		why: wire.Unavailable(errors.New("monitor: not connected yet")),
 	}
 }
@@ -84,9 +85,12 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		delay = min(max(firstRetry, 2*delay), lastRetry)
 	}
-	c.setLink(nil, wire.Unavailable(errors.New("monitor: client is closed")))
+	c.setLink(nil, wire.Unavailable(errClosed))
+	close(c.over)
 	return nil
 }
+
+var errClosed = errors.New("monitor: client is closed")
 
 // Ready returns nil while there is a connection, else why not.
 func (c *Client) Ready() error {

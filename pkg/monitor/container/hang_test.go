@@ -138,6 +138,29 @@ func TestExitWithHungLog(t *testing.T) {
 	}
 }
 
+// TestKillEndsWithTheClient: who waits for an end that takes long is told when
+// the client is closed, as it is at the end of the daemon.
+func TestKillEndsWithTheClient(t *testing.T) {
+	hung := frozenDir(t)
+	n := monitornode.Start(t)
+	l := n.Spec("hung", "sh", "-c", "echo one; while :; do echo more; sleep 0.01; done")
+	l.LogPath = filepath.Join(hung.dir, "log")
+	n.Launch(l)
+	monitornode.Eventually(t, "the first line", func() bool { b, _ := os.ReadFile(l.LogPath); return len(b) > 0 })
+	hung.freeze()
+	defer hung.thaw()
+	killed := make(chan error, 1)
+	began := time.Now()
+	go func() { killed <- n.Client.Kill(context.Background(), "hung") }()
+	monitornode.Eventually(t, "the process is dead", func() bool {
+		return errdefs.IsNotFound(n.Client.Signal(n.Ctx(), "hung", 0))
+	})
+	n.Stop()
+	if err := <-killed; !errdefs.IsUnavailable(err) || time.Since(began) > 5*time.Second {
+		t.Errorf("kill: %v after %s, want unavailable at once: the exit takes 7 s", err, time.Since(began))
+	}
+}
+
 // TestRecoveryWithHungLog: a monitor that starts while one container's log does
 // not answer takes over the others, and that one too.
 func TestRecoveryWithHungLog(t *testing.T) {
