@@ -199,18 +199,26 @@ func (m *Monitor) shutdown() error {
 	return nil
 }
 
-// serve accepts connections for ever.
+// serve accepts connections for ever, inside the gate: one that comes during an
+// upgrade is the next image's.
 func (m *Monitor) serve() error {
 	for {
-		fd, err := m.listener.Accept()
-		if errors.Is(err, unix.ECONNABORTED) || errors.Is(err, unix.EINTR) {
-			continue
+		inside := false
+		fd, err := m.listener.Accept(func() bool { inside = m.gate.tryEnter(); return inside })
+		if err == nil {
+			if err := m.welcome(fd); err != nil {
+				m.log.Warn("connection refused", "err", err)
+			}
 		}
-		if err != nil {
+		if inside {
+			m.gate.leave()
+		}
+		switch {
+		case err == nil, errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+		case errors.Is(err, wire.ErrRefused):
+			m.gate.awaitOpen()
+		default:
 			return fmt.Errorf("accept: %w", err)
-		}
-		if err := m.welcome(fd); err != nil {
-			m.log.Warn("connection refused", "err", err)
 		}
 	}
 }

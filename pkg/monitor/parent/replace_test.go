@@ -149,6 +149,7 @@ func TestHangUpReplacesTheBinary(t *testing.T) {
 	for range 200 { // some of them in the moment in which nobody catches signals
 		hangUp(t, n)
 		time.Sleep(500 * time.Microsecond)
+		n.Hello(t) // who connects meanwhile is served by the one or the other
 	}
 	awaitVersion(t, n, "v1")
 	b.check()

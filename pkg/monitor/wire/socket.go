@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The errors of Recv that leave the connection whole.
+// The errors of Recv and Accept that leave the socket as it was.
 var (
 	ErrTooLong = errors.New("packet too long") // longer than MaxPacket; it was thrown away
 	ErrRefused = errors.New("packet refused")  // it waits to be received
@@ -69,11 +69,20 @@ func (s *Socket) Number() int {
 	return n
 }
 
-// Accept waits for the next connection and returns its descriptor.
-func (s *Socket) Accept() (fd int, err error) {
+// Accept waits for the next connection and returns its descriptor. admit is asked
+// before one is taken, as by Recv.
+func (s *Socket) Accept(admit func() bool) (fd int, err error) {
 	rawErr := s.raw.Read(func(lfd uintptr) bool {
-		fd, _, err = unix.Accept4(int(lfd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
-		return !errors.Is(err, unix.EAGAIN)
+		n, _ := unix.Poll([]unix.PollFd{{Fd: int32(lfd), Events: unix.POLLIN}}, 0)
+		switch {
+		case n == 0:
+			return false
+		case !admit():
+			err = ErrRefused
+		default:
+			fd, _, err = unix.Accept4(int(lfd), unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+		}
+		return true
 	})
 	return fd, errors.Join(rawErr, err)
 }
