@@ -126,7 +126,7 @@ func (c *Client) connect(ctx context.Context) error {
 	hello, err := c.handshake(ctx, l)
 	if err != nil {
 		l.close()
-		_ = <-ended // err says more
+		<-ended
 		return err
 	}
 	c.replaceOther(ctx, hello)
