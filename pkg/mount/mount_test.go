@@ -58,7 +58,7 @@ func TestPropagate(t *testing.T) {
 		{"", "/gone", "rshared", "", gone},
 	} {
 		linux := &specs.Linux{RootfsPropagation: c.root}
-		for _, option := range strings.Fields(c.options) {
+		for option := range strings.FieldsSeq(c.options) {
 			if err := mount.Propagate(linux, look, c.source, option); !errors.Is(err, c.err) {
 				t.Errorf("%s %s: error %v, want %v", c.source, option, err, c.err)
 			}

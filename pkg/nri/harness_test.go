@@ -317,11 +317,8 @@ func testSpec() *specs.Spec {
 			Devices:     []specs.LinuxDevice{{Path: "/dev/drop", Type: "c", Major: 1, Minor: 2}, {Path: "/dev/keep", Type: "c", Major: 1, Minor: 3}},
 			Resources: &specs.LinuxResources{
 				Devices: []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}},
-				Memory:  &specs.LinuxMemory{Limit: ptr[int64](1 << 20), Swap: ptr[int64](1 << 20)},
+				Memory:  &specs.LinuxMemory{Limit: new(int64(1 << 20)), Swap: new(int64(1 << 20))},
 			},
 		},
 	}
 }
-
-//go:fix inline
-func ptr[T any](v T) *T { return new(v) }

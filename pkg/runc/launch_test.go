@@ -223,7 +223,8 @@ func TestBundle(t *testing.T) {
 
 func TestOptions(t *testing.T) {
 	for _, o := range []runc.Options{
-		{Default: "a"}, {Handlers: []runc.Handler{{Name: "a", Path: "a", Root: "/r"}}, Default: "a"},
+		{Default: "a"},
+		{Handlers: []runc.Handler{{Name: "a", Path: "a", Root: "/r"}}, Default: "a"},
 		{Handlers: []runc.Handler{{Name: "a", Path: "/a", Root: "r"}}, Default: "a"},
 	} {
 		if _, err := runc.New(o); !errdefs.IsInvalidArgument(err) {

@@ -186,7 +186,7 @@ func each[R any](records []R, do func(R) rest) []rest {
 			return nil
 		})
 	}
-	g.Wait()
+	_ = g.Wait() // none of them returns an error
 	return left
 }
 
@@ -212,7 +212,7 @@ func (s *Service) finish(ctx context.Context, all []rest) {
 			return nil
 		})
 	}
-	g.Wait()
+	_ = g.Wait() // none of them returns an error
 }
 
 func (s *Service) logFailure(err error) {

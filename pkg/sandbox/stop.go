@@ -144,21 +144,25 @@ func (s *Service) haltPause(ctx context.Context, p state.Pod) error {
 // releaseNetwork gives addresses and ports back, then unpins the namespaces.
 func (s *Service) releaseNetwork(ctx context.Context, p state.Pod) error {
 	if p.NetNS != "" {
-		detach := s.Network.Del
-		if p.Config == nil { // it has no record
-			detach = s.Network.DelLost
-		}
-		if err := detach(ctx, s.attachment(p)); err != nil {
-			return err
-		}
-		if err := state.Point(ctx, "network is released"); err != nil {
-			return err
-		}
-		if err := netns.Remove(p.NetNS); err != nil {
+		if err := s.detach(ctx, p); err != nil {
 			return err
 		}
 	}
 	return netns.Remove(s.Layout.UserNS(p.ID))
+}
+
+func (s *Service) detach(ctx context.Context, p state.Pod) error {
+	del := s.Network.Del
+	if p.Config == nil { // it has no record
+		del = s.Network.DelLost
+	}
+	if err := del(ctx, s.attachment(p)); err != nil {
+		return err
+	}
+	if err := state.Point(ctx, "network is released"); err != nil {
+		return err
+	}
+	return netns.Remove(p.NetNS)
 }
 
 // tellRemoved tells plugins that a pod is gone and frees its SELinux level. A

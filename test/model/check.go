@@ -36,7 +36,7 @@ func Check(r Runtime, steps []Step) *Failure {
 		next, allowed := map[World]bool{}, []string{}
 		for w := range possible {
 			for _, o := range w.outcomes(s) {
-				allowed = append(allowed, o.Answer.String())
+				allowed = append(allowed, o.String())
 				if after, is := o.matches(s, got); is {
 					next[after] = true
 				}

@@ -19,13 +19,18 @@ import (
 // Node is the machine that a runtime's daemon runs on, and what a test does to it.
 type Node interface {
 	Client() cri.RuntimeServiceClient // of the daemon that runs now
-	Crash()                           // ends the daemon and starts the next one, which has recovered when it returns
-	CrashAtStep(n int)                // the daemon dies at the nth step of the next call
-	Survived() bool                   // takes a CrashAtStep back, and tells whether it did not strike; the next daemon runs then
+	Crashes
 	ReplaceMonitor()
 	Fault(kind Kind) // FailRun, FailAdd or FailDel
 	Heal()           // takes back every fault that has not struck
 	Left() error     // what is left on the machine once all pods are removed
+}
+
+// Crashes are the ways in which a daemon ends.
+type Crashes interface {
+	Crash()            // ends the daemon and starts the next one, which has recovered when it returns
+	CrashAtStep(n int) // the daemon dies at the nth step of the next call
+	Survived() bool    // takes a CrashAtStep back, and tells whether it did not strike; the next daemon runs then
 }
 
 // Driver is a runtime behind the CRI.

@@ -16,6 +16,7 @@ package model
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 )
 
 // Slots bound the objects of one sequence. Container i is in pod i % Pods.
@@ -277,26 +278,7 @@ func (w World) podCall(s Step) []outcome {
 		}
 		return []outcome{ok(w, string(p))}
 	case Run:
-		if p == notReady || p == leaving {
-			return []outcome{no(w, "AlreadyExists")}
-		}
-		if p == failed {
-			w = w.removed(s.At)
-			p = absent
-		}
-		if p == absent && (w.run || w.add) { // what fails first may keep the other from being asked
-			var all []outcome
-			for _, left := range []World{{}, {run: w.run}, {add: w.add}} {
-				after := w
-				after.run, after.add = left.run, left.add
-				all = append(all, no(after, Refused))
-				if after.del = false; w.del {
-					all = append(all, no(after, Refused), no(after.withPod(s.At, failed), Refused))
-				}
-			}
-			return all
-		}
-		return []outcome{ok(w.withPod(s.At, ready), "")}
+		return w.runPod(s.At)
 	}
 	if p == absent {
 		return []outcome{ok(w, "")}
@@ -316,6 +298,30 @@ func (w World) podCall(s Step) []outcome {
 		after = after.removed(s.At)
 	}
 	return append(all, ok(after, ""))
+}
+
+func (w World) runPod(at int) []outcome {
+	p := w.pod(at)
+	if p == notReady || p == leaving {
+		return []outcome{no(w, "AlreadyExists")}
+	}
+	if p == failed {
+		w = w.removed(at)
+		p = absent
+	}
+	if p == ready || !w.run && !w.add {
+		return []outcome{ok(w.withPod(at, ready), "")}
+	}
+	var all []outcome
+	for _, left := range []World{{}, {run: w.run}, {add: w.add}} { // what fails first may keep the other from being asked
+		after := w
+		after.run, after.add = left.run, left.add
+		all = append(all, no(after, Refused))
+		if after.del = false; w.del {
+			all = append(all, no(after, Refused), no(after.withPod(at, failed), Refused))
+		}
+	}
+	return all
 }
 
 func (w World) create(at int, c container) []outcome {
@@ -345,11 +351,11 @@ func (w World) start(at int, c container) []outcome {
 
 // list is what the containers of a pod are.
 func (w World) list(pod int) string {
-	text := ""
+	var text strings.Builder
 	for i, c := range w.containers {
 		if i%Pods == pod%Pods && c.phase != absent {
-			text += fmt.Sprintf("%d %s;", i, c.phase)
+			fmt.Fprintf(&text, "%d %s;", i, c.phase)
 		}
 	}
-	return text
+	return text.String()
 }

@@ -15,6 +15,7 @@ package stdio
 
 import (
 	"io"
+	"slices"
 	"sync"
 )
 
@@ -67,5 +68,5 @@ func (c *Capture) Write(p []byte) (int, error) {
 func (c *Capture) Bytes() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.data[:len(c.data):len(c.data)]
+	return slices.Clip(c.data)
 }
