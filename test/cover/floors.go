@@ -3,41 +3,69 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
+	"io"
 	"maps"
 	"math"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
 )
 
 const header = `# SPDX-License-Identifier: Apache-2.0
-# The share of each package's statements that its own tests reach, in whole percent, rounded down; written by
-# make cover-floors. No package falls below its floor.
+# The share of each package's statements that unit tests reach, those of other packages included, in whole percent,
+# rounded down; written by make cover-floors. No package falls below its floor. The first line tells the version of
+# cgroups on the machine that it was measured on: another one has other tests left out.
 `
 
-// measured reads a line of go test -cover; ok is false for any line that tells no share of a package of the product.
-func measured(line string) (pkg string, share float64, ok bool) {
-	f := strings.Fields(line)
-	at := slices.Index(f, "coverage:")
-	if len(f) > 0 && f[0] == "ok" {
-		f, at = f[1:], at-1
+// cgroups is the name under which the table has the version of cgroups.
+const cgroups = "cgroup"
+
+// measure reads a profile of go test and returns the share of each package in percent. Each test binary has its own
+// lines: a statement is reached if one of them reached it.
+func measure(profile io.Reader) (map[string]float64, error) {
+	type block struct {
+		statements int
+		reached    bool
 	}
-	if at < 1 || at+1 >= len(f) || !strings.HasSuffix(f[at+1], "%") {
-		return "", 0, false
+	blocks := map[string]block{}
+	lines := bufio.NewScanner(profile)
+	for lines.Scan() {
+		f := strings.Fields(lines.Text()) // file.go:1.2,3.4 statements count
+		if len(f) != 3 {
+			continue // the mode
+		}
+		statements, err := strconv.Atoi(f[1])
+		if err != nil {
+			return nil, fmt.Errorf("read profile: line %q: %w", lines.Text(), err)
+		}
+		blocks[f[0]] = block{statements, blocks[f[0]].reached || f[2] != "0"}
 	}
-	pkg, ours := strings.CutPrefix(f[0], module)
-	if !ours || !strings.HasPrefix(pkg, "pkg/") && !strings.HasPrefix(pkg, "cmd/") {
-		return "", 0, false
+	all, reached := map[string]int{}, map[string]int{}
+	for at, b := range blocks {
+		file, _, _ := strings.Cut(strings.TrimPrefix(at, module), ":")
+		pkg := path.Dir(file)
+		all[pkg] += b.statements
+		if b.reached {
+			reached[pkg] += b.statements
+		}
 	}
-	share, err := strconv.ParseFloat(strings.TrimSuffix(f[at+1], "%"), 64)
-	return pkg, share, err == nil
+	shares := map[string]float64{}
+	for pkg, n := range all {
+		if n > 0 {
+			shares[pkg] = 100 * float64(reached[pkg]) / float64(n)
+		}
+	}
+	return shares, lines.Err()
 }
 
 // format is the table of what was measured.
-func format(shares map[string]float64) string {
+func format(shares map[string]float64, version int) string {
 	var b strings.Builder
 	b.WriteString(header)
+	fmt.Fprintf(&b, "%s %d\n", cgroups, version)
 	for _, pkg := range slices.Sorted(maps.Keys(shares)) {
 		fmt.Fprintf(&b, "%s %d\n", pkg, int(math.Floor(shares[pkg])))
 	}
@@ -45,8 +73,8 @@ func format(shares map[string]float64) string {
 }
 
 // parse reads what format wrote.
-func parse(text string) (map[string]int, error) {
-	floors := map[string]int{}
+func parse(text string) (floors map[string]int, version int, err error) {
+	floors = map[string]int{}
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if line == "" || line[0] == '#' {
@@ -55,11 +83,13 @@ func parse(text string) (map[string]int, error) {
 		pkg, number, _ := strings.Cut(line, " ")
 		floor, err := strconv.Atoi(number)
 		if err != nil {
-			return nil, fmt.Errorf("read %s: line %q: %w", table, line, err)
+			return nil, 0, fmt.Errorf("read %s: line %q: %w", table, line, err)
 		}
 		floors[pkg] = floor
 	}
-	return floors, nil
+	version = floors[cgroups]
+	delete(floors, cgroups)
+	return floors, version, nil
 }
 
 // compare says in one line each what is not as the table has it.
@@ -76,7 +106,7 @@ func compare(shares map[string]float64, floors map[string]int) []string {
 	}
 	for _, pkg := range slices.Sorted(maps.Keys(floors)) {
 		if _, there := shares[pkg]; !there {
-			faults = append(faults, pkg+" has a floor and no tests: make cover-floors")
+			faults = append(faults, pkg+" has a floor and no statements: make cover-floors")
 		}
 	}
 	return faults

@@ -5,37 +5,32 @@ package main
 import (
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 )
 
-func TestMeasured(t *testing.T) {
-	tests := []struct {
-		line  string
-		pkg   string
-		share float64
-	}{
-		{"ok  \t" + module + "pkg/sys\t1.234s\tcoverage: 83.1% of statements", "pkg/sys", 83.1},
-		{"ok  \t" + module + "pkg/sys\t(cached)\tcoverage: 100.0% of statements", "pkg/sys", 100},
-		{"\t" + module + "cmd/pause\t\tcoverage: 0.0% of statements", "cmd/pause", 0},
-		{"ok  \t" + module + "test/linear\t1.2s\tcoverage: 1.0% of statements", "", 0},
-		{"ok  \t" + module + "pkg/x\t1.2s\tcoverage: [no statements]", "", 0},
-		{"?   \t" + module + "pkg/x\t[no test files]", "", 0},
-		{"FAIL\t" + module + "pkg/x\t1.2s", "", 0},
-		{"coverage: 1.0% of statements", "", 0},
-		{"", "", 0},
+func TestMeasure(t *testing.T) {
+	shares, err := measure(strings.NewReader(`mode: atomic
+` + module + `pkg/a/x.go:1.2,3.4 3 0
+` + module + `pkg/a/y.go:1.2,3.4 1 0
+` + module + `pkg/b/z.go:1.2,3.4 7 0
+` + module + `pkg/b/w.go:5.2,6.4 0 1
+` + module + `pkg/a/x.go:1.2,3.4 3 12
+` + module + `pkg/a/x.go:1.2,3.4 3 0
+`))
+	if want := map[string]float64{"pkg/a": 75, "pkg/b": 0}; err != nil || !maps.Equal(shares, want) {
+		t.Errorf("got %v, %v", shares, err)
 	}
-	for _, tt := range tests {
-		if pkg, share, ok := measured(tt.line); pkg != tt.pkg || share != tt.share || ok != (tt.pkg != "") {
-			t.Errorf("%q: got %q, %v, %v", tt.line, pkg, share, ok)
-		}
+	if _, err := measure(strings.NewReader("pkg/a/x.go:1.2,3.4 many 0\n")); err == nil {
+		t.Error("a line of no number was read")
 	}
 }
 
 func TestCompare(t *testing.T) {
 	shares := map[string]float64{"pkg/a": 80.9, "pkg/b": 79.9, "pkg/c": 100}
-	floors, err := parse(format(shares))
-	if want := map[string]int{"pkg/a": 80, "pkg/b": 79, "pkg/c": 100}; err != nil || !maps.Equal(floors, want) {
-		t.Fatalf("floors %v, %v", floors, err)
+	floors, version, err := parse(format(shares, 2))
+	if want := map[string]int{"pkg/a": 80, "pkg/b": 79, "pkg/c": 100}; err != nil || version != 2 || !maps.Equal(floors, want) {
+		t.Fatalf("floors %v, cgroup v%d, %v", floors, version, err)
 	}
 	if faults := compare(shares, floors); len(faults) > 0 {
 		t.Errorf("what was just measured is wrong: %q", faults)
@@ -45,12 +40,12 @@ func TestCompare(t *testing.T) {
 	want := []string{
 		"pkg/a has no floor: make cover-floors",
 		"pkg/b fell to 79.9%, its floor is 80%",
-		"pkg/gone has a floor and no tests: make cover-floors",
+		"pkg/gone has a floor and no statements: make cover-floors",
 	}
 	if faults := compare(shares, floors); !slices.Equal(faults, want) {
 		t.Errorf("got %q", faults)
 	}
-	if _, err := parse("pkg/a many\n"); err == nil {
+	if _, _, err := parse("pkg/a many\n"); err == nil {
 		t.Error("a floor of no number was read")
 	}
 }

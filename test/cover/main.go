@@ -1,21 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command cover runs `go test -cover` and holds each package of the product to its floor: the share of its statements
-// that its tests reached when floors.txt was written, in whole percent.
+// Command cover runs `go test` and holds each package of the product to its floor: the share of its statements that
+// unit tests reached when floors.txt was written, in whole percent. The tests of all packages count, because those of a
+// family of packages are often beside the one that the others are used through.
 //
 //	go run ./test/cover -race -timeout 15m ./...    # runs the tests, then compares
 //	go run ./test/cover -write -race ./...          # runs the tests, then writes floors.txt
 //
-// It hands its other arguments to go test and prints what that prints. It fails when a test fails, when a package is
-// below its floor, and when a package has no floor or a floor has no package: then floors.txt is to be written again.
-// Floors are those of root: without it, tests that mount are left out and nothing is compared.
+// It hands its other arguments to go test. It fails when a test fails, when a package is below its floor, and when a
+// package has no floor or a floor has no package: then floors.txt is to be written again. Without root, which tests
+// that mount need, and with another version of cgroups than floors.txt has, nothing is compared.
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"strings"
@@ -43,20 +42,24 @@ func run(args []string, write bool) error {
 	if err != nil {
 		return err
 	}
-	switch {
-	case write:
-		return os.WriteFile(table, []byte(format(shares)), 0o644)
-	case os.Getuid() != 0:
-		fmt.Println("not run: comparison of the coverage with its floors: they are those of root")
-		return nil
+	version := 1
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		version = 2
+	}
+	if write {
+		return os.WriteFile(table, []byte(format(shares, version)), 0o644)
 	}
 	raw, err := os.ReadFile(table)
 	if err != nil {
 		return err
 	}
-	floors, err := parse(string(raw))
-	if err != nil {
+	floors, measuredOn, err := parse(string(raw))
+	switch {
+	case err != nil:
 		return err
+	case os.Getuid() != 0 || version != measuredOn:
+		fmt.Printf("not run: comparison of the coverage with its floors: they are those of root with cgroup v%d\n", measuredOn)
+		return nil
 	}
 	if faults := compare(shares, floors); len(faults) > 0 {
 		return errors.New(strings.Join(faults, "\n       "))
@@ -66,23 +69,16 @@ func run(args []string, write bool) error {
 
 // test runs go test and returns the share of each package in percent.
 func test(args []string) (map[string]float64, error) {
-	cmd := exec.Command("go", append([]string{"test", "-cover"}, args...)...)
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
+	profile, err := os.CreateTemp("", "cover-*.out")
 	if err != nil {
 		return nil, err
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
-	}
-	shares := map[string]float64{}
-	for lines := bufio.NewScanner(io.TeeReader(out, os.Stdout)); lines.Scan(); {
-		if pkg, share, ok := measured(lines.Text()); ok {
-			shares[pkg] = share
-		}
-	}
-	if err := cmd.Wait(); err != nil {
+	defer os.Remove(profile.Name())
+	defer profile.Close()
+	cmd := exec.Command("go", append([]string{"test", "-coverpkg=./cmd/...,./pkg/...", "-coverprofile=" + profile.Name()}, args...)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("go test: %w", err)
 	}
-	return shares, nil
+	return measure(profile)
 }
