@@ -298,14 +298,18 @@ func (n *Node) Ctx() context.Context {
 	return ctx
 }
 
+// patience is how long an exit may take: one whose log hangs takes 7 s by itself,
+// and the machine may be loaded.
+const patience = time.Minute
+
 // Next waits for the next exit that the client reports.
 func (n *Node) Next() monitor.Exit {
 	n.T.Helper()
 	select {
 	case e := <-n.Exits:
 		return e
-	case <-time.After(20 * time.Second):
-		n.T.Fatal("waited 20 s for an exit")
+	case <-time.After(patience):
+		n.T.Fatalf("waited %s for an exit", patience)
 	}
 	return monitor.Exit{}
 }
