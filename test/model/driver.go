@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -18,39 +20,40 @@ import (
 
 // Node is the machine that a runtime's daemon runs on, and what a test does to it.
 type Node interface {
-	Client() cri.RuntimeServiceClient // of the daemon that runs now
-	Crashes
-	ReplaceMonitor()
-	Fault(kind Kind) // FailRun, FailAdd or FailDel
-	Heal()           // takes back every fault that has not struck
-	Left() error     // what is left on the machine once all pods are removed
-}
-
-// Crashes are the ways in which a daemon ends.
-type Crashes interface {
-	Crash()            // ends the daemon and starts the next one, which has recovered when it returns
-	CrashAtStep(n int) // the daemon dies at the nth step of the next call
-	Survived() bool    // takes a CrashAtStep back, and tells whether it did not strike; the next daemon runs then
+	Client(kind Kind) cri.RuntimeServiceClient // of the daemon that runs now, for a step
+	Around(kind Kind)                          // Crash or KillMonitor; the next daemon and monitor are ready when it returns
+	CrashAtStep(n int)                         // the daemon dies at the nth step of the next call, or thereabouts
+	Survived() bool                            // takes a CrashAtStep back, and tells whether it did not strike; the next daemon runs then
+	Fault(kind Kind)                           // FailRun, FailAdd or FailDel
+	Heal()                                     // takes back every fault that has not struck
+	Left() error                               // what is left on the machine once all pods are removed
 }
 
 // Driver is a runtime behind the CRI.
 type Driver struct {
 	Node    Node
 	Image   string
-	Command []string // exits with 0 at SIGTERM
+	Command []string // exits with 0 at SIGTERM and with 7 at SIGUSR1
+	Exec    []string // exits with 3
 	Change  func(*cri.PodSandboxConfig)
 	Steps   func() int // a number of steps for CrashAtStep
 
 	round      int // of sequences, which makes names unique
 	pods       [Pods]string
 	containers [Containers]string
+	calls      int
 	armed      bool
 }
 
 // patience bounds every call and every wait.
 const patience = 30 * time.Second
 
+const podName = "pod-%d-%d" // of a round, in a slot
+
 var unknown = strings.Repeat("0", 64)
+
+// prefix is how much of an id tells it from others.
+const prefix = 13
 
 // Do does one step.
 func (d *Driver) Do(s Step) Answer {
@@ -65,15 +68,15 @@ func (d *Driver) Do(s Step) Answer {
 	case Crash:
 		d.disarm()
 		d.Node.Heal()
-		d.Node.Crash()
+		d.Node.Around(s.Kind)
 	case KillMonitor:
-		d.Node.ReplaceMonitor()
-	case KillProcess, KillPause:
+		d.Node.Around(s.Kind)
+	case KillProcess, KillPause, End:
 		return d.kill(ctx, s)
 	default:
 		said, err := d.call(ctx, s)
-		if d.armed {
-			d.disarm()
+		if d.armed && !d.disarm() {
+			d.find(ctx)
 		}
 		if err != nil {
 			return Answer{Class: status.Code(err).String()}
@@ -83,22 +86,55 @@ func (d *Driver) Do(s Step) Answer {
 	return Answer{}
 }
 
-func (d *Driver) disarm() {
-	if d.armed = false; !d.Node.Survived() {
+// disarm tells whether the daemon has survived a CrashAtStep.
+func (d *Driver) disarm() bool {
+	d.armed = false
+	survived := d.Node.Survived()
+	if !survived {
 		d.Node.Heal()
+	}
+	return survived
+}
+
+// find learns the ids of what was made by a call whose answer was cut off.
+func (d *Driver) find(ctx context.Context) {
+	c := d.Node.Client(List)
+	pods, err := c.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
+	if err != nil {
+		return // a later step says so
+	}
+	for _, p := range pods.Items {
+		var round, at int
+		if n, _ := fmt.Sscanf(p.Metadata.Name, podName, &round, &at); n == 2 && round == d.round {
+			d.pods[at] = p.Id
+		}
+	}
+	containers, err := c.ListContainers(ctx, &cri.ListContainersRequest{})
+	if err != nil {
+		return
+	}
+	for _, c := range containers.Containers {
+		if at, err := strconv.Atoi(c.Metadata.Name); err == nil && d.pods[at%Pods] == c.PodSandboxId {
+			d.containers[at] = c.Id
+		}
 	}
 }
 
-func id(known string) string {
+// id is the id of an object, or the start of it at every other call.
+func (d *Driver) id(known string) string {
 	if known == "" {
-		return unknown
+		known = unknown
+	}
+	if d.calls%2 == 0 {
+		return known[:prefix]
 	}
 	return known
 }
 
 func (d *Driver) call(ctx context.Context, s Step) (said string, err error) {
-	c, pod := d.Node.Client(), id(d.pods[s.At%Pods])
-	container := id(d.containers[s.At])
+	d.calls++
+	c, pod := d.Node.Client(s.Kind), d.id(d.pods[s.At%Pods])
+	container := d.id(d.containers[s.At])
 	switch s.Kind {
 	case Run:
 		r, err := c.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: d.podConfig(s.At % Pods)})
@@ -112,8 +148,10 @@ func (d *Driver) call(ctx context.Context, s Step) (said string, err error) {
 		_, err = c.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: pod})
 	case PodStatus:
 		r, err := c.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: pod})
-		return map[cri.PodSandboxState]string{cri.PodSandboxState_SANDBOX_NOTREADY: "notready"}[r.GetStatus().GetState()] +
-			map[bool]string{true: "ready"}[err == nil && r.Status.State == cri.PodSandboxState_SANDBOX_READY], err
+		if err != nil {
+			return "", err
+		}
+		return podState(r.Status.State), nil
 	case Create:
 		r, err := c.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: pod, Config: d.containerConfig(s.At), SandboxConfig: d.podConfig(s.At % Pods)})
 		if err == nil {
@@ -132,9 +170,19 @@ func (d *Driver) call(ctx context.Context, s Step) (said string, err error) {
 		r, err := c.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: container})
 		return stateOf(r.GetStatus().GetState(), r.GetStatus().GetExitCode()), err
 	case List:
-		return d.list(ctx, pod)
+		return list(ctx, c, &cri.ContainerFilter{PodSandboxId: pod})
+	case ListRow:
+		return list(ctx, c, &cri.ContainerFilter{LabelSelector: map[string]string{"row": row(s.At)}})
+	case ListRuns:
+		return list(ctx, c, &cri.ContainerFilter{PodSandboxId: pod, State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING}})
+	case ListPods:
+		return listPods(ctx, c, nil)
+	case ListReady:
+		return listPods(ctx, c, &cri.PodSandboxFilter{State: &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY}})
+	case Reopen:
+		_, err = c.ReopenContainerLog(ctx, &cri.ReopenContainerLogRequest{ContainerId: container})
 	case Exec:
-		r, err := c.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: container, Cmd: []string{"/bin/sh", "-c", "exit 3"}})
+		r, err := c.ExecSync(ctx, &cri.ExecSyncRequest{ContainerId: container, Cmd: d.Exec})
 		return fmt.Sprint(r.GetExitCode()), err
 	case Update:
 		_, err = c.UpdateContainerResources(ctx, &cri.UpdateContainerResourcesRequest{ContainerId: container, Linux: &cri.LinuxContainerResources{CpuShares: 99}})
@@ -149,9 +197,24 @@ func stateOf(s cri.ContainerState, code int32) string {
 	return string(map[cri.ContainerState]phase{cri.ContainerState_CONTAINER_CREATED: created, cri.ContainerState_CONTAINER_RUNNING: running}[s])
 }
 
-// list is the containers of a pod in the order of their slots.
-func (d *Driver) list(ctx context.Context, pod string) (string, error) {
-	r, err := d.Node.Client().ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{PodSandboxId: pod}})
+func podState(s cri.PodSandboxState) string {
+	return strings.ToLower(strings.TrimPrefix(s.String(), "SANDBOX_"))
+}
+
+// listPods is pods in the order of their slots.
+func listPods(ctx context.Context, c cri.RuntimeServiceClient, f *cri.PodSandboxFilter) (string, error) {
+	r, err := c.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{Filter: f})
+	var lines []string
+	for _, p := range r.GetItems() {
+		lines = append(lines, fmt.Sprintf("%s %s;", p.Metadata.Name[strings.LastIndex(p.Metadata.Name, "-")+1:], podState(p.State)))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, ""), err
+}
+
+// list is containers in the order of their slots.
+func list(ctx context.Context, c cri.RuntimeServiceClient, f *cri.ContainerFilter) (string, error) {
+	r, err := c.ListContainers(ctx, &cri.ListContainersRequest{Filter: f})
 	var lines []string
 	for _, c := range r.GetContainers() {
 		state, _, _ := strings.Cut(stateOf(c.State, 0), " ")
@@ -163,7 +226,7 @@ func (d *Driver) list(ctx context.Context, pod string) (string, error) {
 
 func (d *Driver) podConfig(at int) *cri.PodSandboxConfig {
 	c := &cri.PodSandboxConfig{
-		Metadata: &cri.PodSandboxMetadata{Name: fmt.Sprintf("pod-%d-%d", d.round, at), Namespace: "model", Uid: "uid"},
+		Metadata: &cri.PodSandboxMetadata{Name: fmt.Sprintf(podName, d.round, at), Namespace: "model", Uid: "uid"},
 		Linux:    &cri.LinuxPodSandboxConfig{SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: &cri.NamespaceOption{}}},
 	}
 	d.Change(c)
@@ -172,7 +235,7 @@ func (d *Driver) podConfig(at int) *cri.PodSandboxConfig {
 
 func (d *Driver) containerConfig(at int) *cri.ContainerConfig {
 	return &cri.ContainerConfig{
-		Metadata: &cri.ContainerMetadata{Name: fmt.Sprint(at)}, Image: &cri.ImageSpec{Image: d.Image}, Command: d.Command,
+		Metadata: &cri.ContainerMetadata{Name: fmt.Sprint(at)}, Labels: map[string]string{"row": row(at)}, Image: &cri.ImageSpec{Image: d.Image}, Command: d.Command,
 		Linux: &cri.LinuxContainerConfig{Resources: &cri.LinuxContainerResources{CpuShares: 50}, SecurityContext: &cri.LinuxContainerSecurityContext{
 			NamespaceOptions: d.podConfig(at % Pods).Linux.SecurityContext.NamespaceOptions,
 		}},
@@ -181,22 +244,26 @@ func (d *Driver) containerConfig(at int) *cri.ContainerConfig {
 
 // kill ends a process from outside, and waits until the runtime says so.
 func (d *Driver) kill(ctx context.Context, s Step) Answer {
-	c := d.Node.Client()
 	var info map[string]string
+	var err error
 	ended := func() bool {
-		r, err := c.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: id(d.containers[s.At]), Verbose: true})
+		var r *cri.ContainerStatusResponse
+		r, err = d.Node.Client(s.Kind).ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: d.id(d.containers[s.At]), Verbose: true})
 		info = r.GetInfo()
 		return err != nil || r.Status.State != cri.ContainerState_CONTAINER_RUNNING
 	}
 	if s.Kind == KillPause {
 		ended = func() bool {
-			r, err := c.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: id(d.pods[s.At%Pods]), Verbose: true})
+			var r *cri.PodSandboxStatusResponse
+			c := d.Node.Client(s.Kind)
+			r, err = c.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: d.id(d.pods[s.At%Pods]), Verbose: true})
 			info = r.GetInfo()
 			if err != nil || r.Status.State == cri.PodSandboxState_SANDBOX_READY {
 				return err != nil
 			}
-			list, err := d.list(ctx, r.Status.Id)
-			return err != nil || !strings.Contains(list, string(running))
+			var left string
+			left, err = list(ctx, c, &cri.ContainerFilter{PodSandboxId: r.Status.Id})
+			return err != nil || !strings.Contains(left, string(running))
 		}
 	}
 	if ended() {
@@ -206,11 +273,21 @@ func (d *Driver) kill(ctx context.Context, s Step) Answer {
 	if err := json.Unmarshal([]byte(info["info"]), &at); err != nil || at.PID <= 1 {
 		return Answer{Class: "no pid", Said: fmt.Sprint(err)}
 	}
-	if err := syscall.Kill(at.PID, syscall.SIGKILL); err != nil {
+	signal := syscall.SIGKILL
+	if s.Kind == End {
+		signal = syscall.SIGUSR1
+	}
+	p, err := os.FindProcess(at.PID) // not one that gets its number
+	if err == nil {
+		defer p.Release()
+		err = p.Signal(signal)
+	}
+	if err != nil {
 		return Answer{Class: "kill", Said: err.Error()}
 	}
-	for !ended() {
+	for !ended() || err != nil && d.armed && !d.disarm() { // the next daemon learns of it, too
 		time.Sleep(time.Millisecond)
+		p.Signal(signal) // again, for a program that was not ready for it
 	}
 	return Answer{}
 }
@@ -223,9 +300,9 @@ func (d *Driver) Reset() error {
 		d.disarm()
 	}
 	d.Node.Heal()
-	d.round++
+	d.round, d.calls = d.round+1, 0
 	d.pods, d.containers = [Pods]string{}, [Containers]string{}
-	c := d.Node.Client()
+	c := d.Node.Client(List)
 	list, err := c.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
 	errs := []error{err}
 	for _, p := range list.GetItems() {

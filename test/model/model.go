@@ -41,9 +41,15 @@ const (
 	Remove    Kind = "RemoveContainer"
 	Status    Kind = "ContainerStatus"
 	List      Kind = "ListContainers" // of one pod, with their states
+	ListRow   Kind = "ListContainers with a label"
+	ListRuns  Kind = "ListContainers that run" // of one pod
+	ListPods  Kind = "ListPodSandbox"
+	ListReady Kind = "ListPodSandbox that are ready"
+	Reopen    Kind = "ReopenContainerLog"
 	Exec      Kind = "ExecSync"
 	Update    Kind = "UpdateContainerResources"
 
+	End         Kind = "the program ends with 7"
 	KillProcess Kind = "kill -9 of the program"
 	KillPause   Kind = "kill -9 of pause"
 	CrashAtStep Kind = "the daemon dies in the next call"
@@ -63,14 +69,13 @@ type Step struct {
 // String is the step as the table of a failure has it.
 func (s Step) String() string { return fmt.Sprintf("%s %d", s.Kind, s.At) }
 
-// Sequence is n random steps. Most begin with a container that runs, and more than
+// Sequence is n random steps: calls, and around them what the node can do. Most begin with a container that runs, and more than
 // half of the steps are about that one, so that they come to what follows its end.
-func Sequence(r *rand.Rand, n int) []Step {
-	weighted := []Kind{
+func Sequence(r *rand.Rand, n int, around []Kind) []Step {
+	weighted := append([]Kind{
 		Run, Run, Run, Run, StopPod, RemovePod, PodStatus, PodStatus, Create, Create, Create, Create, Start, Start, Start, Start,
-		Stop, Kill, Remove, Status, Status, Status, List, List, Exec, Update,
-		KillProcess, KillPause, CrashAtStep, CrashAtStep, Crash, KillMonitor, FailRun, FailAdd, FailDel,
-	}
+		Stop, Kill, Remove, Status, Status, Status, List, List, Exec, Update, ListRow, ListRuns, ListPods, ListReady, Reopen,
+	}, around...)
 	steps := make([]Step, n)
 	for i := range steps {
 		steps[i] = Step{Kind: weighted[r.IntN(len(weighted))], At: max(0, r.IntN(2*Containers)-Containers)}
@@ -177,6 +182,11 @@ func (w World) outcomes(s Step) []outcome {
 		return []outcome{ok(w.recovered(), "")}
 	case KillMonitor:
 		return []outcome{ok(w, "")}
+	case End: // 138: the signal may come before the program is ready for it
+		if w.containers[s.At].phase == running {
+			return []outcome{ok(w.with(s.At, container{exited, 7}), ""), ok(w.with(s.At, container{exited, 138}), "")}
+		}
+		return []outcome{ok(w, "")}
 	case KillProcess:
 		if w.containers[s.At].phase == running {
 			w = w.with(s.At, container{exited, 137})
@@ -192,7 +202,8 @@ func (w World) outcomes(s Step) []outcome {
 		return w.call(s)
 	}
 	w.crash = false
-	all := w.call(s) // the call may be over before its daemon dies
+	// The daemon may die before the call, at the end of a process, or after it.
+	all := append(w.call(s), w.recovered().call(s)...)
 	for _, o := range append(append(all, w.cutOff(s)...), no(w, Refused)) {
 		all = append(all, no(o.next.recovered(), Refused))
 	}
@@ -228,8 +239,10 @@ func (w World) call(s Step) []outcome {
 	switch s.Kind {
 	case Run, StopPod, RemovePod, PodStatus:
 		return w.podCall(s)
-	case List:
-		return []outcome{ok(w, w.list(s.At))}
+	case List, ListRow, ListRuns:
+		return []outcome{ok(w, w.list(s))}
+	case ListPods, ListReady:
+		return []outcome{ok(w, w.listPods(s.Kind == ListReady))}
 	}
 	c := w.containers[s.At]
 	switch s.Kind {
@@ -253,7 +266,7 @@ func (w World) call(s Step) []outcome {
 		return []outcome{no(w, "NotFound")}
 	case s.Kind == Status:
 		return []outcome{ok(w, c.String())}
-	case c.phase == exited, s.Kind == Exec && c.phase != running:
+	case c.phase == exited, s.Kind != Update && c.phase != running:
 		return []outcome{no(w, "FailedPrecondition")}
 	case s.Kind == Exec:
 		return []outcome{ok(w, "3")}
@@ -349,12 +362,28 @@ func (w World) start(at int, c container) []outcome {
 	return []outcome{ok(w.with(at, container{phase: running}), "")}
 }
 
-// list is what the containers of a pod are.
-func (w World) list(pod int) string {
+// row is the label of a container. Rows are across pods.
+func row(container int) string { return fmt.Sprint(container / Pods) }
+
+// list is what the containers of a pod or a row are.
+func (w World) list(s Step) string {
 	var text strings.Builder
 	for i, c := range w.containers {
-		if i%Pods == pod%Pods && c.phase != absent {
+		inPod := s.Kind != ListRow && i%Pods == s.At%Pods && (s.Kind == List || c.phase == running)
+		inRow := s.Kind == ListRow && row(i) == row(s.At)
+		if (inPod || inRow) && c.phase != absent {
 			fmt.Fprintf(&text, "%d %s;", i, c.phase)
+		}
+	}
+	return text.String()
+}
+
+// listPods is what all pods are, or those that are ready.
+func (w World) listPods(onlyReady bool) string {
+	var text strings.Builder
+	for i, p := range w.pods {
+		if p == ready || p != absent && !onlyReady {
+			fmt.Fprintf(&text, "%d %s;", i, strings.TrimSpace(string(p)))
 		}
 	}
 	return text.String()

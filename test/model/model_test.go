@@ -81,7 +81,9 @@ func TestModel(t *testing.T) {
 // sequence checks the sequence of a seed, and shrinks it where it fails.
 func sequence(d *model.Driver, seed uint64) *model.Failure {
 	r := rand.New(rand.NewPCG(seed, 0))
-	steps := model.Sequence(r, sequenceSteps)
+	steps := model.Sequence(r, sequenceSteps, []model.Kind{
+		model.End, model.KillProcess, model.KillPause, model.CrashAtStep, model.CrashAtStep, model.Crash, model.KillMonitor, model.FailRun, model.FailAdd, model.FailDel,
+	})
 	nth := 1 + r.IntN(40)
 	d.Steps = func() int { return nth }
 	f := model.Check(d, steps)
@@ -111,8 +113,8 @@ func newDriver(t *testing.T, change func(cri.RuntimeServiceClient) cri.RuntimeSe
 	n.up()
 	t.Cleanup(func() { n.conn.Close() })
 	return &model.Driver{
-		Node: n, Image: fakeruntime.Image, Command: []string{"/bin/sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"},
-		Change: func(*cri.PodSandboxConfig) {},
+		Node: n, Image: fakeruntime.Image, Command: []string{"/bin/sh", "-c", "trap 'exit 0' TERM; trap 'exit 7' USR1; sleep 1000 & wait"},
+		Exec: []string{"/bin/sh", "-c", "exit 3"}, Change: func(*cri.PodSandboxConfig) {},
 	}
 }
 
@@ -150,7 +152,7 @@ func (n *node) up() {
 	}
 }
 
-func (n *node) Client() cri.RuntimeServiceClient {
+func (n *node) Client(model.Kind) cri.RuntimeServiceClient {
 	c := cri.NewRuntimeServiceClient(n.conn)
 	if n.change != nil {
 		return n.change(c)
@@ -158,7 +160,11 @@ func (n *node) Client() cri.RuntimeServiceClient {
 	return c
 }
 
-func (n *node) Crash() {
+func (n *node) Around(kind model.Kind) {
+	if kind == model.KillMonitor {
+		n.d.ReplaceMonitor()
+		return
+	}
 	n.d.Crash()
 	n.conn.Close()
 	n.up()
@@ -187,12 +193,10 @@ func (n *node) Survived() bool {
 	n.mu.Unlock()
 	if died {
 		n.Heal()
-		n.Crash()
+		n.Around(model.Crash)
 	}
 	return !died
 }
-
-func (n *node) ReplaceMonitor() { n.d.ReplaceMonitor() }
 
 func (n *node) Fault(kind model.Kind) {
 	n.Node.Fault(map[model.Kind]string{model.FailRun: "run", model.FailAdd: "ADD", model.FailDel: "DEL"}[kind], fakeruntime.Fail)
@@ -228,6 +232,7 @@ type faulty struct {
 	cri.RuntimeServiceClient
 	status func(*cri.ContainerStatusResponse, error) (*cri.ContainerStatusResponse, error)
 	stop   func(context.Context, *cri.StopContainerRequest) (*cri.StopContainerResponse, error)
+	list   func(*cri.ContainerFilter)
 }
 
 func (f *faulty) ContainerStatus(ctx context.Context, r *cri.ContainerStatusRequest, o ...grpc.CallOption) (*cri.ContainerStatusResponse, error) {
@@ -243,6 +248,13 @@ func (f *faulty) StopContainer(ctx context.Context, r *cri.StopContainerRequest,
 		return f.RuntimeServiceClient.StopContainer(ctx, r, o...)
 	}
 	return f.stop(ctx, r)
+}
+
+func (f *faulty) ListContainers(ctx context.Context, r *cri.ListContainersRequest, o ...grpc.CallOption) (*cri.ListContainersResponse, error) {
+	if f.list != nil && r.Filter != nil {
+		f.list(r.Filter)
+	}
+	return f.RuntimeServiceClient.ListContainers(ctx, r, o...)
 }
 
 // The model finds faults that are planted, and a few steps show each.
@@ -265,6 +277,8 @@ func TestModelFindsFaults(t *testing.T) {
 				return r, err
 			}
 		},
+		"lists what does not run":          func(f *faulty) { f.list = func(want *cri.ContainerFilter) { want.State = nil } },
+		"lists what has not got the label": func(f *faulty) { f.list = func(want *cri.ContainerFilter) { want.LabelSelector = nil } },
 		"stops nothing": func(f *faulty) {
 			f.stop = func(context.Context, *cri.StopContainerRequest) (*cri.StopContainerResponse, error) {
 				return &cri.StopContainerResponse{}, nil
