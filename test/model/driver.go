@@ -21,7 +21,7 @@ import (
 // Node is the machine that a runtime's daemon runs on, and what a test does to it.
 type Node interface {
 	Client(kind Kind) cri.RuntimeServiceClient // of the daemon that runs now, for a step
-	Around(kind Kind)                          // Crash or KillMonitor; the next daemon and monitor are ready when it returns
+	Around(kind Kind)                          // Crash, KillMonitor, KillBoth or HoldMonitor; the next daemon and monitor are ready when it returns
 	CrashAtStep(n int)                         // the daemon dies at the nth step of the next call, or thereabouts
 	Survived() bool                            // takes a CrashAtStep back, and tells whether it did not strike; the next daemon runs then
 	Fault(kind Kind)                           // FailRun, FailAdd or FailDel
@@ -65,11 +65,11 @@ func (d *Driver) Do(s Step) Answer {
 	case CrashAtStep:
 		d.armed = true
 		d.Node.CrashAtStep(d.Steps())
-	case Crash:
+	case Crash, KillBoth:
 		d.disarm()
 		d.Node.Heal()
 		d.Node.Around(s.Kind)
-	case KillMonitor:
+	case KillMonitor, HoldMonitor:
 		d.Node.Around(s.Kind)
 	case KillProcess, KillPause, End:
 		return d.kill(ctx, s)

@@ -10,6 +10,9 @@
 // that was cut off needs no rule of its own: it happened in some worlds and did
 // not in others, until an answer tells.
 //
+// The tests of this package have the services on a node with fake neighbours, and
+// test/integration has the daemon on a real one.
+//
 // It does not cover images, streams, stats and calls side by side.
 package model
 
@@ -55,6 +58,8 @@ const (
 	CrashAtStep Kind = "the daemon dies in the next call"
 	Crash       Kind = "kill -9 of the daemon"
 	KillMonitor Kind = "kill -9 of the monitor"
+	KillBoth    Kind = "kill -9 of daemon and monitor"
+	HoldMonitor Kind = "the monitor is stopped for a while"
 	FailRun     Kind = "the runtime refuses the next start"
 	FailAdd     Kind = "the plugin refuses the next ADD"
 	FailDel     Kind = "the plugin refuses the next DEL"
@@ -178,9 +183,9 @@ func (w World) outcomes(s Step) []outcome {
 		return []outcome{ok(w.armed(func(w *World) { w.del = true }), "")}
 	case CrashAtStep:
 		return []outcome{ok(w.armed(func(w *World) { w.crash = true }), "")}
-	case Crash:
+	case Crash, KillBoth:
 		return []outcome{ok(w.recovered(), "")}
-	case KillMonitor:
+	case KillMonitor, HoldMonitor:
 		return []outcome{ok(w, "")}
 	case End: // 138: the signal may come before the program is ready for it
 		if w.containers[s.At].phase == running {

@@ -92,13 +92,19 @@ func fail(err error) int {
 	return 1
 }
 
-// sleep [seconds [code]]: waits, for ever by default, and ends with code; TERM ends it with 0.
+// sleep [seconds [code]]: waits, for ever by default, and ends with code; TERM ends it with 0, and USR1 with 7
+// when it waits for ever.
 func sleep(args []string) int {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, unix.SIGTERM)
+	if len(args) == 0 {
+		signal.Notify(term, unix.SIGUSR1)
+	}
 	fmt.Println("sleeping")
 	if len(args) == 0 {
-		<-term
+		if <-term == unix.SIGUSR1 {
+			return 7
+		}
 		fmt.Println("terminated")
 		return 0
 	}

@@ -264,13 +264,18 @@ const settled = 8 * time.Second
 // NothingLeft checks that pods and containers, which were all removed, are gone without a trace.
 func (n *Node) NothingLeft(t testing.TB) {
 	t.Helper()
+	if err := n.Settled(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Settled is what is left of pods and containers, which were all removed, once what is cleaned up in the background is.
+func (n *Node) Settled() error {
 	err := n.Remains()
 	for end := time.Now().Add(node.Patience(settled)); node.Late(err) && time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
 		err = n.Remains()
 	}
-	if err != nil {
-		t.Error(err)
-	}
+	return err
 }
 
 // Look takes a snapshot.
