@@ -169,16 +169,8 @@ func (d *Driver) call(ctx context.Context, s Step) (said string, err error) {
 	case Status:
 		r, err := c.ContainerStatus(ctx, &cri.ContainerStatusRequest{ContainerId: container})
 		return stateOf(r.GetStatus().GetState(), r.GetStatus().GetExitCode()), err
-	case List:
-		return list(ctx, c, &cri.ContainerFilter{PodSandboxId: pod})
-	case ListRow:
-		return list(ctx, c, &cri.ContainerFilter{LabelSelector: map[string]string{"row": row(s.At)}})
-	case ListRuns:
-		return list(ctx, c, &cri.ContainerFilter{PodSandboxId: pod, State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING}})
-	case ListPods:
-		return listPods(ctx, c, nil)
-	case ListReady:
-		return listPods(ctx, c, &cri.PodSandboxFilter{State: &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY}})
+	case List, ListRow, ListRuns, ListPods, ListReady:
+		return lists(ctx, c, s, pod)
 	case Reopen:
 		_, err = c.ReopenContainerLog(ctx, &cri.ReopenContainerLogRequest{ContainerId: container})
 	case Exec:
@@ -188,6 +180,20 @@ func (d *Driver) call(ctx context.Context, s Step) (said string, err error) {
 		_, err = c.UpdateContainerResources(ctx, &cri.UpdateContainerResourcesRequest{ContainerId: container, Linux: &cri.LinuxContainerResources{CpuShares: 99}})
 	}
 	return "", err
+}
+
+func lists(ctx context.Context, c cri.RuntimeServiceClient, s Step, pod string) (string, error) {
+	switch s.Kind {
+	case ListRow:
+		return list(ctx, c, &cri.ContainerFilter{LabelSelector: map[string]string{"row": row(s.At)}})
+	case ListRuns:
+		return list(ctx, c, &cri.ContainerFilter{PodSandboxId: pod, State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING}})
+	case ListPods:
+		return listPods(ctx, c, nil)
+	case ListReady:
+		return listPods(ctx, c, &cri.PodSandboxFilter{State: &cri.PodSandboxStateValue{State: cri.PodSandboxState_SANDBOX_READY}})
+	}
+	return list(ctx, c, &cri.ContainerFilter{PodSandboxId: pod})
 }
 
 func stateOf(s cri.ContainerState, code int32) string {
