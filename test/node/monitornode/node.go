@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/test/await"
 )
 
@@ -44,6 +45,9 @@ type Node struct {
 	dead    int                      // pid of the monitor killed last
 	log     *slog.Logger
 	said    said
+
+	mu       sync.Mutex // guards launched
+	launched []monitor.Launched
 }
 
 // Start runs a monitor and a client that starts a new one whenever the
@@ -100,8 +104,8 @@ func startOn(t testing.TB, binary string, prepare func(n *Node)) *Node {
 	n := &Node{T: t, Dir: dir, Binary: binary, Socket: filepath.Join(dir, "sock"), Exits: make(chan monitor.Exit, 1024)}
 	n.log = slog.New(slog.NewTextHandler(&n.said, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	prepare(n)
-	n.Connect()
 	t.Cleanup(n.end)
+	n.Connect()
 	return n
 }
 
@@ -110,18 +114,35 @@ func startOn(t testing.TB, binary string, prepare func(n *Node)) *Node {
 func (n *Node) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
+	if n.Client == nil {
+		return
+	}
 	if left, err := n.Client.List(ctx); err == nil {
 		for _, r := range left {
 			_ = n.Client.Signal(ctx, r.ID, 9)
 		}
 	}
 	n.Stop()
+	defer n.killLaunched()
 	if n.PID = n.MonitorPID(); n.PID != 0 {
 		if n.T.Failed() {
 			_ = unix.Kill(n.PID, unix.SIGABRT) // its log says then what it was at
 			time.Sleep(200 * time.Millisecond)
 		}
 		n.KillMonitor()
+	}
+}
+
+// killLaunched kills what the monitor did not watch any more at the end, with
+// what it started.
+func (n *Node) killLaunched() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, l := range n.launched {
+		if st, err := sys.ReadProcStat(l.Pid); err == nil && st.StartTime == l.StartTime {
+			_ = unix.Kill(-l.Pid, unix.SIGKILL)
+			_ = unix.Kill(l.Pid, unix.SIGKILL)
+		}
 	}
 }
 
@@ -194,7 +215,6 @@ func (n *Node) Connect() {
 		_ = n.Client.RunExits(ctx, monitor.ExitHandler{Record: n.record, Reconcile: func(context.Context) error { n.Taken.Add(1); return nil }})
 	}()
 	n.Stop = func() { stop(); <-done; <-recorded }
-	n.T.Cleanup(n.Stop)
 	n.Ready()
 }
 
@@ -288,6 +308,9 @@ func (n *Node) Launch(l monitor.Launch) monitor.Launched {
 	if err != nil {
 		n.T.Fatalf("launch %s: %v", l.ID, err)
 	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.launched = append(n.launched, got)
 	return got
 }
 
