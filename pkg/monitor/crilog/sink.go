@@ -22,11 +22,19 @@ type Sink struct {
 	Ended   func() // tells the client that the container ended
 }
 
-// Attach passes what is read from now on to a sink.
+// Attach passes what is read from now on to a sink. One that comes after the end
+// of the container, as after an upgrade of the monitor, is ended at once.
 func (st *Stream) Attach(s *Sink) {
 	st.sinkMu.Lock()
-	defer st.sinkMu.Unlock()
-	st.sinks = append(st.sinks, s)
+	over := st.over
+	if !over {
+		st.sinks = append(st.sinks, s)
+	}
+	st.sinkMu.Unlock()
+	if over {
+		s.Ended()
+		unix.Close(s.FD)
+	}
 }
 
 // Detach removes a sink, if it is still there, and closes it.
@@ -117,7 +125,7 @@ func (st *Stream) attached(s *Sink) bool {
 func (st *Stream) endSinks() {
 	st.sinkMu.Lock()
 	sinks := st.sinks
-	st.sinks = nil
+	st.sinks, st.over = nil, true
 	st.sinkMu.Unlock()
 	for _, s := range sinks {
 		s.Ended()

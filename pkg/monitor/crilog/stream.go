@@ -43,8 +43,9 @@ type Stream struct {
 	// tailKnown: a monitor before this one may have left a tail.
 	tailKnown bool
 
-	sinkMu sync.Mutex // guards sinks
+	sinkMu sync.Mutex // guards what follows
 	sinks  []*Sink
+	over   bool // the container has ended: sinks end when they come
 }
 
 // Name is "stdout" or "stderr"; a terminal's is "stdout".

@@ -185,7 +185,11 @@ func Dial(path string) (*Socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make socket: %w", err)
 	}
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	for errors.Is(err, unix.EINTR) { // by Go's own signals; nothing was begun then
+		err = unix.Connect(fd, &unix.SockaddrUnix{Name: path})
+	}
+	if err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("connect to %s: %w", path, err)
 	}
