@@ -3,6 +3,7 @@
 package monitornode
 
 import (
+	"errors"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +25,7 @@ func (n *Node) Raw(t testing.TB) *RawClient {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(fd) })
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: n.Socket}); err != nil {
+	if err := uninterrupted(func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: n.Socket}) }); err != nil {
 		t.Fatal(err)
 	}
 	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Sec: 10})
@@ -46,11 +47,21 @@ func (c *RawClient) Ask(packet string, fds ...int) string {
 	c.t.Helper()
 	c.Send(packet, fds...)
 	b := make([]byte, 1<<17)
-	k, err := unix.Read(c.FD, b)
+	var k int
+	err := uninterrupted(func() (err error) { k, err = unix.Read(c.FD, b); return err })
 	if err != nil {
 		c.t.Fatal(err)
 	}
 	return string(b[:k])
+}
+
+// uninterrupted makes a system call again that a signal of Go's own interrupts.
+func uninterrupted(call func() error) error {
+	for {
+		if err := call(); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
 }
 
 // Send sends a packet, whose descriptors stay the caller's.
@@ -60,7 +71,7 @@ func (c *RawClient) Send(packet string, fds ...int) {
 	if len(fds) > 0 {
 		oob = unix.UnixRights(fds...)
 	}
-	if err := unix.Sendmsg(c.FD, []byte(packet), oob, nil, 0); err != nil {
+	if err := uninterrupted(func() error { return unix.Sendmsg(c.FD, []byte(packet), oob, nil, 0) }); err != nil {
 		c.t.Fatal(err)
 	}
 }
