@@ -128,7 +128,7 @@ func TestReboot(t *testing.T) {
 // the program runs and is adopted, or the start never happened.
 func TestCrashInAStart(t *testing.T) {
 	w := newCreator(t)
-	places := w.steps("start container", func() { w.start(sleeper) })
+	places := w.d.Places("start container", func() { w.start(sleeper) })
 	for _, place := range places {
 		t.Run(place, func(t *testing.T) {
 			id := w.create(sleeper)

@@ -15,9 +15,10 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/state"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 func TestLife(t *testing.T) {
@@ -159,43 +160,18 @@ func TestVolumesAndTarget(t *testing.T) {
 	w.gone(id)
 }
 
-// steps are where an operation passes, in order, as "step moment".
-func (w *world) steps(operation string, do func()) []string {
-	var passed []string
-	var mu sync.Mutex
-	w.d.AtSteps(func(op, step string, m state.Moment) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if strings.HasPrefix(op, operation) {
-			passed = append(passed, step+" "+string(m))
-		}
-		return nil
-	})
-	do()
-	w.d.AtSteps(nil)
-	mu.Lock()
-	defer mu.Unlock()
-	return passed
-}
-
 var errInjected = errors.New("injected")
 
 // failAt makes an operation fail at one place, once.
 func (w *world) failAt(operation, place string) {
-	var once sync.Once
-	w.d.AtSteps(func(op, step string, m state.Moment) (err error) {
-		if strings.HasPrefix(op, operation) && place == step+" "+string(m) {
-			once.Do(func() { err = errInjected })
-		}
-		return err
-	})
+	w.d.At(operation, place, func() error { return errInjected })
 }
 
 // Wherever a create fails, it leaves nothing, and the same request again works.
 func TestCreateIsUndone(t *testing.T) {
 	w := newCreator(t)
 	in := w.request(w.pod(), sleeper)
-	places := w.steps("create ", func() {
+	places := w.d.Places("create ", func() {
 		id, err := w.Create(t.Context(), in)
 		w.must(err)
 		w.must(w.Remove(t.Context(), id))

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/test/fakeruntime"
@@ -37,7 +38,7 @@ func TestRemovesJoin(t *testing.T) {
 // finishes it; so does the next daemon.
 func TestRemoveIsFinished(t *testing.T) {
 	w := newCreator(t)
-	places := w.steps("remove container", func() { w.must(w.Remove(t.Context(), w.start(sleeper))) })
+	places := w.d.Places("remove container", func() { w.must(w.Remove(t.Context(), w.start(sleeper))) })
 	if len(places) < 16 {
 		t.Fatalf("places %q", places)
 	}

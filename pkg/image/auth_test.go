@@ -23,6 +23,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/test/await"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 )
 
 const secret = "s3cr3t-W0rd"
@@ -194,7 +195,7 @@ func TestPullMirrors(t *testing.T) {
 	content := func(ref string) string {
 		t.Helper()
 		id := s.pull(t, ref)
-		return read(t, filepath.Join(s.Mount(t, id[7:], rootfs.From{ImageID: id}), "etc/name"))
+		return imagestore.Read(t, filepath.Join(s.Mount(t, id[7:], rootfs.From{ImageID: id}), "etc/name"))
 	}
 	write(mirror.URL)
 	if got := content("registry.example/test/img:v1"); got != "from the mirror" {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -104,7 +105,7 @@ func TestOddConfigs(t *testing.T) {
 			if _, err := s.Info(t.Context(), id); err != nil {
 				t.Error(err)
 			}
-			if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != "one" {
+			if got := imagestore.Read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != "one" {
 				t.Errorf("content %q", got)
 			}
 		})
@@ -143,7 +144,7 @@ func TestEmptyLayers(t *testing.T) {
 			}
 			r.serve(t, "test/empty:v1", withConfig(t, b, raw))
 			id := s.pull(t, r.host()+"/test/empty:v1")
-			if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != "one" {
+			if got := imagestore.Read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != "one" {
 				t.Errorf("content %q", got)
 			}
 			if again := s.pull(t, r.host()+"/test/empty:v1"); again != id {

@@ -23,6 +23,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -128,7 +129,7 @@ func TestPullErrors(t *testing.T) {
 			}
 			r.inject(nil)
 			id := s.pull(t, ref) // whatever was left doesn't stand in the way
-			if got := read(t, filepath.Join(s.Mount(t, "after", rootfs.From{ImageID: id}), "noise")); got != string(noise(1<<20)) {
+			if got := imagestore.Read(t, filepath.Join(s.Mount(t, "after", rootfs.From{ImageID: id}), "noise")); got != string(noise(1<<20)) {
 				t.Error("content differs after the registry is well again")
 			}
 		})
@@ -381,7 +382,7 @@ func TestPullManyPlatforms(t *testing.T) {
 	other.Platform = &ocispec.Platform{OS: "linux", Architecture: "s390x"}
 	desc := r.push(t, "test/multi:v1", other, simple("ours"))
 	id := s.pull(t, r.host()+"/test/multi:v1")
-	if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != "ours" {
+	if got := imagestore.Read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != "ours" {
 		t.Errorf("platform %q", got)
 	}
 	img := s.get(t, id)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -21,7 +20,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
-	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
@@ -141,26 +139,4 @@ func simple(content string) ocilayout.Image {
 		Layers: []ocilayout.Layer{{dir("etc"), file("etc/name", content)}, {dir("bin"), file("bin/tool", "tool of "+content)}},
 		Config: ocispec.ImageConfig{User: "1000:1000", Env: []string{"PATH=/bin"}, Cmd: []string{"/bin/tool"}},
 	}
-}
-
-func read(t testing.TB, path string) string {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b)
-}
-
-func owner(t testing.TB, path string) sys.OwnerMode {
-	t.Helper()
-	fi, err := os.Lstat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o, err := sys.Owner(fi)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return o
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -131,7 +132,7 @@ func TestOddIndexes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != c.want {
+			if got := imagestore.Read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "etc/name")); got != c.want {
 				t.Errorf("took %q", got)
 			}
 		})

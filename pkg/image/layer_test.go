@@ -15,6 +15,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -55,7 +56,7 @@ func TestHostileLayers(t *testing.T) {
 			}
 			repo := "hostile/" + strings.ReplaceAll(name, " ", "-")
 			r.pushBuilt(t, repo+":v1", b)
-			before := owner(t, outside)
+			before := imagestore.Owner(t, outside)
 			id, err := s.Pull(t.Context(), image.Pull{Ref: r.host() + "/" + repo + ":v1"})
 			if err == nil {
 				root := s.Mount(t, digest.FromString(name).Encoded(), rootfs.From{ImageID: id})
@@ -65,16 +66,16 @@ func TestHostileLayers(t *testing.T) {
 			} else {
 				t.Logf("refused: %v", err)
 			}
-			if got := read(t, victim); got != "untouched" {
+			if got := imagestore.Read(t, victim); got != "untouched" {
 				t.Errorf("a file outside says %q", got)
 			}
 			if _, err := os.Lstat(filepath.Join(outside, "made")); !errors.Is(err, fs.ErrNotExist) {
 				t.Errorf("a file was made outside: %v", err)
 			}
-			if got := owner(t, outside); got != before {
+			if got := imagestore.Owner(t, outside); got != before {
 				t.Errorf("a directory outside changed to %+v", got)
 			}
-			if got := owner(t, victim); got != (sys.OwnerMode{Mode: 0o600}) {
+			if got := imagestore.Owner(t, victim); got != (sys.OwnerMode{Mode: 0o600}) {
 				t.Errorf("a file outside changed to %+v", got)
 			}
 		})
@@ -95,7 +96,7 @@ func TestLayersOnTopOfEachOther(t *testing.T) {
 	root := s.Mount(t, "key", rootfs.From{ImageID: s.pull(t, r.host()+"/test/img:v1")})
 	at := func(p string) string { return filepath.Join(root, p) }
 	for path, want := range map[string]string{"tmp/new": "new", "home/me/mine": "mine", "d/new": "new", "kept": "kept", "was-dir": "now a file", "re/born": "x"} {
-		if got := read(t, at(path)); got != want {
+		if got := imagestore.Read(t, at(path)); got != want {
 			t.Errorf("%s is %q", path, got)
 		}
 	}
@@ -111,7 +112,7 @@ func TestLayersOnTopOfEachOther(t *testing.T) {
 		"re":           {Mode: 0o755},
 		"set":          {UID: 5, Mode: 0o755 | fs.ModeSetuid},
 	} {
-		if got := owner(t, at(path)); got != want {
+		if got := imagestore.Owner(t, at(path)); got != want {
 			t.Errorf("%s is %+v, want %+v", path, got, want)
 		}
 	}
@@ -143,7 +144,7 @@ func TestWrongDiffID(t *testing.T) {
 		t.Error("the image is visible")
 	}
 	id := s.pull(t, r.host()+"/test/good:v1")
-	if got := read(t, filepath.Join(s.Mount(t, "key", rootfs.From{ImageID: id}), "etc/name")); got != "good" {
+	if got := imagestore.Read(t, filepath.Join(s.Mount(t, "key", rootfs.From{ImageID: id}), "etc/name")); got != "good" {
 		t.Errorf("content %q", got)
 	}
 }

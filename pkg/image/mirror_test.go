@@ -24,6 +24,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/test/await"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -173,7 +174,7 @@ func TestMirrorThatStopsAnswering(t *testing.T) {
 			})
 			s := mirrored(t, 3*time.Second, mirror.URL, r.URL)
 			id := s.pull(t, "registry.example/test/six:v1")
-			if got := read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "noise")); got != string(noise(100005)) {
+			if got := imagestore.Read(t, filepath.Join(s.Mount(t, "c", rootfs.From{ImageID: id}), "noise")); got != string(noise(100005)) {
 				t.Error("content differs")
 			}
 			asked := 0

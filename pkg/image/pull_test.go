@@ -14,6 +14,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -35,7 +36,7 @@ func TestPullListRunRemove(t *testing.T) {
 				t.Errorf("image %+v", img)
 			}
 			root := s.Mount(t, "c1", rootfs.From{ImageID: id})
-			if got := read(t, filepath.Join(root, "etc/name")); got != "one" {
+			if got := imagestore.Read(t, filepath.Join(root, "etc/name")); got != "one" {
 				t.Errorf("content %q", got)
 			}
 			if err := os.WriteFile(filepath.Join(root, "new"), []byte("x"), 0o600); err != nil {

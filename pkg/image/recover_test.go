@@ -105,7 +105,7 @@ func TestKillMidPull(t *testing.T) {
 		t.Errorf("%d blobs fetched after the crash, want 1", fetched)
 	}
 	dir := s.Mount(t, "key", rootfs.From{ImageID: id})
-	if read(t, filepath.Join(dir, "noise")) != string(noise(3<<20)) || read(t, filepath.Join(dir, "third")) != string(noise(5 << 20)[2<<20:]) {
+	if imagestore.Read(t, filepath.Join(dir, "noise")) != string(noise(3<<20)) || imagestore.Read(t, filepath.Join(dir, "third")) != string(noise(5 << 20)[2<<20:]) {
 		t.Error("content differs")
 	}
 	if err := s.RootFS.Remove(t.Context(), "key", dir); err != nil {
@@ -255,7 +255,7 @@ func TestDamagedStore(t *testing.T) {
 						t.Errorf("downloaded again: %s", q)
 					}
 				}
-				if got := read(t, filepath.Join(s.Mount(t, "key", rootfs.From{ImageID: id}), "etc/name")); got != "one" {
+				if got := imagestore.Read(t, filepath.Join(s.Mount(t, "key", rootfs.From{ImageID: id}), "etc/name")); got != "one" {
 					t.Errorf("content %q", got)
 				}
 			})
@@ -390,7 +390,7 @@ func TestPreload(t *testing.T) {
 				t.Errorf("nothing about %s in %s", bad, s.Log)
 			}
 		}
-		if got := read(t, filepath.Join(s.Mount(t, "key", rootfs.From{ImageID: s.get(t, "dockerish:v7").ID}), "etc/name")); got != "dockerish" {
+		if got := imagestore.Read(t, filepath.Join(s.Mount(t, "key", rootfs.From{ImageID: s.get(t, "dockerish:v7").ID}), "etc/name")); got != "dockerish" {
 			t.Errorf("content %q", got)
 		}
 	})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/test/imagestore"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -51,12 +52,12 @@ func TestLayerCounts(t *testing.T) {
 			if mapped {
 				want.UID, want.GID = 1000000, 2000000
 			}
-			if got := owner(t, root); got != want {
+			if got := imagestore.Owner(t, root); got != want {
 				t.Errorf("%s: root directory is %+v, want %+v", key, got, want)
 			}
 			if c.want > 0 {
 				want.Mode = 0o644
-				if got := owner(t, filepath.Join(root, "top")); got != want {
+				if got := imagestore.Owner(t, filepath.Join(root, "top")); got != want {
 					t.Errorf("%s: file is %+v, want %+v", key, got, want)
 				}
 			}
@@ -74,7 +75,7 @@ func TestLayerCounts(t *testing.T) {
 				t.Errorf("%s: write to a volume: %v", key, err)
 			}
 			if c.want > 0 {
-				if got := owner(t, filepath.Join(volume, "top")); got != want {
+				if got := imagestore.Owner(t, filepath.Join(volume, "top")); got != want {
 					t.Errorf("%s: file in volume is %+v, want %+v", key, got, want)
 				}
 			}
@@ -85,7 +86,7 @@ func TestLayerCounts(t *testing.T) {
 			}
 		}
 	}
-	mounts := read(t, "/proc/self/mountinfo")
+	mounts := imagestore.Read(t, "/proc/self/mountinfo")
 	if strings.Contains(mounts, "/idmap ") {
 		t.Error("shifted layers are still mounted")
 	}
@@ -107,10 +108,10 @@ func TestIsIdempotent(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if got := strings.Count(read(t, "/proc/self/mountinfo"), " "+root+" "); got != 1 {
+	if got := strings.Count(imagestore.Read(t, "/proc/self/mountinfo"), " "+root+" "); got != 1 {
 		t.Errorf("mounted %d times", got)
 	}
-	if read(t, filepath.Join(root, "w")) != "w" {
+	if imagestore.Read(t, filepath.Join(root, "w")) != "w" {
 		t.Error("what was written is gone")
 	}
 	if err := s.Prepare(t.Context(), "key", rootfs.From{ImageID: two}); !errdefs.IsAlreadyExists(err) {
@@ -241,7 +242,7 @@ func TestRemoveImageInUse(t *testing.T) {
 	if err := s.Mount(t.Context(), "b", roots[1]); err != nil {
 		t.Fatal(err)
 	}
-	if read(t, filepath.Join(roots[1], "noise")) != string(noise(1<<20)) || read(t, filepath.Join(roots[1], "top")) != "top" {
+	if imagestore.Read(t, filepath.Join(roots[1], "noise")) != string(noise(1<<20)) || imagestore.Read(t, filepath.Join(roots[1], "top")) != "top" {
 		t.Error("layers are gone under a container")
 	}
 	held, err := s.FsInfo(t.Context())

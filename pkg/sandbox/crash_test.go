@@ -15,17 +15,18 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/test/fakeruntime"
-	"github.com/opencontainers/runtime-spec/specs-go"
 )
 
 // dying makes the daemon die where an operation passes a place.
 func (w *world) dying(operation, place string) {
-	w.at(operation, place, func() error { w.d.Die(); return errInjected })
+	w.d.At(operation, place, func() error { w.d.Die(); return errInjected })
 }
 
 // A daemon that dies in a run, wherever, leaves nothing once the next one has
@@ -33,7 +34,7 @@ func (w *world) dying(operation, place string) {
 func TestCrashInARun(t *testing.T) {
 	w := newWorld(t)
 	in := w.request()
-	places := w.places("run ", func() {
+	places := w.d.Places("run ", func() {
 		id, err := w.Run(t.Context(), in)
 		w.must(err)
 		w.must(w.Remove(t.Context(), id))
@@ -70,7 +71,7 @@ func TestCrashInARemoval(t *testing.T) {
 		w.start(id)
 		return id, w.Remove(t.Context(), id)
 	}
-	places := w.places("remove pod", func() { _, err := remove(); w.must(err) })
+	places := w.d.Places("remove pod", func() { _, err := remove(); w.must(err) })
 	for _, place := range places {
 		t.Run(place, func(t *testing.T) {
 			w.dying("remove pod", place)

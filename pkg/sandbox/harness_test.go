@@ -7,16 +7,15 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
+
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/sandbox"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 	"github.com/cri-shim/cri-shim/test/fakeruntime"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 func TestMain(m *testing.M) { os.Exit(fakeruntime.Main(m)) }
@@ -159,36 +158,6 @@ func (w *world) clean() {
 	if pods, containers := w.Store.Count(); pods+containers > 0 {
 		w.t.Errorf("%d pods and %d containers on record", pods, containers)
 	}
-}
-
-// places are where an operation passes, as "step moment".
-func (w *world) places(operation string, do func()) []string {
-	var mu sync.Mutex
-	var passed []string
-	w.d.AtSteps(func(op, step string, m state.Moment) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if strings.HasPrefix(op, operation) {
-			passed = append(passed, step+" "+string(m))
-		}
-		return nil
-	})
-	do()
-	w.d.AtSteps(nil)
-	mu.Lock()
-	defer mu.Unlock()
-	return passed
-}
-
-// at does something, once, where an operation passes a place.
-func (w *world) at(operation, place string, do func() error) {
-	var once sync.Once
-	w.d.AtSteps(func(op, step string, m state.Moment) (err error) {
-		if strings.HasPrefix(op, operation) && place == step+" "+string(m) {
-			once.Do(func() { err = do() })
-		}
-		return err
-	})
 }
 
 func fails() error { return errInjected }

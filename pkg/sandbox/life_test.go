@@ -13,10 +13,11 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/pkg/sandbox"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/test/fakeruntime"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 func TestLife(t *testing.T) {
@@ -116,7 +117,7 @@ func TestSameRequestAgain(t *testing.T) {
 func TestRunIsUndone(t *testing.T) {
 	w := newWorld(t)
 	in := w.request()
-	places := w.places("run ", func() {
+	places := w.d.Places("run ", func() {
 		id, err := w.Run(t.Context(), in)
 		w.must(err)
 		w.must(w.Remove(t.Context(), id))
@@ -126,7 +127,7 @@ func TestRunIsUndone(t *testing.T) {
 	}
 	for _, place := range places {
 		t.Run(place, func(t *testing.T) {
-			w.at("run ", place, fails)
+			w.d.At("run ", place, fails)
 			if id, err := w.Run(t.Context(), in); !errors.Is(err, errInjected) || id != "" {
 				t.Errorf("%q, %v", id, err)
 			}
@@ -206,7 +207,7 @@ func TestStopMeetsFaults(t *testing.T) {
 func TestRemoveIsFinished(t *testing.T) {
 	w := newWorld(t)
 	for operation, do := range map[string]func(context.Context, state.PodID) error{"stop pod": w.Stop, "remove pod": w.Remove} {
-		places := w.places(operation, func() {
+		places := w.d.Places(operation, func() {
 			id := w.run()
 			w.start(id)
 			w.must(do(t.Context(), id))
@@ -216,7 +217,7 @@ func TestRemoveIsFinished(t *testing.T) {
 			t.Run(operation+" "+place, func(t *testing.T) {
 				id := w.run()
 				w.start(id)
-				w.at(operation, place, fails)
+				w.d.At(operation, place, fails)
 				if err := do(t.Context(), id); !errors.Is(err, errInjected) {
 					t.Errorf("%v", err)
 				}
@@ -239,7 +240,7 @@ func TestCallerGivesUp(t *testing.T) {
 	in := w.request()
 	ctx, cancel := context.WithCancel(t.Context())
 	resume := make(chan struct{})
-	w.at("run ", "make namespaces before", func() error { cancel(); <-resume; return nil })
+	w.d.At("run ", "make namespaces before", func() error { cancel(); <-resume; return nil })
 	if _, err := w.Run(ctx, in); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), `"make namespaces"`) {
 		t.Errorf("the caller is told %v", err)
 	}

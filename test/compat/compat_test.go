@@ -7,18 +7,13 @@ package compat
 import (
 	"strings"
 	"testing"
-
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // TestReloadUnderLoad replaces the monitor in place, again and again, under containers that write, attached clients, a
 // terminal, and commands that are under way or end meanwhile.
 func TestReloadUnderLoad(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t)
-	p.install(present, "cri-shim", "cri-monitor")
-	p.StartFor(t)
-	p.AwaitImage(t, nodetest.TestImage)
+	p := newPlace(t, present)
 	pid := p.monitor()
 	w := p.start("load")
 	in, tty, cmd := p.attach(w.in, false), p.attach(w.tty, true), p.exec(w.trap, tb, "cat")
@@ -36,9 +31,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		}
 		w.check("after a reload")
 	}
-	if now := p.monitor(); now != pid {
-		t.Errorf("monitor %d became %d", pid, now)
-	}
+	p.sameMonitor(pid)
 	if code := ending.code(t); code != 9 {
 		t.Errorf("the command that ended meanwhile ended with %d", code)
 	}
@@ -56,19 +49,14 @@ func TestReloadUnderLoad(t *testing.T) {
 // TestUpgrade puts this version in the place of the one before: the daemon restarts, the monitor stays the same process.
 func TestUpgrade(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t)
-	p.install(previous, "cri-shim", "cri-monitor")
-	p.StartFor(t)
-	p.AwaitImage(t, nodetest.TestImage)
+	p := newPlace(t, previous)
 	w := p.start("up")
 	pid := p.monitor()
 	p.install(present, "cri-shim", "cri-monitor")
 	p.restart()
 	p.awaitLogged("monitor replaced in place")
 	p.awaitCurrent(pid)
-	if now := p.monitor(); now != pid {
-		t.Errorf("monitor %d became %d", pid, now)
-	}
+	p.sameMonitor(pid)
 	w.check("after the upgrade")
 	p.start("more").end()
 	w.end()
@@ -77,10 +65,7 @@ func TestUpgrade(t *testing.T) {
 // TestNewDaemonOldMonitor: a monitor of the version before serves this version's daemon.
 func TestNewDaemonOldMonitor(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t)
-	p.install(previous, "cri-shim", "cri-monitor")
-	p.StartFor(t)
-	p.AwaitImage(t, nodetest.TestImage)
+	p := newPlace(t, previous)
 	w := p.start("old")
 	p.install(present, "cri-shim")
 	p.restart()
@@ -97,10 +82,7 @@ func TestNewDaemonOldMonitor(t *testing.T) {
 // TestOldDaemonNewMonitor: the daemon goes back to the version before, and forward again, with the monitor of this one.
 func TestOldDaemonNewMonitor(t *testing.T) {
 	t.Parallel()
-	p := newPlace(t)
-	p.install(present, "cri-shim", "cri-monitor")
-	p.StartFor(t)
-	p.AwaitImage(t, nodetest.TestImage)
+	p := newPlace(t, present)
 	w := p.start("new")
 	p.install(previous, "cri-shim")
 	p.restart()

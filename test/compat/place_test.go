@@ -51,7 +51,8 @@ const (
 	previous version = "previous"
 )
 
-func newPlace(t *testing.T) *place {
+// newPlace is a place where the daemon and the monitor of a version run.
+func newPlace(t *testing.T, v version) *place {
 	t.Helper()
 	n := nodetest.New(t, nodetest.Preload(t))
 	p := &place{Node: n, t: t, programs: filepath.Join(n.Dir, "programs")}
@@ -68,7 +69,18 @@ func newPlace(t *testing.T) *place {
 		}
 	}
 	n.Program = filepath.Join(p.programs, "cri-shim")
+	p.install(v, "cri-shim", "cri-monitor")
+	p.StartFor(t)
+	p.AwaitImage(t, nodetest.TestImage)
 	return p
+}
+
+// sameMonitor fails the test if the monitor is another process than pid.
+func (p *place) sameMonitor(pid int) {
+	p.t.Helper()
+	if now := p.monitor(); now != pid {
+		p.t.Errorf("monitor %d became %d", pid, now)
+	}
 }
 
 // folder has the built programs of a version.

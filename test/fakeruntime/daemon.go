@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -222,9 +223,39 @@ func (f *fault) die() bool {
 	return was
 }
 
-// AtSteps has plan asked at every step of every operation from now on; nil: nobody.
+// AtSteps has plan asked at every step of every operation from now on; nil ends that.
 func (d *Daemon) AtSteps(plan func(operation, step string, m state.Moment) error) {
 	d.fault.mu.Lock()
 	defer d.fault.mu.Unlock()
 	d.fault.plan = plan
+}
+
+// Places are where an operation passes while do runs, in order, as "step moment".
+func (d *Daemon) Places(operation string, do func()) []string {
+	var mu sync.Mutex
+	var passed []string
+	d.AtSteps(func(op, step string, m state.Moment) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if strings.HasPrefix(op, operation) {
+			passed = append(passed, step+" "+string(m))
+		}
+		return nil
+	})
+	do()
+	d.AtSteps(nil)
+	mu.Lock()
+	defer mu.Unlock()
+	return passed
+}
+
+// At has do called, once, where an operation passes a place; its error is the step's.
+func (d *Daemon) At(operation, place string, do func() error) {
+	var once sync.Once
+	d.AtSteps(func(op, step string, m state.Moment) (err error) {
+		if strings.HasPrefix(op, operation) && place == step+" "+string(m) {
+			once.Do(func() { err = do() })
+		}
+		return err
+	})
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package hostpath looks at paths of the host that somebody else chose, such as
+// Package hostpath looks at paths of the host that users chose, such as
 // the sources of mounts, without waiting for a file system that does not answer.
 //
 // A look ends with its context, the thread that looks when the file system

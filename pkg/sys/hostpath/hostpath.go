@@ -17,7 +17,7 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Paths looks at paths of the host that somebody else chose. A path on a network file system whose server is gone
+// Paths looks at paths of the host that users chose. A path on a network file system whose server is gone
 // may never answer, and no signal ends the wait. So each call gives up when its context ends. The thread that asks is
 // then left behind until the file system answers or is unmounted; it holds nothing else, and there is never more than
 // one per path, however often it is asked for. Errors are ErrUnavailable when there was no answer, ErrInvalidArgument when

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package tree measures, copies and removes directory trees that somebody else
+// Package tree measures, copies and removes directory trees that untrusted users
 // made: a container, an image.
 //
 // A tree may be of any depth and width and, unless a function says otherwise, may
