@@ -17,14 +17,14 @@ import (
 type action string
 
 const (
-	keep      action = "keep"
-	undo      action = "undo"       // a create that was never acknowledged: tear it down
-	finish    action = "finish"     // a remove that was cut off: tear it down
-	adopt     action = "adopt"      // a start that worked before anyone could say so
-	withdraw  action = "withdraw"   // a start that left nothing: it never happened
-	exitBlind action = "exit blind" // ended, and no monitor watched it
-	leave     action = "leave"      // ended, and the exit feed will say how
-	await     action = "await"      // a start that is not over: see what comes of it
+	keep        action = "keep"
+	undo        action = "undo"         // a create that was never acknowledged: tear it down
+	finish      action = "finish"       // a remove that was cut off: tear it down
+	adopt       action = "adopt"        // a start that worked before anyone could say so
+	withdraw    action = "withdraw"     // a start that left nothing: it never happened
+	exitUnknown action = "exit unknown" // ended, and no monitor watched it
+	leave       action = "leave"        // ended, and the exit feed will say how
+	await       action = "await"        // a start that is not over: see what comes of it
 )
 
 // Fate is what the monitor knows of a container.
@@ -49,7 +49,7 @@ func decide(p state.Phase, f Fate) action {
 	case state.Starting:
 		return map[Fate]action{Runs: adopt, Launching: await, Ended: leave, Gone: withdraw}[f]
 	case state.Running:
-		return map[Fate]action{Runs: keep, Launching: leave, Ended: leave, Gone: exitBlind}[f]
+		return map[Fate]action{Runs: keep, Launching: leave, Ended: leave, Gone: exitUnknown}[f]
 	default: // Created, Exited
 		return keep
 	}
@@ -68,7 +68,7 @@ func (s *Service) Recover(ctx context.Context, c state.Container, fate Fate, pid
 		return func(ctx context.Context) error { return s.finishRecovery(ctx, c.ID) }, nil
 	case adopt:
 		_, err = s.Store.MoveContainer(c.ID, state.Run, func(c *state.Container) { c.PID = pid })
-	case exitBlind:
+	case exitUnknown:
 		err = s.recordUnseen(ctx, c)
 	case keep, leave:
 	}

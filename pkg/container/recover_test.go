@@ -14,7 +14,7 @@ func TestDecide(t *testing.T) {
 		state.Creating: {undo, undo, undo, undo},
 		state.Created:  {keep, keep, keep, keep},
 		state.Starting: {adopt, await, leave, withdraw},
-		state.Running:  {keep, leave, leave, exitBlind},
+		state.Running:  {keep, leave, leave, exitUnknown},
 		state.Exited:   {keep, keep, keep, keep},
 		state.Removing: {finish, finish, finish, finish},
 	}
