@@ -28,7 +28,6 @@ type Container struct {
 	ExitCode                         int32
 	StatusReason, StatusMessage      string
 	ImageName                        string
-	ImageDigest                      string // of the manifest, sha256:…; "" when not known
 	ImageID                          string // of the image's configuration, sha256:…
 	Seccomp                          *cri.SecurityProfile
 	CDIDevices                       []string // as the kubelet asked for them

@@ -47,7 +47,7 @@ func (s *Service) containerMessage(c Container) *api.Container {
 		Labels: c.Labels, Annotations: c.Annotations, Pid: uint32(c.PID),
 		CreatedAt: nanoseconds(c.CreatedAt), StartedAt: nanoseconds(c.StartedAt), FinishedAt: nanoseconds(c.FinishedAt),
 		ExitCode: c.ExitCode, StatusReason: c.StatusReason, StatusMessage: c.StatusMessage,
-		Image: &api.Image{Name: c.ImageName, Digest: c.ImageDigest, ConfigDigest: c.ImageID},
+		Image: &api.Image{Name: c.ImageName, ConfigDigest: c.ImageID},
 		Linux: &api.LinuxContainer{SeccompProfile: seccompProfile(c.Seccomp)},
 	}
 	for _, name := range c.CDIDevices {
