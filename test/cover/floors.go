@@ -16,9 +16,14 @@ import (
 
 const header = `# SPDX-License-Identifier: Apache-2.0
 # The share of each package's statements that unit tests reach, those of other packages included, in whole percent,
-# rounded down; written by make cover-floors. No package falls below its floor. The first line tells the version of
-# cgroups on the machine that it was measured on: another one has other tests left out.
+# rounded down; written by make cover-floors. No package falls more than 3 points below its floor: what depends on
+# timing differs between runs. The first line tells the version of cgroups on the machine that it was measured on:
+# another one has other tests left out.
 `
+
+// margin is by how many points a package may be below its floor: what depends on
+// timing differs between runs.
+const margin = 3
 
 // cgroups is the name under which the table has the version of cgroups.
 const cgroups = "cgroup"
@@ -100,8 +105,8 @@ func compare(shares map[string]float64, floors map[string]int) []string {
 		switch share := shares[pkg]; {
 		case !known:
 			faults = append(faults, pkg+" has no floor: make cover-floors")
-		case share < float64(floor):
-			faults = append(faults, fmt.Sprintf("%s fell to %.1f%%, its floor is %d%%", pkg, share, floor))
+		case share < float64(floor-margin):
+			faults = append(faults, fmt.Sprintf("%s fell to %.1f%%, its floor is %d%% less %d", pkg, share, floor, margin))
 		}
 	}
 	for _, pkg := range slices.Sorted(maps.Keys(floors)) {

@@ -36,10 +36,10 @@ func TestCompare(t *testing.T) {
 		t.Errorf("what was just measured is wrong: %q", faults)
 	}
 	delete(floors, "pkg/a")
-	floors["pkg/b"], floors["pkg/gone"] = 80, 1
+	floors["pkg/b"], floors["pkg/c"], floors["pkg/gone"] = 83, 103, 1
 	want := []string{
 		"pkg/a has no floor: make cover-floors",
-		"pkg/b fell to 79.9%, its floor is 80%",
+		"pkg/b fell to 79.9%, its floor is 83% less 3",
 		"pkg/gone has a floor and no statements: make cover-floors",
 	}
 	if faults := compare(shares, floors); !slices.Equal(faults, want) {

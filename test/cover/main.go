@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command cover runs `go test` and holds each package of the product to its floor: the share of its statements that
-// unit tests reached when floors.txt was written, in whole percent. The tests of all packages count, because those of a
+// unit tests reached when floors.txt was written, in whole percent, less 3 points for what depends on timing. The tests of all packages count, because those of a
 // family of packages are often beside the one that the others are used through.
 //
 //	go run ./test/cover -race -timeout 15m ./...    # runs the tests, then compares
