@@ -41,8 +41,9 @@ func (s *Store) Writable(ctx context.Context) error {
 	}
 	answer := make(chan error, 1)
 	go func() {
-		defer s.disk.probing.Unlock()
-		answer <- s.disk.noted(s.boot.write())
+		err := s.disk.noted(s.boot.write())
+		s.disk.probing.Unlock() // before the answer: who asks again after it is to write again
+		answer <- err
 	}()
 	select {
 	case err := <-answer:
