@@ -57,7 +57,7 @@ func main() {
 		fmt.Println(describe())
 		return
 	}
-	if err := run(o); err != nil {
+	if err := sys.OffFirstThread(func() error { return run(o) }); err != nil {
 		report(o.readyFD, err)
 		fmt.Fprintln(os.Stderr, "cri-monitor:", err)
 		os.Exit(1)

@@ -22,19 +22,24 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"k8s.io/klog/v2"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // version is set by the linker.
 var version = "0.1.0-dev"
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := command().ExecuteContext(ctx)
-	stop()
-	if err != nil {
+	if err := sys.OffFirstThread(run); err != nil {
 		fmt.Fprintln(os.Stderr, "cri-shim:", err)
 		os.Exit(1)
 	}
+}
+
+func run() error {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return command().ExecuteContext(ctx)
 }
 
 // command builds the command line: the daemon itself, config and version.

@@ -32,6 +32,7 @@ var goroutines = map[string]string{
 	"pkg/stats/disk.go":               "the questions for disk use of one answer, ended with its patience",
 	"pkg/sys/program/command.go":      "the wait for a program and the reads of its output, ended by its time limit",
 	"pkg/sys/cgroup/movelock.go":      "one write to a cgroup file at a time, which ends with a grace period of the kernel",
+	"pkg/sys/firstthread.go":          "the program itself, off the first thread; main waits for its end",
 	"pkg/sys/lock.go":                 "a wait for the lock of a process that is ending, which ends with it",
 	"pkg/sys/netns/netns.go":          "a thread that enters a pod's network namespace and ends if it can't come back",
 	"pkg/sys/hostpath/hostpath.go":    "a look at a path that may never return is left behind with its thread",

@@ -22,6 +22,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/monitor/parent"
 	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
+	"github.com/cri-shim/cri-shim/pkg/sys"
 	"github.com/cri-shim/cri-shim/test/leak"
 )
 
@@ -40,7 +41,7 @@ func Main(m *testing.M) {
 		var err error
 		switch os.Args[1] {
 		case AsMonitor:
-			err = beMonitor(os.Args[2:])
+			err = sys.OffFirstThread(func() error { return beMonitor(os.Args[2:]) })
 		case AsRuntime:
 			err = beRuntime(os.Args[2], os.Args[3], os.Args[4:])
 		case AsWriter:
