@@ -51,9 +51,9 @@ type CNIConfig struct {
 
 // ImageConfig says how images are pulled and preloaded.
 type ImageConfig struct {
-	PreloadDir      string        `toml:"preload_dir" comment:"OCI layouts and tars imported at start, verified and pinned; empty for none"`
-	MaxDownloads    int           `toml:"max_downloads" comment:"layers downloaded at the same time, per pull"`
-	ProgressTimeout time.Duration `toml:"progress_timeout" comment:"a pull without a byte for this long is given up"`
+	PreloadDir      string   `toml:"preload_dir" comment:"OCI layouts and tars imported at start, verified and pinned; empty for none"`
+	MaxDownloads    int      `toml:"max_downloads" comment:"layers downloaded at the same time, per pull"`
+	ProgressTimeout Duration `toml:"progress_timeout" comment:"a pull without a byte for this long is given up"`
 }
 
 // RegistryConfig says where registries are.
@@ -93,7 +93,7 @@ type StreamConfig struct {
 	CertFile string `toml:"cert_file" comment:"with key_file: serve TLS"`
 	KeyFile  string `toml:"key_file"`
 	// IdleTimeout is long because nothing moves on an idle shell either.
-	IdleTimeout time.Duration `toml:"idle_timeout" comment:"a session on which nothing moves for this long is ended"`
+	IdleTimeout Duration `toml:"idle_timeout" comment:"a session on which nothing moves for this long is ended"`
 }
 
 // NRIConfig says whether NRI plugins may connect.
@@ -103,8 +103,8 @@ type NRIConfig struct {
 	PluginDir       string `toml:"plugin_dir" comment:"programs started as plugins; empty for none"`
 	PluginConfigDir string `toml:"plugin_config_dir"`
 
-	RegistrationTimeout time.Duration   `toml:"plugin_registration_timeout" comment:"how long a plugin may take to register"`
-	RequestTimeout      time.Duration   `toml:"plugin_request_timeout" comment:"how long a plugin may take to answer; one that takes longer is dropped"`
+	RegistrationTimeout Duration        `toml:"plugin_registration_timeout" comment:"how long a plugin may take to register"`
+	RequestTimeout      Duration        `toml:"plugin_request_timeout" comment:"how long a plugin may take to answer; one that takes longer is dropped"`
 	Validator           ValidatorConfig `toml:"default_validator" comment:"what plugins may not do; the keys are those of containerd and CRI-O"`
 }
 
@@ -136,16 +136,16 @@ func defaults() Config {
 	return Config{
 		Listen: "/run/cri-shim/cri-shim.sock", Root: "/var/lib/cri-shim", State: "/run/cri-shim", LogLevel: "info",
 		CNI:      CNIConfig{ConfDir: "/etc/cni/net.d", BinDir: nil, Bridge: "cri0"},
-		Image:    ImageConfig{MaxDownloads: 3, ProgressTimeout: 5 * time.Minute},
+		Image:    ImageConfig{MaxDownloads: 3, ProgressTimeout: Duration(5 * time.Minute)},
 		Registry: RegistryConfig{ConfigPath: "/etc/cri-shim/certs.d"},
 		Runtime: RuntimeConfig{
 			Default: "runc", SeccompRoot: "/var/lib/kubelet/seccomp", StartMonitor: true,
 			Handlers: map[string]HandlerConfig{"runc": {}},
 		},
-		Stream: StreamConfig{Address: "127.0.0.1", IdleTimeout: 4 * time.Hour},
+		Stream: StreamConfig{Address: "127.0.0.1", IdleTimeout: Duration(4 * time.Hour)},
 		NRI: NRIConfig{
 			Enable: true, Socket: "/var/run/nri/nri.sock", PluginDir: "/opt/nri/plugins", PluginConfigDir: "/etc/nri/conf.d",
-			RegistrationTimeout: 5 * time.Second, RequestTimeout: 5 * time.Second,
+			RegistrationTimeout: Duration(5 * time.Second), RequestTimeout: Duration(5 * time.Second),
 		},
 		CDI: CDIConfig{SpecDirs: []string{"/etc/cdi", "/var/run/cdi"}},
 	}
@@ -201,12 +201,12 @@ func (c Config) validate() error {
 		{c.CNI.DefaultNetwork && c.CNI.Bridge == "", "cni.bridge: must be named when cni.default_network is on"},
 		{len(c.CNI.Bridge) > 15, fmt.Sprintf("cni.bridge: %q is longer than the 15 bytes an interface name can have", c.CNI.Bridge)},
 		{c.Image.MaxDownloads < 1, "image.max_downloads: must be at least 1"},
-		{c.Image.ProgressTimeout <= 0, "image.progress_timeout: must be above zero"},
+		{c.Image.ProgressTimeout < shortest, tooShort("image.progress_timeout", c.Image.ProgressTimeout)},
 		{c.Cgroup.Driver != "" && c.Cgroup.Driver != "systemd" && c.Cgroup.Driver != "cgroupfs", fmt.Sprintf("cgroup.driver: %q is neither systemd nor cgroupfs", c.Cgroup.Driver)},
 		{c.Stream.Port < 0 || c.Stream.Port > 65535, fmt.Sprintf("stream.port: %d is not a port number", c.Stream.Port)},
-		{c.Stream.IdleTimeout <= 0, "stream.idle_timeout: must be above zero"},
-		{c.NRI.RegistrationTimeout <= 0, "nri.plugin_registration_timeout: must be above zero"},
-		{c.NRI.RequestTimeout <= 0, "nri.plugin_request_timeout: must be above zero"},
+		{c.Stream.IdleTimeout < shortest, tooShort("stream.idle_timeout", c.Stream.IdleTimeout)},
+		{c.NRI.RegistrationTimeout < shortest, tooShort("nri.plugin_registration_timeout", c.NRI.RegistrationTimeout)},
+		{c.NRI.RequestTimeout < shortest, tooShort("nri.plugin_request_timeout", c.NRI.RequestTimeout)},
 		{slices.ContainsFunc(c.CDI.SpecDirs, func(dir string) bool { return !filepath.IsAbs(dir) }), fmt.Sprintf("cdi.spec_dirs: %q are not all absolute paths", c.CDI.SpecDirs)},
 		{!c.NRI.Validator.Enable && c.NRI.Validator.asks(), "nri.default_validator: has keys, but enable is not true"},
 		{(c.Stream.CertFile == "") != (c.Stream.KeyFile == ""), "stream.cert_file and stream.key_file: set both or none"},
@@ -231,6 +231,10 @@ func (c Config) validate() error {
 		return fmt.Errorf("check config: %w", err)
 	}
 	return nil
+}
+
+func tooShort(key string, d Duration) string {
+	return fmt.Sprintf("%s: %s is shorter than a millisecond; write it with a unit, such as \"90s\"", key, time.Duration(d))
 }
 
 // asks tells whether any key besides enable is set.

@@ -65,8 +65,12 @@ func TestHangingOperationEndsWithTheDaemon(t *testing.T) {
 			return nil
 		}, func(error) {})
 		stop()
+		began := time.Now()
 		if err := d.together(ctx, func(ctx context.Context) error { <-ctx.Done(); return nil }); err != nil {
 			t.Error(err)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("the daemon ends after %s", took)
 		}
 		if text := log.String(); !strings.Contains(text, "create web") || !strings.Contains(text, "make sources of mounts") {
 			t.Errorf("the log does not say what was left: %s", text)

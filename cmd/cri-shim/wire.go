@@ -147,7 +147,7 @@ func (d *daemon) wireNetwork(context.Context) (err error) {
 func (d *daemon) wireImages(ctx context.Context) (err error) {
 	d.images, err = image.Open(ctx, image.Options{
 		Root: d.layout.Images(), RegistryConfig: d.config.Registry.ConfigPath,
-		MaxDownloads: d.config.Image.MaxDownloads, ProgressTimeout: d.config.Image.ProgressTimeout, Log: d.log,
+		MaxDownloads: d.config.Image.MaxDownloads, ProgressTimeout: time.Duration(d.config.Image.ProgressTimeout), Log: d.log,
 		InUse: rootfs.Chains(d.layout.Images()),
 	})
 	if err == nil {
@@ -209,7 +209,7 @@ func (d *daemon) wirePlugins(host oci.Host, lookup oci.Lookup) (err error) {
 	d.plugins, err = nri.New(nri.Options{
 		Socket: d.config.NRI.Socket, Version: semver(version),
 		PluginDir: d.config.NRI.PluginDir, PluginConfigDir: d.config.NRI.PluginConfigDir,
-		RegistrationTimeout: d.config.NRI.RegistrationTimeout, RequestTimeout: d.config.NRI.RequestTimeout,
+		RegistrationTimeout: time.Duration(d.config.NRI.RegistrationTimeout), RequestTimeout: time.Duration(d.config.NRI.RequestTimeout),
 		Validation: d.config.NRI.Validator.validation(),
 		State:      func() ([]nri.Pod, []nri.Container) { return d.containers.Visible() },
 		Update: func(ctx context.Context, u []nri.Update) ([]nri.Update, error) {
@@ -263,7 +263,7 @@ func (d *daemon) handlers(systemd bool) ([]runc.Handler, error) {
 func (d *daemon) wireServer(ctx context.Context) (err error) {
 	c := d.config.Stream
 	d.stream, err = stream.New(ctx, stream.Options{
-		Address: c.Address, Port: c.Port, CertFile: c.CertFile, KeyFile: c.KeyFile, IdleTimeout: c.IdleTimeout,
+		Address: c.Address, Port: c.Port, CertFile: c.CertFile, KeyFile: c.KeyFile, IdleTimeout: time.Duration(c.IdleTimeout),
 		Exec: d.containers.Exec, Attach: d.containers.Attach, NetNS: d.sandboxes.NetNSPath, Log: d.log,
 	})
 	if err != nil {

@@ -156,7 +156,7 @@ func TestRegistryStops(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	d.Edit(t, "[image]\n", "[image]\nprogress_timeout = 2000000000\n")
+	d.Edit(t, "[image]\n", "[image]\nprogress_timeout = \"2s\"\n")
 	restart(t, d)
 	p.quota.Store(1 << 20)
 	began := time.Now()

@@ -13,7 +13,6 @@ import (
 	"testing"
 
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
-	"github.com/pelletier/go-toml/v2"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -30,7 +29,8 @@ func TestConfigurationErrors(t *testing.T) {
 		{"unknown table", "[cny]\nconf_dir = \"/x\"\n", []string{"cny"}},
 		{"wrong type", "[image]\nmax_downloads = \"three\"\n", []string{"line 2", "image.max_downloads"}},
 		{"no TOML", "listen = = 3\n", []string{"line 1"}},
-		{"no duration", "[image]\nprogress_timeout = \"soon\"\n", []string{"image.progress_timeout"}},
+		{"no duration", "[image]\nprogress_timeout = \"soon\"\n", []string{"image.progress_timeout", `"soon"`}},
+		{"duration without a unit", "[image]\nprogress_timeout = 90\n", []string{"image.progress_timeout", "90ns", "unit"}},
 		{"relative root", "root = \"var\"\n", []string{"root", `"var"`}},
 		{"root is state", "root = \"/tmp/a\"\nstate = \"/tmp/a/\"\n", []string{"root and state"}},
 		{"bad level", "log_level = \"loud\"\n", []string{"loud"}},
@@ -46,8 +46,8 @@ func TestConfigurationErrors(t *testing.T) {
 		{"steering annotation", "[runtime.handlers.runc]\npod_annotations = [\"org.systemd.property.*\"]\n", []string{"runtime.handlers.runc", "org.systemd.property."}},
 		{"no annotation pattern", "[runtime.handlers.runc]\ncontainer_annotations = [\"[\"]\n", []string{"runtime.handlers.runc", "not a pattern"}},
 		{"validator switched off", "[nri.default_validator]\nrequired_plugins = [\"x\"]\n", []string{"nri.default_validator", "enable"}},
-		{"no time for plugins", "[nri]\nplugin_request_timeout = \"0s\"\n", []string{"nri.plugin_request_timeout"}},
-		{"no idle time", "[stream]\nidle_timeout = \"-1s\"\n", []string{"stream.idle_timeout"}},
+		{"no time for plugins", "[nri]\nplugin_request_timeout = \"0s\"\n", []string{"nri.plugin_request_timeout", "shorter"}},
+		{"no idle time", "[stream]\nidle_timeout = \"-1s\"\n", []string{"stream.idle_timeout", "-1s is shorter"}},
 		{"long bridge", "[cni]\nbridge = \"" + strings.Repeat("b", 16) + "\"\n", []string{"bridge"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -90,8 +90,8 @@ func shiftLine(mention []string) []string {
 	return out
 }
 
-// `cri-shim config` prints every key, and what it prints is a configuration.
-func TestConfigPrintsEveryKey(t *testing.T) {
+// What `cri-shim config` prints is a configuration, and it has what files and flags say.
+func TestConfigIsAConfiguration(t *testing.T) {
 	t.Parallel()
 	nodetest.Require(t)
 	file := filepath.Join(t.TempDir(), "config.toml")
@@ -99,27 +99,6 @@ func TestConfigPrintsEveryKey(t *testing.T) {
 	out, err := nodetest.Shim(t, "--config", file, "--root", "/tmp/elsewhere", "config")
 	if err != nil {
 		t.Fatal(err, out)
-	}
-	var got map[string]any
-	if err := toml.Unmarshal([]byte(out), &got); err != nil {
-		t.Fatal(err)
-	}
-	for table, keys := range map[string]string{
-		"": "listen root state log_level", "cni": "conf_dir bin_dir default_network bridge subnets",
-		"image": "preload_dir max_downloads progress_timeout", "registry": "config_path",
-		"runtime": "default seccomp_root monitor handlers", "cgroup": "driver", "stream": "address port cert_file key_file idle_timeout",
-		"nri": "enable socket plugin_dir plugin_config_dir plugin_registration_timeout plugin_request_timeout default_validator",
-		"cdi": "spec_dirs", "metrics": "address",
-	} {
-		in := got
-		if table != "" {
-			in, _ = got[table].(map[string]any)
-		}
-		for key := range strings.FieldsSeq(keys) {
-			if _, ok := in[key]; !ok {
-				t.Errorf("no %s.%s in\n%s", table, key, out)
-			}
-		}
 	}
 	contains(t, "config", out, "max_downloads = 7", "/tmp/elsewhere", "/opt/second", "runtime.handlers.runc")
 	mustWrite(t, file, out)
