@@ -28,7 +28,7 @@ CNI_MODULE  := github.com/containernetworking/plugins/plugins
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##-- building ------------------------------------------------------------------------------------------------------
 
@@ -111,7 +111,7 @@ deps: ## install the Debian packages that building and testing need, if any are 
 ##-- testing -------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps build lint-tools $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: linters, unit, fuzz, integration, crash
+test: deps build lint-tools $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: linters, unit, fuzz, integration, crash, compat, e2e, demo, critest
 	@test/run
 
 .PHONY: unit

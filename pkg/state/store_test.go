@@ -210,8 +210,6 @@ func TestTruncatedRecord(t *testing.T) {
 }
 
 func TestHostileRecords(t *testing.T) {
-	s, _ := open(t, t.TempDir(), "b")
-	_ = s
 	good := pod("x")
 	for name, content := range map[string]string{
 		"newer version": `{"version":99,"pod":{"id":"` + string(good.ID) + `"},"config":{"metadata":{"name":"x"}}}`,
@@ -229,6 +227,9 @@ func TestHostileRecords(t *testing.T) {
 			s, _ := open(t, dir, "b")
 			if n, _ := s.Count(); n != 0 {
 				t.Errorf("%d pods loaded", n)
+			}
+			if aside, err := os.ReadFile(path + ".bad"); err != nil || string(aside) != content {
+				t.Errorf("not set aside: %q, %v", aside, err)
 			}
 		})
 	}
