@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -199,9 +200,15 @@ func (m *Monitor) shutdown() error {
 	return nil
 }
 
+// acceptPause is what serve waits while there are no descriptors or no memory to
+// accept with: there is no event for "there are again".
+const acceptPause = 100 * time.Millisecond
+
 // serve accepts connections for ever, inside the gate: one that comes during an
-// upgrade is the next image's.
+// upgrade is the next image's. A shortage does not end it: the monitor's end would
+// cost more than clients that wait.
 func (m *Monitor) serve() error {
+	short := false
 	for {
 		inside := false
 		fd, err := m.listener.Accept(func() bool { inside = m.gate.tryEnter(); return inside })
@@ -214,13 +221,30 @@ func (m *Monitor) serve() error {
 			m.gate.leave()
 		}
 		switch {
-		case err == nil, errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
+		case err == nil:
+			short = false
+		case errors.Is(err, unix.ECONNABORTED), errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
 		case errors.Is(err, wire.ErrRefused):
 			m.gate.awaitOpen()
+		case isShortage(err):
+			if !short { // once, not ten times a second
+				m.log.Error("connection not accepted, trying again", "err", err)
+			}
+			short = true
+			select {
+			case <-m.ctx.Done():
+				return nil
+			case <-time.After(acceptPause):
+			}
 		default:
 			return fmt.Errorf("accept: %w", err)
 		}
 	}
+}
+
+// isShortage reports whether err passes by itself when others give something back.
+func isShortage(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.ENOMEM)
 }
 
 // welcome begins to serve a connection, for the monitor's own user only.
