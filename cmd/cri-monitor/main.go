@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command cri-monitor is the node's one parent of containers: see pkg/monitor.
+// Command cri-monitor is the node's one parent of containers: see pkg/monitor/parent.
 // It runs in the foreground; its starter detaches it.
 package main
 
@@ -42,6 +42,14 @@ type options struct {
 }
 
 func main() {
+	if err := sys.OffFirstThread(work); err != nil {
+		fmt.Fprintln(os.Stderr, "cri-monitor:", err)
+		os.Exit(1)
+	}
+}
+
+// work is the whole program. The error is also reported to the starter.
+func work() error {
 	runtime.GOMAXPROCS(processors)
 	debug.SetGCPercent(collectAt)
 	debug.SetMemoryLimit(memoryLimit)
@@ -55,16 +63,16 @@ func main() {
 	if o.check {
 		signal.Ignore(unix.SIGHUP) // who signals all of this name means the monitor
 		fmt.Println(describe())
-		return
+		return nil
 	}
-	if err := sys.OffFirstThread(func() error { return run(o) }); err != nil {
-		report(o.readyFD, err)
-		fmt.Fprintln(os.Stderr, "cri-monitor:", err)
-		os.Exit(1)
+	err := run(&o)
+	if err != nil {
+		o.report(err)
 	}
+	return err
 }
 
-func run(o options) error {
+func run(o *options) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM)
 	defer stop()
@@ -84,13 +92,14 @@ func run(o options) error {
 		Dir: o.dir, Socket: o.socket, OOMScoreAdj: protect(log), Log: log,
 		Executable: self, Args: []string{"--dir", o.dir, "--socket", o.socket, "--cgroup", o.cgroup},
 		Check: []string{"--check"}, BeforeExec: signals.ignore, Upgrades: signals.upgrades, Build: build,
-		Listening: func() { report(o.readyFD, nil) },
+		Listening: func() { o.report(nil) },
 	})
 }
 
-// report tells the starter whether the monitor runs.
-func report(fd int, err error) {
-	if fd < 0 {
+// report tells the starter, once, whether the monitor runs: afterwards the number
+// of the descriptor is another's.
+func (o *options) report(err error) {
+	if o.readyFD < 0 {
 		return
 	}
 	said := "ready"
@@ -100,8 +109,9 @@ func report(fd int, err error) {
 	case err != nil:
 		said = err.Error()
 	}
-	_, _ = unix.Write(fd, []byte(said)) // the starter may be gone
-	unix.Close(fd)
+	_, _ = unix.Write(o.readyFD, []byte(said)) // the starter may be gone
+	unix.Close(o.readyFD)
+	o.readyFD = -1
 }
 
 // protect makes the OOM killer look elsewhere as far as we are allowed to. It
