@@ -132,7 +132,7 @@ func TestImageVolumes(t *testing.T) {
 		t.Errorf("status has mounts %v", m)
 	}
 	if _, err := d.Images.RemoveImage(t.Context(), &cri.RemoveImageRequest{Image: &cri.ImageSpec{Image: data}}); err != nil {
-		contains(t, "removal of a mounted image", err.Error(), data)
+		t.Errorf("removal of a mounted image: %v", err)
 	}
 	contains(t, "after the removal", exec(t, d, id, "read", "/sub/weights"), "0.1 0.2")
 	remove(t, d, id)
