@@ -132,13 +132,7 @@ func TestCrashInAStart(t *testing.T) {
 	for _, place := range places {
 		t.Run(place, func(t *testing.T) {
 			id := w.create(sleeper)
-			w.d.AtSteps(func(_, step string, m state.Moment) error {
-				if place == step+" "+string(m) {
-					w.d.Die()
-					return errInjected
-				}
-				return nil
-			})
+			w.d.At("start container", place, func() error { w.d.Die(); return errInjected })
 			if err := w.Start(t.Context(), id); err == nil {
 				t.Error("started by a daemon that is dead")
 			}

@@ -240,13 +240,7 @@ func TestCallerGivesUp(t *testing.T) {
 	w := newCreator(t)
 	in := w.request(w.pod(), sleeper)
 	reached, resume := make(chan struct{}), make(chan struct{})
-	w.d.AtSteps(func(_, step string, m state.Moment) error {
-		if step == "build spec" && m == "before" {
-			close(reached)
-			<-resume
-		}
-		return nil
-	})
+	w.d.At("create ", "build spec before", func() error { close(reached); <-resume; return nil })
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-reached; cancel() }()
 	if _, err := w.Create(ctx, in); !errors.Is(err, context.Canceled) || !strings.Contains(err.Error(), `"build spec"`) {

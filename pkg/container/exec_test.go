@@ -73,16 +73,9 @@ func TestExecIsCutOff(t *testing.T) {
 	go func() { w.await(pids, 2); leave() }()
 	_, err = w.ExecSync(ctx, id, command, time.Minute)
 	ended("caller has gone", errors.Is(err, context.Canceled), err)
-	w.d.AtSteps(func(_, step string, _ state.Moment) error {
-		if step == "command runs" {
-			w.await(pids, 2)
-			return errInjected
-		}
-		return nil
-	})
+	w.d.At("exec ", "command runs within", func() error { w.await(pids, 2); return errInjected })
 	_, err = w.ExecSync(t.Context(), id, command, time.Minute)
 	ended("fails half-way", errors.Is(err, errInjected), err)
-	w.d.AtSteps(nil)
 	killed := make(chan struct{})
 	go func() { w.await(pids, 2); w.node.KillMonitor(); close(killed) }()
 	_, err = w.ExecSync(t.Context(), id, command, time.Minute)
@@ -131,7 +124,6 @@ func TestExecFaults(t *testing.T) {
 			t.Errorf("%s: %v", place, err)
 		}
 	}
-	w.d.AtSteps(nil)
 	left, _ := filepath.Glob(filepath.Join(w.Layout.Bundle(string(id)), "exec-*"))
 	if len(left) > 0 {
 		t.Errorf("left: %q", left)

@@ -49,7 +49,6 @@ func TestRemoveIsFinished(t *testing.T) {
 			if err := w.Remove(t.Context(), id); !errors.Is(err, errInjected) {
 				t.Errorf("%v", err)
 			}
-			w.d.AtSteps(nil)
 			if c, err := w.Store.Container(string(id)); err == nil && c.Phase != state.Removing {
 				t.Errorf("it is %s", c.Phase)
 			}

@@ -130,7 +130,6 @@ func TestStartIsWithdrawn(t *testing.T) {
 			t.Errorf("%s: %+v", place, c)
 		}
 	}
-	w.d.AtSteps(nil)
 	w.must(w.Start(t.Context(), id))
 }
 
@@ -142,22 +141,15 @@ func TestStartThatCannotBeBooked(t *testing.T) {
 	if err := w.Start(t.Context(), id); !errors.Is(err, errInjected) {
 		t.Error(err)
 	}
-	w.d.AtSteps(nil)
 	if c := w.ended(id); c.ExitCode != 137 {
 		t.Errorf("%+v", c)
 	}
 	again := w.create(sleeper)
 	away := w.Layout.Records() + ".away"
-	w.d.AtSteps(func(_, step string, m state.Moment) error {
-		if step == "run container" && m == "after" {
-			w.must(os.Rename(w.Layout.Records(), away))
-		}
-		return nil
-	})
+	w.d.At("start container", "run container after", func() error { return os.Rename(w.Layout.Records(), away) })
 	if err := w.Start(t.Context(), again); !errors.Is(err, os.ErrNotExist) || w.get(again).Phase != state.Starting {
 		t.Errorf("%v, %s", err, w.get(again).Phase)
 	}
-	w.d.AtSteps(nil)
 	w.must(os.Rename(away, w.Layout.Records()))
 	if c := w.ended(again); c.ExitCode != 137 {
 		t.Errorf("%+v", c)
@@ -169,27 +161,17 @@ func TestStartThatCannotBeBooked(t *testing.T) {
 func TestMonitorEndsInAStart(t *testing.T) {
 	w := newCreator(t)
 	id := w.create(sleeper)
-	w.d.AtSteps(func(_, step string, m state.Moment) error {
-		if step == "run container" && m == "before" {
-			w.d.LoseMonitor()
-		}
-		return nil
-	})
+	w.d.At("start container", "run container before", func() error { w.d.LoseMonitor(); return nil })
 	if err := w.Start(t.Context(), id); !errdefs.IsUnavailable(err) {
 		t.Errorf("start without a monitor: %v", err)
 	}
-	w.d.AtSteps(nil)
 	w.node.StartMonitor()
 	w.reaches(id, state.Created)
 	w.must(w.Start(t.Context(), id))
-	pid, err := w.program(t.Context(), w.record(state.Starting), "#!/bin/sh\nexec sleep 1000\n")
+	running := w.record(state.Starting)
+	pid, err := w.program(t.Context(), running, program)
 	w.must(err)
-	for c := range w.Store.Containers() {
-		if c.Phase != state.Starting {
-			continue
-		}
-		if err := w.Start(t.Context(), c.ID); err != nil || w.get(c.ID).PID != pid {
-			t.Errorf("start of what runs already: %v, %+v", err, w.get(c.ID))
-		}
+	if err := w.Start(t.Context(), running); err != nil || w.get(running).PID != pid {
+		t.Errorf("start of what runs already: %v, %+v", err, w.get(running))
 	}
 }

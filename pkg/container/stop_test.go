@@ -89,12 +89,7 @@ func TestStopSignalIsSentOnce(t *testing.T) {
 func TestUndoneStartEndsWithTheDaemon(t *testing.T) {
 	w := newCreator(t)
 	id := w.create(sleeper)
-	w.d.AtSteps(func(_, step string, m state.Moment) error {
-		if step == "run container" && m == "before" {
-			w.d.LoseMonitor()
-		}
-		return nil
-	})
+	w.d.At("start container", "run container before", func() error { w.d.LoseMonitor(); return nil })
 	if err := w.Start(t.Context(), id); !errdefs.IsUnavailable(err) || w.get(id).Phase != state.Starting {
 		t.Fatalf("start without a monitor: %v, container is %s", err, w.get(id).Phase)
 	}

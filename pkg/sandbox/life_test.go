@@ -221,7 +221,6 @@ func TestRemoveIsFinished(t *testing.T) {
 				if err := do(t.Context(), id); !errors.Is(err, errInjected) {
 					t.Errorf("%v", err)
 				}
-				w.d.AtSteps(nil)
 				if err := do(t.Context(), id); err != nil && place != "drop record after" {
 					t.Error(err)
 				}
