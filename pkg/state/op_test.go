@@ -16,31 +16,30 @@ import (
 )
 
 func TestSameOperationRunsOnce(t *testing.T) {
-	ops := state.NewOps(t.Context())
-	var runs atomic.Int32
-	release := make(chan struct{})
-	var wg sync.WaitGroup
-	for range 10 {
-		wg.Go(func() {
-			got, err := state.Do(t.Context(), ops, "run pod", func(context.Context) (string, error) {
-				runs.Add(1)
-				<-release
-				return "id", nil
+	synctest.Test(t, func(t *testing.T) {
+		ops := state.NewOps(context.Background())
+		var runs atomic.Int32
+		release := make(chan struct{})
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() {
+				got, err := state.Do(t.Context(), ops, "run pod", func(context.Context) (string, error) {
+					runs.Add(1)
+					<-release
+					return "id", nil
+				})
+				if got != "id" || err != nil {
+					t.Errorf("got %q, %v", got, err)
+				}
 			})
-			if got != "id" || err != nil {
-				t.Errorf("got %q, %v", got, err)
-			}
-		})
-	}
-	for runs.Load() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	time.Sleep(20 * time.Millisecond) // let the others arrive while the first runs
-	close(release)
-	wg.Wait()
-	if n := runs.Load(); n != 1 {
-		t.Errorf("ran %d times", n)
-	}
+		}
+		synctest.Wait() // all are there while the first runs
+		close(release)
+		wg.Wait()
+		if n := runs.Load(); n != 1 {
+			t.Errorf("ran %d times", n)
+		}
+	})
 }
 
 func TestCallerGivesUpOperationGoesOn(t *testing.T) {
