@@ -6,10 +6,10 @@ package crash
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -27,11 +27,9 @@ func TestReboot(t *testing.T) {
 	clean := d.Look(t)
 	w, idle := started(t, d), newSubject(t, d)
 	idle.must(idle.run, idle.create)
-	monitor := d.MonitorPID()
 	if err := d.Kill(); err != nil {
 		t.Fatal(err)
 	}
-	unix.Kill(monitor, unix.SIGKILL)
 	powerOff(t, d)
 	if err := os.WriteFile(filepath.Join(d.Layout().Records(), "boot"), []byte("another\n"), 0o600); err != nil {
 		t.Fatal(err)
@@ -56,25 +54,35 @@ func TestReboot(t *testing.T) {
 	again.clear(clean)
 }
 
-// powerOff ends every process of the daemon's containers, and takes away what a
-// restart of the machine takes away.
+// powerOff ends the monitor and every process of the daemon's containers, and takes
+// away what a restart of the machine takes away.
 func powerOff(t *testing.T, d *nodetest.Node) {
 	t.Helper()
+	monitor := d.MonitorPID()
+	if monitor == 0 {
+		t.Fatal("no monitor")
+	}
+	killed := []int{monitor}
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
 	for _, dir := range dirs {
-		if d.Rooted(filepath.Base(dir)) {
-			var pid int
-			fmt.Sscan(filepath.Base(dir), &pid)
-			unix.Kill(pid, unix.SIGKILL)
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && d.Rooted(filepath.Base(dir)) {
+			killed = append(killed, pid)
 		}
 	}
-	time.Sleep(200 * time.Millisecond) // their ends
+	for _, pid := range killed {
+		unix.Kill(pid, unix.SIGKILL)
+	}
+	nodetest.Eventually(t, 10*time.Second, "the processes have ended", func() bool {
+		return !slices.ContainsFunc(killed, func(pid int) bool { return unix.Kill(pid, 0) == nil })
+	})
 	for _, m := range d.Mounts() {
 		unix.Unmount(m, unix.MNT_DETACH)
 	}
 	for _, path := range d.NetNS() {
 		unix.Unmount(path, unix.MNT_DETACH)
-		os.Remove(path)
+		if err := os.Remove(path); err != nil {
+			t.Error(err)
+		}
 	}
 	nodetest.Eventually(t, 10*time.Second, "the links of the namespaces are gone", func() bool {
 		ports, err := d.Ports()
@@ -82,7 +90,9 @@ func powerOff(t *testing.T, d *nodetest.Node) {
 	})
 	groups := d.Cgroups()
 	for _, group := range slices.Backward(groups) {
-		os.Remove(group)
+		if err := os.Remove(group); err != nil {
+			t.Error(err)
+		}
 	}
 	if err := os.RemoveAll(filepath.Join(d.Dir, "state")); err != nil {
 		t.Fatal(err)
