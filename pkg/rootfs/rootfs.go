@@ -131,11 +131,12 @@ func (s *Service) prepare(ctx context.Context, key string, r From, writable bool
 		return err
 	}
 	defer s.keys.Unlock(key)
-	if old, err := s.readRecord(key); err == nil {
-		if old.Image != r.ImageID {
-			return fmt.Errorf("root filesystem %s is made from image %s: %w", key, old.Image, errdefs.ErrAlreadyExists)
-		}
-		return nil
+	old, err := s.readRecord(key)
+	switch {
+	case err == nil && old.Image != r.ImageID:
+		return fmt.Errorf("root filesystem %s is made from image %s: %w", key, old.Image, errdefs.ErrAlreadyExists)
+	case err == nil || !noRecord(err):
+		return err
 	}
 	err = s.images.Hold(ctx, r.ImageID, func(chain string) error {
 		rec := record{Image: r.ImageID, Chain: chain, UIDs: r.UIDMappings, GIDs: r.GIDMappings, Label: r.MountLabel}
@@ -204,10 +205,14 @@ func (s *Service) readRecord(key string) (record, error) {
 		return rec, fmt.Errorf("root filesystem %s is not prepared: %w", key, errdefs.ErrNotFound)
 	}
 	if err != nil {
-		return rec, err
+		return rec, fmt.Errorf("read record of root filesystem %s: %w", key, err)
 	}
 	if err := json.Unmarshal(raw, &rec); err != nil {
 		return rec, fmt.Errorf("read record of root filesystem %s: %w: %w", key, err, errdefs.ErrDataLoss)
 	}
 	return rec, nil
 }
+
+// noRecord tells the errors of readRecord that say that there is no usable record from those of a disk that can't be
+// read or a process without descriptors, which say nothing about it.
+func noRecord(err error) bool { return errdefs.IsNotFound(err) || errdefs.IsDataLoss(err) }

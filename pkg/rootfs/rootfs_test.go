@@ -269,6 +269,39 @@ func TestRemoveImageInUse(t *testing.T) {
 	}
 }
 
+// TestUnreadableRecord: a record that can't be read for now says nothing about what layers are in use, so none goes.
+func TestUnreadableRecord(t *testing.T) {
+	s := open(t)
+	id := s.images.Load(t, "example.org/used:v1", simple("used"))
+	root := s.images.Mount(t, "key", rootfs.From{ImageID: id})
+	record := filepath.Join(s.images.Root, "rootfs/key/record.json")
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(os.Rename(record, record+".away"))
+	must(os.Mkdir(record, 0o700)) // reading it gives EISDIR, where a bad disk gives EIO
+	if err := s.images.Remove(t.Context(), id); !errors.Is(err, syscall.EISDIR) {
+		t.Errorf("remove the image: %v", err)
+	}
+	if err := s.Prepare(t.Context(), "key", rootfs.From{ImageID: id}); !errors.Is(err, syscall.EISDIR) {
+		t.Errorf("prepare again: %v", err)
+	}
+	must(os.Remove(record))
+	must(os.Rename(record+".away", record))
+	must(sys.Unmount(root)) // so that nothing comes from a cache
+	must(s.Mount(t.Context(), "key", root))
+	if got := imagestore.Read(t, filepath.Join(root, "etc/name")); got != "used" {
+		t.Errorf("file of the image has %q", got)
+	}
+	must(s.Remove(t.Context(), "key", root))
+	if left, err := filepath.Glob(filepath.Join(s.images.Root, "layers/snapshots/*")); err != nil || len(left) > 0 {
+		t.Errorf("after the last user: %q, %v", left, err)
+	}
+}
+
 // BenchmarkRootFS is what a container's start and end cost here, without what runs in it.
 func BenchmarkRootFS(b *testing.B) {
 	s := open(b)

@@ -52,7 +52,8 @@ func Open(images *image.Service, root string, log *slog.Logger) (*Service, error
 // Close ends the walks of directories. Mounted root filesystems stay mounted.
 func (s *Service) Close() { s.samples.close() }
 
-// Chains finds the layers that root filesystems in the image store at root are made from, also before Open.
+// Chains finds the layers that root filesystems in the image store at root are made from, also before Open. A half-made
+// one has none. When a record can't be read now, there is an error and no list: layers that are not in it are removed.
 func Chains(root string) func() ([]string, error) {
 	s := &Service{root: filepath.Clean(root)}
 	return func() ([]string, error) {
@@ -62,8 +63,12 @@ func Chains(root string) func() ([]string, error) {
 		}
 		var chains []string
 		for _, key := range keys {
-			if rec, err := s.readRecord(key); err == nil {
+			rec, err := s.readRecord(key)
+			switch {
+			case err == nil:
 				chains = append(chains, rec.Chain)
+			case !noRecord(err):
+				return nil, err
 			}
 		}
 		return chains, err
