@@ -3,8 +3,9 @@
 // Package exitlog is the durable list of exits that the daemon has not acknowledged yet: a
 // file of JSON lines, appended with one write each, one writer at a time.
 //
-//   - An exit has its number, and is in the file, before it is reported;
-//     who is told is told in the order of the numbers.
+//   - An exit has its number, and is in the file unless that can't be written,
+//     before it is reported; who is told is told in the order of the numbers.
+//   - No number is given out twice, by whichever process since the node started.
 //   - It is given out again until it is acknowledged.
 //
 // It outlives the monitor, not the node's reboot (the directory is a tmpfs), so
@@ -37,15 +38,19 @@ type Log struct {
 	epoch string // names this series of sequence numbers
 	log   *slog.Logger
 
-	mu    sync.Mutex // guards what follows
-	file  *os.File
-	size  int64
-	next  uint64
-	acked uint64
-	live  []wire.Exit // not acknowledged, by Seq
+	mu   sync.Mutex // guards what follows
+	file *os.File
+	size int64
+	torn bool // the file's last line has no end
+	// behind: a line is missing in the file, which is written anew as soon as that can be done.
+	behind bool
+	next   uint64
+	acked  uint64
+	live   []wire.Exit // not acknowledged, by Seq
 }
 
-// exitLine is one line of the file: the first has Epoch, each other one field.
+// exitLine is one line of the file: the first has Epoch, the second what
+// compaction knows, Next and Ack, and each other one field.
 type exitLine struct {
 	Epoch string     `json:"epoch,omitempty"`
 	Exit  *wire.Exit `json:"exit,omitempty"`
@@ -55,7 +60,9 @@ type exitLine struct {
 }
 
 // Open reads the log at path, or begins one. A line that does not parse
-// is a write cut off by a full file system: it is skipped with a message.
+// is a write cut off by a full file system: it is skipped with a message. When
+// that is still full the log goes on in the file that is there; the error is of
+// one that cannot be read or begun.
 func Open(path string, log *slog.Logger) (*Log, error) {
 	l := &Log{path: path, log: log, next: 1}
 	raw, err := os.ReadFile(path)
@@ -63,13 +70,46 @@ func Open(path string, log *slog.Logger) (*Log, error) {
 		return nil, fmt.Errorf("read exit log: %w", err)
 	}
 	l.parse(raw)
-	if l.epoch == "" {
+	found := l.epoch != ""
+	if found {
+		l.next = max(l.next, numberNow())
+	} else {
 		l.epoch = wire.NewName()
 	}
-	if err := l.compact(); err != nil {
+	err = l.compact()
+	if err != nil && found {
+		log.Error("exit log not compacted", "err", err)
+		err = l.goOn(raw)
+	}
+	if err != nil {
 		return nil, err
 	}
 	return l, nil
+}
+
+// numberNow is a number that no process before this one came to: one that could
+// not write an exit down has given its number out all the same, and a client
+// takes it for a repetition when it comes again. So a log that another process
+// wrote goes on at the microseconds since the node started, which are ahead of
+// one exit in each.
+func numberNow() uint64 {
+	var t unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &t) != nil {
+		return 0
+	}
+	return uint64(t.Nano() / 1000)
+}
+
+// goOn appends to the file as it is: raw. A line that a cut-off write left without
+// its end gets one.
+func (l *Log) goOn(raw []byte) error {
+	f, err := os.OpenFile(l.path, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		return fmt.Errorf("open exit log: %w", err)
+	}
+	l.file, l.size = f, int64(len(raw))
+	l.torn = !bytes.HasSuffix(raw, []byte("\n"))
+	return nil
 }
 
 // Epoch names this series of sequence numbers.
@@ -117,12 +157,13 @@ func (l *Log) compact() error {
 	}
 	if err != nil {
 		f.Close()
+		_ = os.Remove(tmp) // the space it takes is wanted
 		return fmt.Errorf("compact exit log: %w", err)
 	}
 	if l.file != nil {
 		l.file.Close()
 	}
-	l.file, l.size = f, 0
+	l.file, l.size, l.torn, l.behind = f, 0, false, false
 	if st, err := f.Stat(); err == nil {
 		l.size = st.Size()
 	}
@@ -130,10 +171,14 @@ func (l *Log) compact() error {
 }
 
 // Append gives e its sequence number, writes it down and calls publish in order
-// of the numbers. Should the write fail the exit is published nevertheless.
+// of the numbers. Should the write fail the exit is published nevertheless, and
+// written with what comes next.
 func (l *Log) Append(e wire.Exit, publish func(wire.Exit)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.behind {
+		l.shrink()
+	}
 	e.Seq = l.next
 	l.next++
 	l.live = append(l.live, e)
@@ -150,15 +195,21 @@ func (l *Log) AwaitPublished() {
 func (l *Log) write(line exitLine) {
 	b, err := json.Marshal(line)
 	if err == nil {
-		var n int
-		n, err = l.file.Write(append(b, '\n'))
-		if err != nil && n > 0 { // don't let the next line hang on to half of this one
-			_ = unix.Ftruncate(int(l.file.Fd()), l.size)
-			n = 0
+		b = append(b, '\n')
+		if l.torn {
+			b = append([]byte("\n"), b...)
 		}
-		l.size += int64(n)
+		var n int
+		n, err = l.file.Write(b)
+		switch {
+		case err == nil:
+			l.size, l.torn = l.size+int64(n), false
+		case n > 0: // don't let the next line hang on to half of this one
+			l.torn = l.file.Truncate(l.size) != nil || l.torn
+		}
 	}
 	if err != nil {
+		l.behind = true
 		l.log.Error("exit log not written", "path", l.path, "err", err)
 	}
 }
@@ -191,7 +242,7 @@ func (l *Log) Drop(id string) {
 }
 
 func (l *Log) shrink() {
-	if l.size < compactAt {
+	if l.size < compactAt && !l.behind {
 		return
 	}
 	if err := l.compact(); err != nil {
