@@ -30,11 +30,12 @@ type Recorder struct {
 
 // NewRecorder reads from fd.
 func NewRecorder(dir, logPath string, fd int) (*Recorder, error) {
-	j, err := OpenJournal(dir + "/journal")
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	j, err := OpenJournal(dir+"/journal", log)
 	if err != nil {
 		return nil, err
 	}
-	out := NewOutput(Target{ID: "c", Dir: dir, Path: logPath}, j, slog.New(slog.NewTextHandler(os.Stderr, nil)), func() {})
+	out := NewOutput(Target{ID: "c", Dir: dir, Path: logPath}, j, log, func() {})
 	if err := out.log.open(); err != nil {
 		return nil, err
 	}

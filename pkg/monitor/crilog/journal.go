@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -30,6 +31,10 @@ import (
 // log lacks of them.
 //
 // A pipe read is one step for signals: SIGKILL takes effect before or after it.
+//
+// On a full file system a monitor may begin without a slot. Loose ones, in memory
+// of its own, stand in then: output goes on, and only what is in flight when the
+// monitor is killed is lost.
 const (
 	maxSlots  = 64 // batches in flight at once; more wait
 	warmSlots = 2  // stay allocated while idle
@@ -74,14 +79,17 @@ type slotHeader struct {
 const slotMagic = 0x63726901
 
 type slot struct {
-	index  int
+	index  int // looseSlot: not in the file
 	header *slotHeader
 	mem    []byte // tail and data
 	out    []byte // framed lines on their way to the log; not shared
 }
 
+const looseSlot = -1
+
 // Journal hands out slots. A slot belongs to one goroutine at a time.
 type Journal struct {
+	log   *slog.Logger
 	fd    int
 	mem   []byte
 	free  chan *slot
@@ -91,12 +99,12 @@ type Journal struct {
 }
 
 // OpenJournal maps the journal at path. Recover comes before the first stream.
-func OpenJournal(path string) (*Journal, error) {
+func OpenJournal(path string, log *slog.Logger) (*Journal, error) {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("open journal %s: %w", path, err)
 	}
-	j := &Journal{fd: fd, free: make(chan *slot, maxSlots)}
+	j := &Journal{log: log, fd: fd, free: make(chan *slot, maxSlots+warmSlots)}
 	if err := unix.Ftruncate(fd, maxSlots*slotSize); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("size journal: %w", err)
@@ -107,10 +115,13 @@ func OpenJournal(path string) (*Journal, error) {
 		return nil, fmt.Errorf("map journal: %w", err)
 	}
 	for i := range maxSlots {
-		mem := j.mem[i*slotSize : (i+1)*slotSize]
-		j.slots = append(j.slots, &slot{index: i, mem: mem[slotData:], header: (*slotHeader)(unsafe.Pointer(&mem[0]))})
+		j.slots = append(j.slots, newSlot(i, j.mem[i*slotSize:(i+1)*slotSize]))
 	}
 	return j, nil
+}
+
+func newSlot(index int, mem []byte) *slot {
+	return &slot{index: index, mem: mem[slotData:], header: (*slotHeader)(unsafe.Pointer(&mem[0]))}
 }
 
 // warm takes a slot that has no memory yet and allocates it, so that writing to
@@ -128,6 +139,13 @@ func (j *Journal) warm() (*slot, error) {
 	j.cold = j.cold[1:]
 	s.out = make([]byte, 0, outSize)
 	return s, nil
+}
+
+// loose makes a slot without the file.
+func (j *Journal) loose() *slot {
+	s := newSlot(looseSlot, make([]byte, slotSize))
+	s.out = make([]byte, 0, outSize)
+	return s
 }
 
 func (j *Journal) release(s *slot) error {
@@ -152,8 +170,20 @@ func (j *Journal) get() *slot {
 	return <-j.free
 }
 
-// put gives a slot back; beyond the warm ones its memory goes back as well.
+// put gives a slot back; beyond the warm ones its memory goes back as well. A loose
+// one is replaced as soon as the file system has room.
 func (j *Journal) put(s *slot) {
+	if s.index == looseSlot {
+		if len(j.free) >= warmSlots {
+			return
+		}
+		if warm, err := j.warm(); err == nil {
+			j.log.Info("journal slot allocated after all")
+			s = warm
+		}
+		j.free <- s
+		return
+	}
 	if len(j.free) >= warmSlots && j.release(s) == nil {
 		j.mu.Lock()
 		j.cold = append([]*slot{s}, j.cold...)

@@ -28,13 +28,18 @@ type recording struct {
 
 func newRecording(t *testing.T) *recording {
 	t.Helper()
+	return newRecordingIn(t, t.TempDir())
+}
+
+// newRecordingIn has the journal in dir.
+func newRecordingIn(t *testing.T, dir string) *recording {
+	t.Helper()
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { unix.Close(pipe[0]); unix.Close(pipe[1]) })
-	dir := t.TempDir()
-	rec := &recording{t: t, w: pipe[1], log: filepath.Join(dir, "log")}
+	rec := &recording{t: t, w: pipe[1], log: filepath.Join(t.TempDir(), "log")}
 	var err error
 	if rec.r, err = crilog.NewRecorder(dir, rec.log, pipe[0]); err == nil {
 		err = rec.r.Start()

@@ -58,7 +58,8 @@ func (j *Journal) start(held ...*slot) error {
 	for range min(warmSlots, len(j.cold)) {
 		s, err := j.warm()
 		if err != nil {
-			return err
+			j.log.Error("journal slot not allocated, output in flight is lost should the monitor be killed", "err", err)
+			s = j.loose()
 		}
 		j.free <- s
 	}

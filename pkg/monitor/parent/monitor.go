@@ -142,7 +142,7 @@ func (m *Monitor) openSet(store *fdstore.Store) (err error) {
 	if m.exits, err = exitlog.Open(filepath.Join(m.o.Dir, "exits.log"), m.log); err != nil {
 		return err
 	}
-	journal, err := crilog.OpenJournal(filepath.Join(m.o.Dir, "journal"))
+	journal, err := crilog.OpenJournal(filepath.Join(m.o.Dir, "journal"), m.log)
 	if err != nil {
 		return err
 	}

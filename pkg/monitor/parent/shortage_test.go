@@ -3,6 +3,11 @@
 package parent_test
 
 import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -40,4 +45,40 @@ func TestShortageOfDescriptors(t *testing.T) {
 	if said := strings.Count(n.MonitorLog(), "connection not accepted"); said != 1 {
 		t.Errorf("it is logged %d times", said)
 	}
+}
+
+// TestFullStateDirectory: an upgrade on a full tmpfs keeps what runs, and so does
+// a monitor that takes over there.
+func TestFullStateDirectory(t *testing.T) {
+	n := monitornode.StartOn(t, func(n *monitornode.Node) {
+		dir := filepath.Join(n.Dir, "m")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount("cri-test", dir, "tmpfs", 0, "size=1m"); err != nil {
+			t.Skip("mount tmpfs:", err)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	})
+	in := n.Spec("c", "sh", "-c", "while read x; do echo $x; [ $x = end ] && exit 4; done")
+	in.Stdin = true
+	n.Launch(in)
+	a := n.Attach("c")
+	filler := filepath.Join(n.Dir, "m", "filler")
+	if err := os.WriteFile(filler, bytes.Repeat([]byte("x"), 2<<20), 0o600); !errors.Is(err, unix.ENOSPC) {
+		t.Fatal("fill the state directory:", err)
+	}
+	if err := n.Client.Upgrade(n.Ctx()); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(a.Stdin, "upgraded")
+	n.WaitLog("c", "upgraded")
+	n.KillMonitor()
+	n.Ready()
+	a = n.Attach("c")
+	fmt.Fprintln(a.Stdin, "end")
+	if e := n.Next(); e.ID != "c" || e.Code != 4 && !e.Unknown {
+		t.Errorf("exit %+v", e)
+	}
+	n.WaitLog("c", "end")
 }
