@@ -132,7 +132,6 @@ func (s *Service) ForgetExecs(c state.Container) error {
 // RemoveOrphan tears down what carries a container's id and has no record, or
 // whose pod has none. It goes on when ctx ends, for no client would ask for it again.
 func (s *Service) RemoveOrphan(ctx context.Context, id state.ContainerID) error {
-	s.Log.Warn("orphaned container removed", "container", id)
 	_, err := state.Do(ctx, s.Ops, "remove orphan "+string(id), func(ctx context.Context) (struct{}, error) {
 		release, err := s.lock(ctx, id)
 		if err != nil {
@@ -141,5 +140,8 @@ func (s *Service) RemoveOrphan(ctx context.Context, id state.ContainerID) error 
 		defer release()
 		return struct{}{}, s.teardown(ctx, id)
 	})
+	if err == nil {
+		s.Log.Warn("traces without a record removed", "id", id)
+	}
 	return err
 }
