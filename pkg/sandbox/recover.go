@@ -102,7 +102,7 @@ func (s *Service) reconcile(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reconcile with the new monitor: %w", err)
 	}
-	state.Go(s.Ops, "reconcile", func(ctx context.Context) error {
+	state.Go(s.Ops, "reconcile "+state.NewID(), func(ctx context.Context) error {
 		s.finish(ctx, rests)
 		return nil
 	}, func(error) {})
