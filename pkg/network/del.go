@@ -167,7 +167,7 @@ func (s *Service) GC(ctx context.Context, valid []Attachment) error {
 }
 
 func (s *Service) delStale(ctx context.Context, keep map[string]struct{}) []error {
-	ids, err := s.attached()
+	ids, err := s.Attached()
 	if err != nil {
 		return []error{err}
 	}

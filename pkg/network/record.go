@@ -104,8 +104,8 @@ func (s *Service) readRecord(id string) (record, error) {
 	return r, nil
 }
 
-// attached lists the pods that have a record.
-func (s *Service) attached() ([]string, error) {
+// Attached lists the pods that have a record of their attachment: those an Add was begun for and no Del finished.
+func (s *Service) Attached() ([]string, error) {
 	entries, err := os.ReadDir(s.path("attachments"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("list attachments: %w", err)

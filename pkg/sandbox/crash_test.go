@@ -21,6 +21,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/monitor"
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 	"github.com/cri-shim/cri-shim/test/fakeruntime"
 )
 
@@ -232,4 +233,53 @@ func TestOrphansAreSwept(t *testing.T) {
 	w.must(w.Remove(t.Context(), kept))
 	w.clean()
 	w.must(w.CollectNetwork(t.Context()))
+}
+
+// What is left of a pod whose record is lost is swept, each trace alone, and
+// nothing of another daemon's.
+func TestEveryTraceIsSwept(t *testing.T) {
+	w := newWorld(t)
+	w.recovered() // its sweep is over
+	attached, none := w.run(), state.PodID(state.NewID())
+	record := filepath.Join(w.Layout.CNICache(), "attachments", string(attached)+".json")
+	attachment, err := os.ReadFile(record)
+	w.must(err)
+	w.must(w.Remove(t.Context(), attached))
+	other := state.Layout{Root: filepath.Join(w.node.Dir, "other")}.NetNS(none)
+	t.Cleanup(func() { _ = netns.Remove(other) })
+	w.must(errors.Join(
+		os.WriteFile(record, attachment, 0o600),
+		netns.New(w.Layout.NetNS(attached)), netns.New(w.Layout.NetNS(none)), netns.New(other),
+		os.MkdirAll(w.Layout.UserNamespaces(), 0o700), os.WriteFile(w.Layout.UserNS(state.PodID(state.NewID())), nil, 0o600),
+	))
+	w.d.Crash()
+	w.connect()
+	w.recovered()
+	w.clean()
+	if !netns.Is(other) {
+		t.Error("another daemon's namespace is gone")
+	}
+}
+
+// The namespace of an orphan whose CNI DEL fails is there for the next attempt:
+// nothing else may say that the pod had a network.
+func TestSweepKeepsTheNamespaceForDel(t *testing.T) {
+	w := newWorld(t)
+	id := w.run()
+	w.must(errors.Join(w.Store.DropPod(id), os.RemoveAll(w.Layout.CNICache())))
+	w.node.Write("bin/fake-plugin", `#!/bin/sh
+cat >/dev/null
+[ "$CNI_COMMAND" = DEL ] || exit 0
+echo "$CNI_NETNS" >>`+w.node.Dir+`/dels
+[ "$(wc -l <`+w.node.Dir+`/dels)" -gt 1 ] || { echo '{"cniVersion":"1.0.0","code":999,"msg":"refused by the test"}' && exit 1; }
+`)
+	w.d.Crash()
+	w.connect()
+	w.recovered()
+	w.clean()
+	dels, err := os.ReadFile(filepath.Join(w.node.Dir, "dels"))
+	w.must(err)
+	if path := w.Layout.NetNS(id) + "\n"; string(dels) != strings.Repeat(path, 2) {
+		t.Errorf("DEL was called with namespaces %q, want %q each time", dels, path)
+	}
 }

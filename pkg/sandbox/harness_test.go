@@ -139,7 +139,7 @@ func (w *world) left() []string {
 			found = append(found, filepath.Join(dir, e.Name()))
 		}
 	}
-	pinned, err := netns.List(w.Layout.NetNSTag())
+	pinned, err := netns.List(w.Layout.NetNSPrefix())
 	w.must(err)
 	watched, err := w.Monitor.List(w.t.Context())
 	w.must(err)

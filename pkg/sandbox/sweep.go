@@ -5,7 +5,10 @@ package sandbox
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
@@ -25,7 +28,10 @@ func (s *Service) sweep(ctx context.Context, seen view) error {
 	for id := range known {
 		delete(found, id)
 	}
-	return errors.Join(s.removeOrphans(ctx, found), s.sweepNetNS(ctx))
+	if err := s.removeOrphans(ctx, found); err != nil {
+		return err // the namespace of one whose CNI DEL failed must still be there for the next attempt
+	}
+	return s.sweepNetNS(ctx)
 }
 
 // recorded is the set of all ids with a record.
@@ -54,8 +60,20 @@ func (s *Service) traces(ctx context.Context, seen view) (map[string]bool, error
 	if err != nil {
 		return nil, err
 	}
-	for _, id := range append(append(bundles, snapshots...), append(names(s.Layout.Pods()), names(s.Layout.Containers())...)...) {
-		found[id[:min(len(id), 64)]] = true // a volume's key is its container's id and a suffix
+	attached, err := s.Network.Attached()
+	if err != nil {
+		return nil, err
+	}
+	ids := slices.Concat(bundles, snapshots, attached)
+	for _, dir := range []string{s.Layout.Pods(), s.Layout.Containers(), s.Layout.UserNamespaces()} {
+		in, err := names(dir)
+		if err != nil {
+			return nil, err
+		}
+		ids = append(ids, in...)
+	}
+	for _, id := range ids {
+		found[id[:min(len(id), state.IDLength)]] = true // a volume's key is its container's id and a suffix
 	}
 	return found, nil
 }
@@ -68,7 +86,7 @@ func (s *Service) removeOrphans(ctx context.Context, ids map[string]bool) error 
 	var errs []error
 	var orphans []string
 	for id := range ids {
-		if recorded[id] || len(id) != 64 {
+		if recorded[id] || len(id) != state.IDLength {
 			continue
 		}
 		if err := s.Containers.RemoveOrphan(ctx, state.ContainerID(id)); err != nil {
@@ -83,10 +101,10 @@ func (s *Service) removeOrphans(ctx context.Context, ids map[string]bool) error 
 	return errors.Join(errs...)
 }
 
-// sweepNetNS removes pinned namespaces of pods that are no more. Their
-// addresses are given back by CollectNetwork.
+// sweepNetNS removes pinned namespaces of which nothing else is left: no record
+// of a pod, and none of an attachment, for which removeOrphans runs CNI DEL.
 func (s *Service) sweepNetNS(ctx context.Context) error {
-	pinned, err := netns.List(s.Layout.NetNSTag())
+	pinned, err := netns.List(s.Layout.NetNSPrefix())
 	if err != nil {
 		return err
 	}
@@ -95,13 +113,16 @@ func (s *Service) sweepNetNS(ctx context.Context) error {
 		wanted[p.NetNS] = true
 	}
 	for _, path := range pinned {
-		if wanted[path] || ctx.Err() != nil {
+		if wanted[path] {
 			continue
 		}
-		s.Log.Warn("orphaned network namespace removed", "netns", path)
+		if err := context.Cause(ctx); err != nil {
+			return fmt.Errorf("remove network namespace %s: not started: %w", path, err)
+		}
 		if err := netns.Remove(path); err != nil {
 			return err
 		}
+		s.Log.Warn("network namespace without a record removed", "netns", path)
 	}
 	return nil
 }
@@ -117,16 +138,17 @@ func (s *Service) CollectNetwork(ctx context.Context) error {
 	return s.Network.GC(ctx, valid)
 }
 
-func names(dir string) []string {
+// names are the names in a directory; none where it does not exist.
+func names(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("look for what has no record: %w", err)
 	}
 	var out []string
 	for _, e := range entries {
 		out = append(out, e.Name())
 	}
-	return out
+	return out, nil
 }
 
 // sweepPatience is the longest pause between sweeps: a plugin that was

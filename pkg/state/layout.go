@@ -65,8 +65,11 @@ func (l Layout) Monitor() string { return filepath.Join(l.State, "monitor") }
 // MonitorSocket is where the monitor listens.
 func (l Layout) MonitorSocket() string { return filepath.Join(l.State, "monitor.sock") }
 
+// UserNamespaces is the directory that the pods' user namespaces are pinned in.
+func (l Layout) UserNamespaces() string { return filepath.Join(l.State, "userns") }
+
 // UserNS is where the user namespace of a pod that has one is pinned.
-func (l Layout) UserNS(id PodID) string { return filepath.Join(l.State, "userns", string(id)) }
+func (l Layout) UserNS(id PodID) string { return filepath.Join(l.UserNamespaces(), string(id)) }
 
 // CNICache holds libcni's record of attachments.
 func (l Layout) CNICache() string { return filepath.Join(l.Root, "cni") }
@@ -77,16 +80,16 @@ func (l Layout) CNILocks() string { return filepath.Join(l.State, "locks", "netw
 // RuntimeLocks has the locks of containers that a command of a runtime works on.
 func (l Layout) RuntimeLocks() string { return filepath.Join(l.State, "locks", "runtime") }
 
-// NetNSTag starts the names of all network namespaces of the daemon that works
-// on this root, and of no other: two daemons on one machine must not take each
-// other's pods for orphans.
-func (l Layout) NetNSTag() string {
+// NetNSPrefix starts the paths of all network namespaces of the daemon that
+// works on this root, and of no other: two daemons on one machine must not take
+// each other's pods for orphans.
+func (l Layout) NetNSPrefix() string {
 	sum := sha256.Sum256([]byte(filepath.Clean(l.Root)))
-	return netNSPrefix + hex.EncodeToString(sum[:2]) + "-"
+	return filepath.Join(NetNSDir, netNSPrefix+hex.EncodeToString(sum[:2])+"-")
 }
 
 // NetNS is the path of a pod's pinned network namespace. 20 digits of the id
 // are enough to be unique and keep the name readable in ip(8).
 func (l Layout) NetNS(id PodID) string {
-	return filepath.Join(NetNSDir, l.NetNSTag()+string(id)[:min(20, len(id))])
+	return l.NetNSPrefix() + string(id)[:min(20, len(id))]
 }

@@ -207,7 +207,7 @@ func (t *table[R]) find(prefix string) (R, error) {
 		return none, fmt.Errorf("%s id is empty: %w", t.kind, errdefs.ErrInvalidArgument)
 	}
 	var found []*R
-	if len(prefix) < idLength {
+	if len(prefix) < IDLength {
 		for id, row := range t.rows {
 			if strings.HasPrefix(id, prefix) {
 				found = append(found, row)

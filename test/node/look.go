@@ -68,11 +68,11 @@ func mountInfo(pid string) []mountLine {
 
 // NetNS are the node's pinned network namespaces.
 func (n *Node) NetNS() []string {
-	pattern := n.Layout().NetNSTag() + "*"
+	prefix := n.Layout().NetNSPrefix()
 	if n.Alone {
-		pattern = "*"
+		prefix = state.NetNSDir + "/"
 	}
-	found, _ := filepath.Glob(filepath.Join("/run/netns", pattern))
+	found, _ := filepath.Glob(prefix + "*")
 	return found
 }
 

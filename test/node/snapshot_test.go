@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/test/node"
 )
 
@@ -46,10 +47,10 @@ func TestEveryLeakIsFound(t *testing.T) {
 			return "mount: " + p.mount(p.TempDir())
 		}},
 		{name: "network namespace", leave: func(p place) string {
-			return "network namespace: " + p.write("/run/netns/"+p.Layout().NetNSTag()+"0123", "")
+			return "network namespace: " + p.write(p.Layout().NetNSPrefix()+"0123", "")
 		}},
 		{name: "network namespace of another name", nobody: true, leave: func(p place) string {
-			return "network namespace: " + p.write("/run/netns/other", "")
+			return "network namespace: " + p.write(state.NetNSDir+"/other", "")
 		}},
 		{name: "bridge", span: node.OfNode, leave: func(p place) string {
 			p.bridge()

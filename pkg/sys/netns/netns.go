@@ -63,8 +63,12 @@ func Remove(path string) error {
 }
 
 // List returns the paths that start with prefix, such as "/var/run/netns/cri-", sorted. Files that an interrupted
-// New left without a namespace are among them: Remove takes both. A missing directory is an empty list.
+// New left without a namespace are among them: Remove takes both. A missing directory is an empty list, a prefix that
+// is no absolute path an error.
 func List(prefix string) ([]string, error) {
+	if !filepath.IsAbs(prefix) {
+		return nil, fmt.Errorf("list namespaces: %q is no absolute path", prefix)
+	}
 	dir, base := filepath.Split(prefix)
 	entries, err := os.ReadDir(dir)
 	if err != nil {

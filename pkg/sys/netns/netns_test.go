@@ -76,6 +76,9 @@ func TestNetNSPinListRemove(t *testing.T) {
 	if got, err := netns.List("/nowhere/cri-"); err != nil || len(got) != 0 {
 		t.Errorf("missing directory: %v %v", got, err)
 	}
+	if got, err := netns.List("cri-"); err == nil {
+		t.Errorf("a name without a directory: %v", got)
+	}
 }
 
 func TestNetNSInParallelLeavesNoThreadBehind(t *testing.T) {
