@@ -15,6 +15,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 // inMemory keeps the records of a test that writes thousands of them in memory,
@@ -72,19 +73,15 @@ func TestEventReaderThatStops(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	ended := func() bool { // nobody has to read for that
+	// Nobody has to read for that.
+	await.Until(t, 10*time.Second, "the call of the reader that stopped ends", func() bool {
 		for line := range strings.Lines(n.log.String()) {
 			if strings.Contains(line, "rpc=GetContainerEvents") && strings.Contains(line, "code=ResourceExhausted") {
 				return true
 			}
 		}
 		return false
-	}
-	for end := time.Now().Add(10 * time.Second); !ended(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("the call of the reader that stopped goes on")
-		}
-	}
+	})
 	for i := 0; ; i++ {
 		e, err := stuck.Recv()
 		if err != nil {

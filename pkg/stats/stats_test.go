@@ -5,6 +5,7 @@ package stats_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -20,6 +21,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/stats"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 func fixture(v2 bool) *stats.Service {
@@ -286,13 +288,7 @@ func TestNothingIsLeftRunning(t *testing.T) {
 		single(t, s.Pods, pod())
 		single(t, s.Metrics, pod())
 	}
-	for range 100 {
-		if runtime.NumGoroutine() <= before {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Errorf("%d goroutines, %d before", runtime.NumGoroutine(), before)
+	await.Until(t, 5*time.Second, fmt.Sprintf("%d goroutines, as before", before), func() bool { return runtime.NumGoroutine() <= before })
 }
 
 func must(t testing.TB, err error) {

@@ -20,6 +20,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 // Patience is how long what must happen may take.
@@ -137,11 +138,7 @@ func (d *Daemon) ReplaceMonitor() {
 // Eventually waits until something is so.
 func (n *Node) Eventually(what string, is func() bool) {
 	n.t.Helper()
-	for until := time.Now().Add(Patience); !is(); time.Sleep(2 * time.Millisecond) {
-		if time.Now().After(until) {
-			n.t.Fatalf("in %s it does not come about that %s", Patience, what)
-		}
-	}
+	await.Until(n.t, Patience, what, is)
 }
 
 // errEnd and errCrash are why a daemon's life is over.

@@ -5,15 +5,17 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 func TestExecSync(t *testing.T) {
@@ -69,11 +71,7 @@ func TestExecSync(t *testing.T) {
 		before := children()
 		_, err := d.Runtime.ExecSync(within(t, 500*time.Millisecond), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{tb, "tree", "600"}})
 		code(t, err, codes.DeadlineExceeded)
-		for end := time.Now().Add(patience); children() != before && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		}
-		if after := children(); after != before {
-			t.Errorf("%d processes before, %d after", before, after)
-		}
+		nodetest.Eventually(t, patience, fmt.Sprintf("%d processes, as before", before), func() bool { return children() == before })
 	})
 	t.Run("a grandchild that holds the pipes", func(t *testing.T) {
 		began := time.Now()

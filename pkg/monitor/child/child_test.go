@@ -15,6 +15,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/monitor/child"
 	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 // start runs a script with the reaper at work for the time of the test.
@@ -99,9 +100,5 @@ func TestProgramThatIsGivenUp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); unix.Kill(pid, 0) == nil; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("what the program started lives on")
-		}
-	}
+	await.Until(t, 10*time.Second, "what the program started has ended", func() bool { return unix.Kill(pid, 0) != nil })
 }
