@@ -3,38 +3,20 @@
 package container_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
+
 	"github.com/cri-shim/cri-shim/pkg/container/stdio"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/test/await"
 )
-
-// said is output that may be looked at while it grows.
-type said struct {
-	mu  sync.Mutex
-	out bytes.Buffer
-}
-
-func (s *said) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.out.Write(b)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.out.String()
-}
 
 func TestAttach(t *testing.T) {
 	w := newCreator(t)
@@ -46,7 +28,7 @@ func TestAttach(t *testing.T) {
 		t.Errorf("attach to what does not run: %v", err)
 	}
 	w.must(w.Start(t.Context(), id))
-	var first, second said
+	var first, second await.Output
 	input, type1 := io.Pipe()
 	ctx, leave := context.WithCancel(t.Context())
 	left := make(chan error, 2)

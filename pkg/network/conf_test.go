@@ -62,11 +62,11 @@ func TestFirstValidConfigurationIsUsed(t *testing.T) {
 				wantErr(t, err, "no CNI configuration in "+n.conf, tc.broke)
 			case err != nil:
 				t.Errorf("ready: %v", err)
-			case n.log.count("network="+tc.used+" ") != 1:
-				t.Errorf("log:\n%s", &n.log.buf)
+			case n.logged("network="+tc.used+" ") != 1:
+				t.Errorf("log:\n%s", n.log)
 			}
-			if tc.broke != "" && n.log.count(tc.broke) < 1 || n.log.count("skipped") > 1 {
-				t.Errorf("log:\n%s", &n.log.buf)
+			if tc.broke != "" && n.logged(tc.broke) < 1 || n.logged("skipped") > 1 {
+				t.Errorf("log:\n%s", n.log)
 			}
 		})
 	}
@@ -112,14 +112,14 @@ func TestConfigurationComesAndGoes(t *testing.T) {
 			t.Helper()
 			defer func() {
 				if t.Failed() {
-					t.Logf("watched %v, log:\n%s", watched, &n.log.buf)
+					t.Logf("watched %v, log:\n%s", watched, n.log)
 				}
 			}()
 			await.Until(t, 10*time.Second, what, func() bool {
 				if !watched {
 					_ = n.Ready()
 				}
-				return n.log.count(line) == times
+				return n.logged(line) == times
 			})
 		}
 		see("no directory", "no cni configuration", 1)

@@ -119,8 +119,8 @@ func TestDefaultNetworkAvoidsRoutes(t *testing.T) {
 			defer func() { _ = netlink.RouteDel(r) }()
 		}
 		_ = n.Ready() // plugins need not be there for this
-		if n.log.count("subnets="+tc.want) != 1 {
-			t.Errorf("route %s: want %s, log:\n%s", tc.route, tc.want, &n.log.buf)
+		if n.logged("subnets="+tc.want) != 1 {
+			t.Errorf("route %s: want %s, log:\n%s", tc.route, tc.want, n.log)
 		}
 	}
 }
@@ -131,8 +131,8 @@ func TestDefaultNetworkGivesWay(t *testing.T) {
 	if err := n.Ready(); err != nil && !strings.Contains(err.Error(), "bridge") {
 		t.Error(err)
 	}
-	if n.log.count("subnets=10.44.0.0/24") != 1 {
-		t.Errorf("the kubelet's CIDR is not used:\n%s", &n.log.buf)
+	if n.logged("subnets=10.44.0.0/24") != 1 {
+		t.Errorf("the kubelet's CIDR is not used:\n%s", n.log)
 	}
 	n.write("10-x.conflist", `{"broken`)
 	wantErr(t, n.Ready(), "no CNI configuration in", "10-x.conflist") // somebody is about to configure: don't guess

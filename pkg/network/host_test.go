@@ -3,7 +3,6 @@
 package network_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,13 +20,14 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/sys/netns"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 // node is a service with directories of its own.
 type node struct {
 	t                    *testing.T
 	dir, conf, cache, ns string
-	log                  *logBuffer
+	log                  *await.Output
 	opts                 network.Options
 	*network.Service
 }
@@ -36,7 +35,7 @@ type node struct {
 func newNode(t *testing.T, change ...func(*network.Options)) *node {
 	t.Helper()
 	dir := t.TempDir()
-	n := &node{t: t, dir: dir, conf: dir + "/net.d", cache: dir + "/cache", ns: dir + "/netns", log: &logBuffer{}}
+	n := &node{t: t, dir: dir, conf: dir + "/net.d", cache: dir + "/cache", ns: dir + "/netns", log: &await.Output{}}
 	bin := filepath.Join(dir, "bin")
 	must(t, os.MkdirAll(bin, 0o755))
 	must(t, os.MkdirAll(n.conf, 0o755))
@@ -210,22 +209,8 @@ func needPlugins(t *testing.T) {
 	}
 }
 
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) count(part string) int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Count(l.buf.String(), part)
-}
+// logged counts a part of what was logged.
+func (n *node) logged(part string) int { return strings.Count(n.log.String(), part) }
 
 func must(t testing.TB, err error) {
 	t.Helper()

@@ -18,7 +18,7 @@ func TestNoMasqueradingIsSaidOnce(t *testing.T) {
 		_, err := n.Add(t.Context(), n.pod(id))
 		must(t, err)
 	}
-	if said := n.log.count("no masquerading"); said != 1 {
-		t.Errorf("said %d times:\n%s", said, &n.log.buf)
+	if said := n.logged("no masquerading"); said != 1 {
+		t.Errorf("said %d times:\n%s", said, n.log)
 	}
 }

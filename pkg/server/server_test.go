@@ -3,7 +3,6 @@
 package server_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -35,6 +34,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/stats"
 	"github.com/cri-shim/cri-shim/pkg/stream"
+	"github.com/cri-shim/cri-shim/test/await"
 )
 
 // node is a server on an empty node, without a monitor and with a runtime that
@@ -47,26 +47,9 @@ type node struct {
 	server  *server.Server
 	conn    *grpc.ClientConn
 	listen  *bufconn.Listener
-	log     *lockedBuffer
+	log     *await.Output
 	metrics *prometheus.Registry
 	stop    func()
-}
-
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(b)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 func newNode(t *testing.T, change ...func(*server.Options)) *node {
@@ -83,7 +66,7 @@ func newNodeIn(t testing.TB, dir string, change ...func(*server.Options)) *node 
 			t.Fatal(err)
 		}
 	}
-	n := &node{log: &lockedBuffer{}, metrics: prometheus.NewRegistry()}
+	n := &node{log: &await.Output{}, metrics: prometheus.NewRegistry()}
 	log := slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	layout := state.Layout{Root: dir, State: filepath.Join(dir, "run")}
 	var err error

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package await waits in tests for what has no event. What has one is waited for there.
+// Package await waits in tests for what has no event, and holds the output that they wait in. What has an event is
+// waited for there.
 package await
 
 import (

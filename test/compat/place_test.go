@@ -7,7 +7,6 @@
 package compat
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -26,6 +25,7 @@ import (
 	utilexec "k8s.io/client-go/util/exec"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/test/await"
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
@@ -242,25 +242,8 @@ func (w *work) end() {
 // session is an attached client or a command under way.
 type session struct {
 	in   *io.PipeWriter
-	out  *buffer
+	out  *await.Output
 	done chan error
-}
-
-type buffer struct {
-	mu   chan struct{} // holds a token while text is used
-	text bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu <- struct{}{}
-	defer func() { <-b.mu }()
-	return b.text.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu <- struct{}{}
-	defer func() { <-b.mu }()
-	return b.text.String()
 }
 
 func (p *place) session(where string, tty bool) *session {
@@ -274,7 +257,7 @@ func (p *place) session(where string, tty bool) *session {
 		p.t.Fatal(err)
 	}
 	r, in := io.Pipe()
-	s := &session{in: in, out: &buffer{mu: make(chan struct{}, 1)}, done: make(chan error, 1)}
+	s := &session{in: in, out: &await.Output{}, done: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.t.Cleanup(cancel)
 	go func() {

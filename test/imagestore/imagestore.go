@@ -6,17 +6,16 @@
 package imagestore
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/rootfs"
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/test/await"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
@@ -26,7 +25,7 @@ type Store struct {
 
 	RootFS *rootfs.Service
 	Root   string
-	Log    *Log // of both, all levels
+	Log    *await.Output // of both, all levels
 }
 
 // NeedRoot skips a test that opens a store if it does not run as root.
@@ -40,7 +39,7 @@ func NeedRoot(t testing.TB) {
 // Open opens the store at root, which is made when missing.
 func Open(t testing.TB, root string, change ...func(*image.Options)) Store {
 	t.Helper()
-	s := Store{Root: root, Log: &Log{}}
+	s := Store{Root: root, Log: &await.Output{}}
 	log := slog.New(slog.NewTextHandler(s.Log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o := image.Options{Root: root, Log: log, InUse: rootfs.Chains(root)}
 	for _, c := range change {
@@ -98,26 +97,6 @@ func (s Store) Mount(t testing.TB, key string, from rootfs.From) string {
 		t.Fatal(err)
 	}
 	return target
-}
-
-// Log is what a store has logged.
-type Log struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-// Write adds to the log.
-func (l *Log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-// String is the log so far.
-func (l *Log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 // Read returns what a file holds.

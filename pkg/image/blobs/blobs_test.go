@@ -25,6 +25,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/image/blobs"
 	"github.com/cri-shim/cri-shim/pkg/image/database"
 	"github.com/cri-shim/cri-shim/pkg/image/registry"
+	"github.com/cri-shim/cri-shim/test/await"
 	"github.com/cri-shim/cri-shim/test/imagestore"
 )
 
@@ -34,13 +35,13 @@ const limit = 1 << 20 // of what is read into memory
 type store struct {
 	*blobs.Store
 	root string
-	log  *imagestore.Log
+	log  *await.Output
 }
 
 func open(t *testing.T) (context.Context, store) {
 	t.Helper()
 	imagestore.NeedRoot(t)
-	s := store{root: t.TempDir(), log: &imagestore.Log{}}
+	s := store{root: t.TempDir(), log: &await.Output{}}
 	log := slog.New(slog.NewTextHandler(s.log, nil))
 	ctx := namespaces.WithNamespace(t.Context(), "test")
 	db, err := database.Open(ctx, s.root, log)

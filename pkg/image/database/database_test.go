@@ -22,16 +22,17 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/image/database"
 	"github.com/cri-shim/cri-shim/pkg/sys"
+	"github.com/cri-shim/cri-shim/test/await"
 	"github.com/cri-shim/cri-shim/test/imagestore"
 )
 
 var blob = []byte("a blob")
 
 // open opens the databases below root until the test ends, or close is called.
-func open(t *testing.T, root string) (d *database.DB, ctx context.Context, log *imagestore.Log) {
+func open(t *testing.T, root string) (d *database.DB, ctx context.Context, log *await.Output) {
 	t.Helper()
 	imagestore.NeedRoot(t)
-	log = &imagestore.Log{}
+	log = &await.Output{}
 	ctx = namespaces.WithNamespace(t.Context(), "test")
 	d, err := database.Open(ctx, root, slog.New(slog.NewTextHandler(log, nil)))
 	if err != nil {

@@ -43,7 +43,7 @@ type Node struct {
 	Taken   atomic.Int32             // how many successors of the monitor were reported
 	dead    int                      // pid of the monitor killed last
 	log     *slog.Logger
-	said    said
+	said    said // by clients
 
 	mu       sync.Mutex // guards launched
 	launched []monitor.Launched
@@ -116,26 +116,19 @@ func Shm() string {
 	return ""
 }
 
-// said is what clients have logged.
-type said struct {
-	mu   sync.Mutex // guards text
-	text bytes.Buffer
-}
+// said shows what it takes to who wants to see more than the results of tests.
+type said struct{ await.Output }
 
 func (s *said) Write(b []byte) (int, error) {
 	if testing.Verbose() {
 		fmt.Fprint(os.Stderr, "    client: ", string(b))
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(b)
+	return s.Output.Write(b)
 }
 
 // ClientLog is what the node's clients have logged so far.
 func (n *Node) ClientLog() string {
-	n.said.mu.Lock()
-	defer n.said.mu.Unlock()
-	return n.said.text.String()
+	return n.said.String()
 }
 
 // MonitorLog is what its monitors have.
