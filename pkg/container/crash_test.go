@@ -16,10 +16,7 @@ import (
 	"github.com/cri-shim/cri-shim/test/fakeruntime"
 )
 
-const (
-	dropped = state.Phase("dropped")
-	program = "#!/bin/sh\nexec sleep 1000\n"
-)
+const dropped = state.Phase("dropped")
 
 func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
 
@@ -70,7 +67,7 @@ func (w *world) recovers(phase state.Phase, fate container.Fate, want state.Phas
 	}
 	if want == dropped {
 		w.gone(id)
-	} else if c := w.reaches(id, want); c.Phase == state.Running && fate == container.Runs && phase == state.Starting && c.PID != pid {
+	} else if c := w.d.Reaches(id, want); c.Phase == state.Running && fate == container.Runs && phase == state.Starting && c.PID != pid {
 		t.Errorf("process %d, want %d", c.PID, pid)
 	} else if fate == container.Gone && phase == state.Running && (c.ExitCode != 255 || c.Reason != "Unknown" || c.Message == "") {
 		t.Errorf("nobody saw how it ended: %+v", c)
@@ -87,7 +84,7 @@ func (w *world) recovers(phase state.Phase, fate container.Fate, want state.Phas
 // the pid of what was launched, once it is.
 func (w *world) bring(id state.ContainerID, fate container.Fate) <-chan int {
 	w.t.Helper()
-	script, launched := program, make(chan int, 1)
+	script, launched := fakeruntime.Sleeper, make(chan int, 1)
 	switch fate {
 	case container.Gone:
 		return nil

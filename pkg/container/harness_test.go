@@ -139,14 +139,7 @@ func (w *world) get(id state.ContainerID) state.Container {
 // ended waits for the container's end.
 func (w *world) ended(id state.ContainerID) state.Container {
 	w.t.Helper()
-	return w.reaches(id, state.Exited)
-}
-
-// reaches waits for a phase. A withdrawn start is no change on the feed.
-func (w *world) reaches(id state.ContainerID, phase state.Phase) state.Container {
-	w.t.Helper()
-	w.node.Eventually("the container is "+string(phase), func() bool { return w.get(id).Phase == phase })
-	return w.get(id)
+	return w.d.Reaches(id, state.Exited)
 }
 
 // left are the traces of a container on the node, besides its log.

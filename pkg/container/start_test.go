@@ -166,10 +166,10 @@ func TestMonitorEndsInAStart(t *testing.T) {
 		t.Errorf("start without a monitor: %v", err)
 	}
 	w.node.StartMonitor()
-	w.reaches(id, state.Created)
+	w.d.Reaches(id, state.Created)
 	w.must(w.Start(t.Context(), id))
 	running := w.record(state.Starting)
-	pid, err := w.program(t.Context(), running, program)
+	pid, err := w.program(t.Context(), running, fakeruntime.Sleeper)
 	w.must(err)
 	if err := w.Start(t.Context(), running); err != nil || w.get(running).PID != pid {
 		t.Errorf("start of what runs already: %v, %+v", err, w.get(running))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/test/fakeruntime"
 )
 
 // counter writes a line for each stop signal and goes on; orderly ends with 0
@@ -106,7 +107,7 @@ func TestUndoneStartEndsWithTheDaemon(t *testing.T) {
 // know: a Stop records that, and does not wait for an exit that never comes.
 func TestStopOfALostContainer(t *testing.T) {
 	w := newWorld(t)
-	id := w.launch("#!/bin/sh\nexec sleep 1000\n")
+	id := w.launch(fakeruntime.Sleeper)
 	w.d.LoseMonitor()
 	if err := os.RemoveAll(filepath.Join(w.Layout.Monitor(), string(id))); err != nil {
 		t.Fatal(err)

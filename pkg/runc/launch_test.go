@@ -36,7 +36,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{t: t, node: fakeruntime.New(t)}
 	w.d = w.node.Up()
 	w.Service = w.d.Runtime
-	w.node.Write("root/program", "#!/bin/sh\nexec sleep 1000\n")
+	w.node.Write("root/program", fakeruntime.Sleeper)
 	w.must(w.WriteBundle(id, &specs.Spec{
 		Process: &specs.Process{Args: []string{"/program"}}, Root: &specs.Root{Path: filepath.Join(w.node.Dir, "root")}, Linux: &specs.Linux{},
 	}))

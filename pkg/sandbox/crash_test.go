@@ -112,7 +112,7 @@ func TestRecover(t *testing.T) {
 				}
 				w.node.Eventually("the pod is "+string(row[i]), func() bool { return w.get(id).Phase == row[i] })
 				if row[i] == state.PodNotReady {
-					w.becomes(c, state.Exited)
+					w.d.Reaches(c, state.Exited)
 				} else if got, err := w.Store.Container(string(c)); err != nil || got.Phase != state.Running {
 					t.Errorf("its container is %s, %v", got.Phase, err)
 				}
@@ -154,7 +154,7 @@ func (w *world) pause(id state.PodID, fate container.Fate) {
 	if fate == container.Gone {
 		return
 	}
-	script := "#!/bin/sh\nexec sleep 1000\n"
+	script := fakeruntime.Sleeper
 	if fate == container.Ended {
 		script = "#!/bin/sh\nexit 5\n"
 	}
@@ -184,7 +184,7 @@ func TestPauseDies(t *testing.T) {
 		id := w.run()
 		c := w.start(id)
 		w.must(syscall.Kill(w.get(id).PausePID, kill))
-		w.becomes(c, state.Exited)
+		w.d.Reaches(c, state.Exited)
 		if p := w.get(id); p.Phase != state.PodNotReady || p.Reason != "PauseExited" || !strings.Contains(p.Message, how) || p.PausePID != 0 {
 			t.Errorf("%+v", p)
 		}
@@ -212,7 +212,7 @@ func TestMonitorIsReplaced(t *testing.T) {
 	for _, id := range []state.PodID{dies, lost} {
 		w.node.Eventually("the pod is not ready", func() bool { return w.get(id).Phase == state.PodNotReady })
 	}
-	w.becomes(ends, state.Exited)
+	w.d.Reaches(ends, state.Exited)
 	if c, err := w.Store.Container(string(stays)); err != nil || c.Phase != state.Running || w.get(lives).Phase != state.PodReady {
 		t.Errorf("what runs on: %s, %v; its pod is %s", c.Phase, err, w.get(lives).Phase)
 	}

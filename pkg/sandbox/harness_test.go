@@ -62,7 +62,7 @@ func (w *world) up() {
 		Containers: container.New(container.Options{
 			Store: d.Store, Ops: d.Ops, Layout: d.Layout, Images: d.Images, RootFS: d.RootFS, Runtime: d.Runtime, Monitor: d.Monitor, Host: d.Host, Log: d.Log,
 		}),
-		Host: d.Host, Pause: []byte("#!/bin/sh\nexec sleep 1000\n"), Log: d.Log,
+		Host: d.Host, Pause: []byte(fakeruntime.Sleeper), Log: d.Log,
 	})
 }
 
@@ -112,18 +112,6 @@ func (w *world) get(id state.PodID) state.Pod {
 	p, err := w.Store.Pod(string(id))
 	w.must(err)
 	return p
-}
-
-// becomes waits for a container's phase.
-func (w *world) becomes(id state.ContainerID, phase state.Phase) state.Container {
-	w.t.Helper()
-	var c state.Container
-	w.node.Eventually("the container is "+string(phase), func() (is bool) {
-		var err error
-		c, err = w.Store.Container(string(id))
-		return err == nil && c.Phase == phase
-	})
-	return c
 }
 
 // left are the traces of pods and containers on the node.

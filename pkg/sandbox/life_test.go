@@ -49,7 +49,7 @@ func TestLife(t *testing.T) {
 		c := w.start(id)
 		w.must(w.Stop(t.Context(), id))
 		w.must(w.Stop(t.Context(), id))
-		if w.get(id).Phase != state.PodNotReady || w.becomes(c, state.Exited).ExitCode != 137 {
+		if w.get(id).Phase != state.PodNotReady || w.d.Reaches(c, state.Exited).ExitCode != 137 {
 			t.Errorf("%s: stopped: %s", name, w.get(id).Phase)
 		}
 		if _, err := w.NetNSPath(id); !errdefs.IsFailedPrecondition(err) {
@@ -198,7 +198,7 @@ func TestStopMeetsFaults(t *testing.T) {
 		}
 	}
 	w.must(w.Stop(t.Context(), id))
-	w.becomes(c, state.Exited)
+	w.d.Reaches(c, state.Exited)
 	w.must(w.Remove(t.Context(), id))
 	w.clean()
 }

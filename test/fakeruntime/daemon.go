@@ -135,6 +135,18 @@ func (d *Daemon) ReplaceMonitor() {
 	d.AwaitMonitor()
 }
 
+// Reaches waits for a phase of a container. A withdrawn start is no change on the store's feed.
+func (d *Daemon) Reaches(id state.ContainerID, phase state.Phase) state.Container {
+	d.t.Helper()
+	var c state.Container
+	d.Eventually("the container is "+string(phase), func() (is bool) {
+		var err error
+		c, err = d.Store.Container(string(id))
+		return err == nil && c.Phase == phase
+	})
+	return c
+}
+
 // Eventually waits until something is so.
 func (n *Node) Eventually(what string, is func() bool) {
 	n.t.Helper()

@@ -23,6 +23,9 @@ const (
 	Absent  Kind = "absent"  // say that there is no such container
 )
 
+// Sleeper is a program that runs until it is killed.
+const Sleeper = "#!/bin/sh\nexec sleep 1000\n"
+
 // runtimeScript stands in for runc. run starts args[0] of the spec's root on the
 // host, in a cgroup but without
 // namespaces; exec starts its command on the host likewise; update does nothing.

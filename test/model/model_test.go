@@ -128,7 +128,7 @@ func (n *node) up() {
 	})
 	n.s = sandbox.New(sandbox.Options{
 		Store: d.Store, Ops: d.Ops, Layout: d.Layout, Containers: containers, RootFS: d.RootFS, Network: d.Network, Runtime: d.Runtime,
-		Monitor: d.Monitor, Host: d.Host, Pause: []byte("#!/bin/sh\nexec sleep 1000\n"), Log: d.Log,
+		Monitor: d.Monitor, Host: d.Host, Pause: []byte(fakeruntime.Sleeper), Log: d.Log,
 	})
 	api, err := server.New(server.Options{
 		Store: d.Store, Sandboxes: n.s, Containers: containers, Images: d.Images, RootFS: d.RootFS, Network: d.Network, Host: d.Host, Log: d.Log,
