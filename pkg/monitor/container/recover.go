@@ -20,9 +20,9 @@ import (
 
 // Recover takes over what a dead monitor left: first the batches it was in the
 // middle of, then its containers. One container that can't be taken over is
-// logged and left alone; the node goes on.
+// logged and left alone; the node goes on. What is left besides is forgotten, but
+// not on error: it is for the monitor that tries again.
 func (s *Set) Recover(left map[string]map[wire.FDKind]int) error {
-	defer s.Store.ForgetAll(left)
 	entries, err := os.ReadDir(s.Dir)
 	if err != nil {
 		return fmt.Errorf("read monitor directory: %w", err)
@@ -55,6 +55,7 @@ func (s *Set) Recover(left map[string]map[wire.FDKind]int) error {
 			s.Log.Error("container not taken over", "container", c.rec.ID, "err", err)
 		}
 	}
+	s.Store.ForgetAll(left)
 	return nil
 }
 
