@@ -73,6 +73,9 @@ func (a *Attachment) open(o wire.Attach) (kinds []wire.FDKind, fds []int, err er
 // stdinForClient returns a write end of the container's stdin, -1 when it has
 // none or it was closed. The caller holds mu.
 func (c *Container) stdinForClient() (int, error) {
+	if c.rec.Terminal && c.tty < 0 { // not there yet, or lost with a monitor
+		return -1, nil
+	}
 	if c.rec.Terminal {
 		return unix.FcntlInt(uintptr(c.tty), unix.F_DUPFD_CLOEXEC, 3)
 	}

@@ -101,6 +101,24 @@ func TestExitAfterTakeover(t *testing.T) {
 	}
 }
 
+// TestAttachToLostTerminal: there is nothing to write to, which is no error.
+func TestAttachToLostTerminal(t *testing.T) {
+	n := monitornode.Start(t)
+	n.Launch(n.Terminal("tty", "sh", "-c", "trap '' HUP; echo ready; while :; do sleep 1; done"))
+	n.WaitLog("tty", "ready")
+	n.Stop() // the client lets go of the terminal that it kept
+	n.KillMonitor()
+	n.Connect()
+	a, err := n.Client.Attach(n.Ctx(), "tty", monitor.AttachOptions{Stdin: true, Stdout: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if a.Stdin != nil {
+		t.Error("stdin of a container without its terminal")
+	}
+}
+
 func TestTerminalSurvivesMonitor(t *testing.T) {
 	known := monitornode.ExitKnownAfterReap(t)
 	n := monitornode.Start(t)
