@@ -196,6 +196,36 @@ func TestPauseDies(t *testing.T) {
 	}
 }
 
+// A pause that ends before its pod is ready makes the run fail, which says so and
+// leaves nothing; one that ends right after makes the pod not ready.
+func TestPauseDiesInARun(t *testing.T) {
+	w := newWorld(t)
+	kill := func() error {
+		watched, err := w.Monitor.List(t.Context())
+		if err != nil || len(watched) != 1 {
+			return fmt.Errorf("pause to kill among %v: %w", watched, err)
+		}
+		err = w.Monitor.Kill(t.Context(), watched[0].ID)
+		w.node.Eventually("its exit is recorded", func() bool { return len(w.Monitor.Ended()) == 0 })
+		return err
+	}
+	for _, place := range []string{"pause runs within", "write hosts file before", "record pod before"} {
+		w.d.At("run ", place, kill)
+		if id, err := w.Run(t.Context(), w.request()); err == nil || !strings.Contains(err.Error(), "the pause process was killed by signal 9") {
+			t.Errorf("%s: %q, %v", place, id, err)
+		}
+		w.clean()
+	}
+	w.d.At("run ", "record pod after", kill)
+	id, err := w.Run(t.Context(), w.request())
+	w.must(err)
+	if p := w.get(id); p.Phase != state.PodNotReady || p.Reason != "PauseExited" {
+		t.Errorf("%+v", p)
+	}
+	w.must(w.Remove(t.Context(), id))
+	w.clean()
+}
+
 // Another monitor tells what has ended while there was none, and what it does not
 // know of has ended as well.
 func TestMonitorIsReplaced(t *testing.T) {

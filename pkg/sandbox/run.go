@@ -41,6 +41,7 @@ func (s *Service) Run(ctx context.Context, in NewPod) (state.PodID, error) {
 		if err != nil || !began {
 			return p.ID, err
 		}
+		defer s.starts.begin(p.ID)()
 		if err := s.bringUp(ctx, p); err != nil {
 			return "", s.abandon(ctx, p.ID, err)
 		}
@@ -112,13 +113,21 @@ func (s *Service) bringUp(ctx context.Context, p state.Pod) error {
 	)
 }
 
-// commit makes the pod ready and visible.
+// commit makes the pod ready and visible, unless its pause has ended. It looks
+// again afterwards: of Died, which looks at the phase after it has told the run,
+// and commit one at least sees what the other did.
 func (s *Service) commit(ctx context.Context, up state.Pod) error {
+	if err := s.starts.pauseRuns(up.ID); err != nil {
+		return err
+	}
 	trace := state.Trace(ctx)
 	_, err := s.Store.MovePod(up.ID, state.PodUp, func(p *state.Pod) {
 		p.PausePID, p.IPs, p.Trace = up.PausePID, up.IPs, trace
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return s.starts.pauseRuns(up.ID)
 }
 
 // started is what a pod has once it is up.

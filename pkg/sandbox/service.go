@@ -51,7 +51,8 @@ type Options struct {
 // Service runs pods.
 type Service struct {
 	Options
-	paths hostpath.Paths
+	paths  hostpath.Paths
+	starts starts
 }
 
 // New makes the service.

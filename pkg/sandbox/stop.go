@@ -188,15 +188,16 @@ func (s *Service) removePodCgroup(ctx context.Context, id state.PodID) error {
 
 // Died handles the unexpected end of a pause process: the pod is
 // NotReady with a reason and its containers end, for their namespaces are
-// held by nothing that reaps. The kubelet does the rest. ErrNotFound when id
-// is no pod.
+// held by nothing that reaps. The kubelet does the rest. A run that is under way
+// is told, and fails. ErrNotFound when id is no pod.
 func (s *Service) Died(ctx context.Context, id state.PodID, how string) error {
+	s.starts.pauseEnded(id, how) // before the look at the phase: see commit
 	p, err := s.Store.Pod(string(id))
 	if err != nil {
 		return err
 	}
 	if p.Phase != state.PodReady {
-		return nil // Stop or Remove asked for it
+		return nil // its run fails, or Stop or Remove asked for it
 	}
 	s.Log.Warn("pause ended, pod is not ready", "pod", id, "how", how)
 	_, err = s.Store.MovePod(id, state.PodDown, func(p *state.Pod) {
