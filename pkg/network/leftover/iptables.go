@@ -4,7 +4,6 @@ package leftover
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -51,36 +50,41 @@ func removeMasqueradeChain(ctx context.Context, lock *program.Lock, tool, chain 
 		}
 	}
 	lines = append(lines, "-F "+chain, "-X "+chain, "COMMIT", "")
-	_, err = filter(ctx, lock, strings.Join(lines, "\n"), tool+"-restore", "--wait", "30", "--noflush")
+	out, err := filter(ctx, lock, strings.Join(lines, "\n"), tool+"-restore", "--wait", "30", "--noflush")
+	if err == nil && out.Code != 0 {
+		err = exitError(tool+"-restore", out)
+	}
 	return true, err
 }
 
-// chainRules lists a chain of the nat table, its own declaration first; nil when there is no such chain.
+// chainRules lists a chain of the nat table, its own declaration first; nil when there is no such chain (exit code 1), or
+// no such table in the kernel (3).
 func chainRules(ctx context.Context, lock *program.Lock, tool, chain string) ([]string, error) {
 	out, err := filter(ctx, lock, "", tool, "--wait", "30", "--table", "nat", "--list-rules", chain)
-	if errors.Is(err, errNoSuchRule) {
-		return nil, nil
-	}
-	return strings.Split(strings.TrimSpace(out), "\n"), err
-}
-
-// errNoSuchRule is an iptables that has no such chain (1), or no such table in the kernel (3).
-var errNoSuchRule = errors.New("no such chain")
-
-func filter(ctx context.Context, lock *program.Lock, stdin, tool string, args ...string) (string, error) {
-	path, err := program.Find(tool)
 	if err != nil {
-		return "", err
-	}
-	out, err := program.Command{Path: path, Args: args, Stdin: []byte(stdin), Lock: lock}.Run(ctx)
-	if err != nil {
-		return "", fmt.Errorf("%s: %w", tool, err)
+		return nil, err
 	}
 	switch out.Code {
 	case 0:
-		return string(out.Stdout), nil
+		return strings.Split(strings.TrimSpace(string(out.Stdout)), "\n"), nil
 	case 1, 3:
-		return "", fmt.Errorf("%s: %w: %s", tool, errNoSuchRule, out.Said())
+		return nil, nil
 	}
-	return "", fmt.Errorf("%s: exit code %d: %s", tool, out.Code, out.Said())
+	return nil, exitError(tool, out)
+}
+
+func filter(ctx context.Context, lock *program.Lock, stdin, tool string, args ...string) (program.Result, error) {
+	path, err := program.Find(tool)
+	if err != nil {
+		return program.Result{}, err
+	}
+	out, err := program.Command{Path: path, Args: args, Stdin: []byte(stdin), Lock: lock}.Run(ctx)
+	if err != nil {
+		return out, fmt.Errorf("%s: %w", tool, err)
+	}
+	return out, nil
+}
+
+func exitError(tool string, out program.Result) error {
+	return fmt.Errorf("%s: exit code %d: %s", tool, out.Code, out.Said())
 }

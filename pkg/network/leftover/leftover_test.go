@@ -92,6 +92,44 @@ func TestRemove(t *testing.T) {
 	}))
 }
 
+// TestFailedRemoval: that the rules can't be removed is not that there are none.
+func TestFailedRemoval(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("packet filters need root")
+	}
+	if _, err := exec.LookPath("nft"); err != nil {
+		t.Skip("not installed: ", err)
+	}
+	dir := t.TempDir()
+	for name, script := range map[string]string{
+		"iptables":         `for chain; do :; done; echo "-N $chain"`,
+		"iptables-restore": `echo "table is busy" >&2; exit 1`,
+	} {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+script+"\n"), 0o755)) //nolint:gosec // a program
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	ns := filepath.Join(dir, "ns")
+	must(t, netns.New(ns))
+	t.Cleanup(func() { must(t, netns.Remove(ns)) })
+	must(t, netns.In(ns, func() error {
+		cmd := exec.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader(ruleset("net", "pod"))
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("nft: %w: %s", err, out)
+		}
+		lock, err := program.NewLocks(filepath.Join(dir, "locks")).Take(t.Context(), "pod", time.Minute)
+		if err != nil {
+			return err
+		}
+		defer lock.Release()
+		found, err := leftover.Remove(t.Context(), lock, leftover.Attachment{Network: "net", Pod: "pod", Interface: "eth0"})
+		if want := "iptables-restore: exit code 1: table is busy"; !found || err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("found %t, %v; want %q", found, err, want)
+		}
+		return nil
+	}))
+}
+
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
