@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -146,6 +147,36 @@ func TestDefaultNetworkGivesWay(t *testing.T) {
 	must(t, n.Del(t.Context(), a))
 	if err := n.SetPodCIDRs([]string{"nonsense"}); err == nil {
 		t.Error("nonsense taken for a CIDR")
+	}
+}
+
+// TestPodCIDRsAreReplaced: what cuts off a change leaves the ranges of before, also for the next daemon.
+func TestPodCIDRsAreReplaced(t *testing.T) {
+	n := newNode(t)
+	file, old := n.cache+"/podcidrs.json", []string{"10.44.0.0/24"}
+	must(t, n.SetPodCIDRs(old))
+	must(t, os.Link(file, n.cache+"/linked"))
+	must(t, n.SetPodCIDRs([]string{"10.45.0.0/24"}))
+	if raw, err := os.ReadFile(n.cache + "/linked"); err != nil || string(raw) != `["10.44.0.0/24"]` {
+		t.Errorf("the file was written to in place: %q, %v", raw, err)
+	}
+	must(t, n.SetPodCIDRs(old))
+	must(t, os.WriteFile(file+".next", []byte(`["10.`), 0o600)) // a kill left it
+	n.restart()
+	must(t, n.SetPodCIDRs([]string{"10.45.0.0/24", "fd45::/64"}))
+	must(t, n.SetPodCIDRs(old))
+	must(t, os.Mkdir(file+".next", 0o700)) // what can't be written, as with a full disk
+	wantErr(t, n.SetPodCIDRs([]string{"10.46.0.0/24"}), "set pod CIDRs")
+	for range 2 {
+		if got := n.PodCIDRs(); !slices.Equal(got, old) {
+			t.Errorf("ranges %q, want %q", got, old)
+		}
+		n.restart()
+	}
+	must(t, os.WriteFile(file, nil, 0o600))
+	n.restart()
+	if got := n.PodCIDRs(); len(got) > 0 || n.logged(`level=ERROR msg="pod CIDRs lost`) != 1 {
+		t.Errorf("ranges %q after a loss", got)
 	}
 }
 

@@ -62,6 +62,7 @@ type Service struct {
 	// what an ADD has just made. GC only tries to take it, so a hanging ADD never holds up others.
 	adds sync.RWMutex
 
+	setting sync.Mutex          // held through a change of podCIDR, on disk and then here
 	mu      sync.Mutex          // guards mine and podCIDR
 	mine    map[string]struct{} // pods attached in this process's life: never garbage, whatever a caller's older list says
 	podCIDR []string
