@@ -21,9 +21,6 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
-// maxVolumes is how many volumes an image may declare: each costs a copy and a mount.
-const maxVolumes = 256
-
 func (s *Service) volumesDir(key string) string { return filepath.Join(s.keyDir(key), "volumes") }
 
 // VolumePaths are absolute paths of a container as its image and its configuration have them: symbolic links of the
@@ -36,13 +33,11 @@ type VolumePaths struct {
 // MakeVolumes makes what a writable layer has at paths of its root filesystem, which is mounted on target: each a copy
 // of what is at the path, or else an empty directory of the container's root. It returns where they are on the host, by
 // their paths in the container with links followed; there is one for all paths that are the same place. They go with
-// the writable layer. Errors: ErrInvalidArgument when a path can't be a volume, or when there are more than 256.
+// the writable layer. How many an image may declare is checked when it is pulled (package manifest). Errors:
+// ErrInvalidArgument when a path can't be a volume.
 func (s *Service) MakeVolumes(ctx context.Context, key, target string, want VolumePaths) (map[string]string, error) {
 	if len(want.Declared) == 0 {
 		return nil, nil
-	}
-	if n := len(want.Declared); n > maxVolumes {
-		return nil, fmt.Errorf("the image declares %d volumes, more than %d: %w", n, maxVolumes, errdefs.ErrInvalidArgument)
 	}
 	rec, err := s.readRecord(key)
 	if err != nil {
