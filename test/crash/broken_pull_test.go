@@ -20,9 +20,10 @@ import (
 	"testing"
 	"time"
 
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"github.com/cri-shim/cri-shim/test/registry"
-	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 // proxy is a registry that passes only so many bytes of its blobs.
@@ -92,7 +93,7 @@ func (p *proxy) writeHosts(dir, host string) error {
 // never there by halves, the next pull brings it, and nothing of the others
 // stays.
 func TestKilledPulls(t *testing.T) {
-	seed := number("CRASH_SEED", uint64(time.Now().UnixNano()))
+	seed := nodetest.Number("CRASH_SEED", uint64(time.Now().UnixNano()))
 	t.Logf("repeat with CRASH_SEED=%d", seed)
 	random := rand.New(rand.NewPCG(seed, 7))
 	reg, err := registry.Start(t.Context())
@@ -160,7 +161,7 @@ func TestRegistryStops(t *testing.T) {
 	restart(t, d)
 	p.quota.Store(1 << 20)
 	began := time.Now()
-	_, err = d.Images.PullImage(within(t, 30*time.Second), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image}})
+	_, err = d.Images.PullImage(nodetest.Within(t, 30*time.Second), &cri.PullImageRequest{Image: &cri.ImageSpec{Image: image}})
 	if err == nil || !strings.Contains(err.Error(), "2s") {
 		t.Errorf("a pull that stands still, after %s: %v", time.Since(began), err)
 	}

@@ -17,12 +17,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
-	"github.com/cri-shim/cri-shim/test/ocilayout"
-	"github.com/cri-shim/cri-shim/test/registry"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
+	"github.com/cri-shim/cri-shim/test/ocilayout"
+	"github.com/cri-shim/cri-shim/test/registry"
 )
 
 // shortKills is how many kills `make test` does; `make crash` sets CRASH_KILLS.
@@ -47,8 +48,8 @@ type counts struct {
 // moments, while pods come and go, containers end with known codes, writers
 // write numbered lines, commands are executed and images are pulled.
 func TestKillsUnderLoad(t *testing.T) {
-	seed := number("CRASH_SEED", uint64(time.Now().UnixNano()))
-	kills := int(number("CRASH_KILLS", shortKills))
+	seed := nodetest.Number("CRASH_SEED", uint64(time.Now().UnixNano()))
+	kills := int(nodetest.Number("CRASH_KILLS", shortKills))
 	t.Logf("%d kills; repeat with CRASH_KILLS=%d CRASH_SEED=%d", kills, kills, seed)
 	reg, err := registry.Start(t.Context())
 	if err != nil {
@@ -357,7 +358,7 @@ func (w *writer) check(t *testing.T, d *nodetest.Node) {
 	if pid := pidOf(t, d, w.id); pid != w.pid {
 		t.Errorf("%s: pid was %d, is %d", w.name, w.pid, pid)
 	}
-	ctx := within(t, time.Minute)
+	ctx := nodetest.Within(t, time.Minute)
 	if _, err := d.Runtime.StopContainer(ctx, &cri.StopContainerRequest{ContainerId: w.id}); err != nil {
 		t.Error(err)
 	}

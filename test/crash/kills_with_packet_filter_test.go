@@ -24,8 +24,8 @@ import (
 func TestKillsWithMasquerading(t *testing.T) {
 	for _, backend := range []string{"iptables", "nftables"} {
 		t.Run(backend, func(t *testing.T) {
-			seed := number("CRASH_SEED", uint64(time.Now().UnixNano()))
-			kills := int(number("CRASH_KILLS", shortKills))
+			seed := nodetest.Number("CRASH_SEED", uint64(time.Now().UnixNano()))
+			kills := int(nodetest.Number("CRASH_KILLS", shortKills))
 			t.Logf("%d kills; repeat with CRASH_KILLS=%d CRASH_SEED=%d", kills, kills, seed)
 			d := prepared(t, func(d *nodetest.Node) { masqueradingNetwork(t, d, backend) })
 			c := &churn{Node: d, t: t}

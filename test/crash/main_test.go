@@ -8,11 +8,8 @@
 package crash
 
 import (
-	"context"
 	"os"
-	"strconv"
 	"testing"
-	"time"
 
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
@@ -21,14 +18,6 @@ func TestMain(m *testing.M) { os.Exit(nodetest.Main(m)) }
 
 // short is the form that `make test` runs; `make crash` sets CRASH_KILLS.
 func short() bool { return os.Getenv("CRASH_KILLS") == "" }
-
-// number is a variable of the environment, or what to take otherwise.
-func number(name string, otherwise uint64) uint64 {
-	if n, err := strconv.ParseUint(os.Getenv(name), 10, 64); err == nil {
-		return n
-	}
-	return otherwise
-}
 
 // prepared starts a daemon with the test image whose directories prepare has seen.
 func prepared(t *testing.T, prepare func(*nodetest.Node)) *nodetest.Node {
@@ -44,11 +33,4 @@ func prepared(t *testing.T, prepare func(*nodetest.Node)) *nodetest.Node {
 func start(t testing.TB) *nodetest.Node {
 	t.Helper()
 	return nodetest.Start(t, nodetest.Preload(t))
-}
-
-// within bounds one call.
-func within(t testing.TB, limit time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	t.Cleanup(cancel)
-	return ctx
 }

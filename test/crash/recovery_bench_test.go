@@ -22,7 +22,7 @@ import (
 // BenchmarkRecovery measures how long a daemon that was killed takes to answer
 // its first request again, with pods on the node. The goal is 200 ms with 100.
 func BenchmarkRecovery(b *testing.B) {
-	pods := int(number("CRASH_PODS", 100))
+	pods := int(nodetest.Number("CRASH_PODS", 100))
 	d := start(b)
 	for i := range pods {
 		config := d.PodConfig(fmt.Sprintf("pod-%d", i))
@@ -56,7 +56,7 @@ func BenchmarkRecovery(b *testing.B) {
 // times that could be compared otherwise.
 func BenchmarkBusyRecovery(b *testing.B) {
 	const writers = 30
-	pods := int(number("CRASH_PODS", 100))
+	pods := int(nodetest.Number("CRASH_PODS", 100))
 	d := start(b)
 	for i := range pods {
 		config := d.PodConfig(fmt.Sprintf("pod-%d", i))

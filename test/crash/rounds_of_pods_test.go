@@ -14,8 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // weight is what a daemon and its monitor cost.
@@ -66,9 +67,9 @@ func field(t testing.TB, path, name string) int {
 // TestRoundsOfPods brings pods up twenty at a time and down again, several
 // times: nothing may grow from round to round.
 func TestRoundsOfPods(t *testing.T) {
-	pods, rounds := int(number("CRASH_PODS", 150)), 3
+	pods, rounds := int(nodetest.Number("CRASH_PODS", 150)), 3
 	if short() {
-		pods = int(number("CRASH_PODS", 40))
+		pods = int(nodetest.Number("CRASH_PODS", 40))
 	}
 	d := prepared(t, func(d *nodetest.Node) { d.Watch(t) })
 	warm(t, d)

@@ -10,10 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 type eventStream = grpc.ServerStreamingClient[cri.ContainerEventResponse]
@@ -21,7 +22,7 @@ type eventStream = grpc.ServerStreamingClient[cri.ContainerEventResponse]
 // watch is a reader of events that misses nothing from here on.
 func watch(t *testing.T, d *nodetest.Node) eventStream {
 	t.Helper()
-	s, err := d.Runtime.GetContainerEvents(within(t, time.Minute), &cri.GetEventsRequest{})
+	s, err := d.Runtime.GetContainerEvents(nodetest.Within(t, time.Minute), &cri.GetEventsRequest{})
 	if err == nil {
 		_, err = s.Header()
 	}

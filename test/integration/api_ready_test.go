@@ -18,9 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // copied is a program of ours in a place where a test can take it away.
@@ -91,7 +92,7 @@ func TestNotReadyWithoutMonitor(t *testing.T) {
 	if st := d.Status(t, id); st.State != cri.ContainerState_CONTAINER_RUNNING {
 		t.Errorf("status without a monitor: %v", st)
 	}
-	_, err := d.Runtime.RunPodSandbox(within(t, 30*time.Second), &cri.RunPodSandboxRequest{Config: hostNet(d.PodConfig("meanwhile"))})
+	_, err := d.Runtime.RunPodSandbox(nodetest.Within(t, 30*time.Second), &cri.RunPodSandboxRequest{Config: hostNet(d.PodConfig("meanwhile"))})
 	code(t, err, codes.Unavailable, "monitor")
 	if err := os.Rename(program+".gone", program); err != nil {
 		t.Fatal(err)

@@ -69,7 +69,7 @@ func TestExecSync(t *testing.T) {
 	})
 	t.Run("a caller that leaves", func(t *testing.T) {
 		before := children()
-		_, err := d.Runtime.ExecSync(within(t, 500*time.Millisecond), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{tb, "tree", "600"}})
+		_, err := d.Runtime.ExecSync(nodetest.Within(t, 500*time.Millisecond), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{tb, "tree", "600"}})
 		code(t, err, codes.DeadlineExceeded)
 		nodetest.Eventually(t, patience, fmt.Sprintf("%d processes, as before", before), func() bool { return children() == before })
 	})

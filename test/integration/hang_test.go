@@ -14,10 +14,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/remotecommand"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // TestNothingHoldsAnotherPodUp is a table: what hangs in one pod, against every
@@ -221,7 +222,7 @@ func (v *visit) calls(t *testing.T) map[string]time.Duration {
 		}},
 	} {
 		began := time.Now()
-		if err := call.do(within(t, 15*time.Second)); err != nil {
+		if err := call.do(nodetest.Within(t, 15*time.Second)); err != nil {
 			t.Fatalf("%s: %v", call.name, err)
 		}
 		took[call.name] = time.Since(began)

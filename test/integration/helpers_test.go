@@ -5,7 +5,6 @@
 package integration
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -176,12 +175,6 @@ func refusedContainer(t *testing.T, d *nodetest.Node, pod string, c *cri.Contain
 	if err == nil {
 		remove(t, d, r.ContainerId)
 	}
-}
-
-func within(t *testing.T, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), d)
-	t.Cleanup(cancel)
-	return ctx
 }
 
 func mustWrite(t *testing.T, path, text string) {

@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // TestUsersMistakesAreNoErrors: what users get wrong has a code and is not at
@@ -59,5 +61,5 @@ func stream(t *testing.T, c cri.RuntimeServiceClient, container string, command 
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = e.StreamWithContext(within(t, patience), remotecommand.StreamOptions{Stdout: io.Discard})
+	_ = e.StreamWithContext(nodetest.Within(t, patience), remotecommand.StreamOptions{Stdout: io.Discard})
 }

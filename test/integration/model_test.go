@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/test/model"
+	"github.com/cri-shim/cri-shim/test/node/monitornode"
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
@@ -28,18 +28,11 @@ const (
 	killUnit     = 4 * time.Millisecond   // of the time after which the daemon dies in a call
 )
 
-func number(name string, otherwise uint64) uint64 {
-	if n, err := strconv.ParseUint(os.Getenv(name), 10, 64); err == nil {
-		return n
-	}
-	return otherwise
-}
-
 // TestModel compares the daemon with the model of test/model. MODEL_RUNS is how many
 // sequences; MODEL_SEED repeats one that failed.
 func TestModel(t *testing.T) {
-	runs, first, workers := number("MODEL_RUNS", modelRuns), uint64(time.Now().UnixNano()), uint64(modelWorkers)
-	if seed := number("MODEL_SEED", 0); seed > 0 {
+	runs, first, workers := nodetest.Number("MODEL_RUNS", modelRuns), uint64(time.Now().UnixNano()), uint64(modelWorkers)
+	if seed := nodetest.Number("MODEL_SEED", 0); seed > 0 {
 		runs, first, workers = 1, seed, 1
 	}
 	for w := range workers {
@@ -69,7 +62,7 @@ func (n *modelNode) compare(d *model.Driver, seed uint64) {
 	around := []model.Kind{
 		model.End, model.KillProcess, model.KillPause, model.CrashAtStep, model.CrashAtStep, model.Crash, model.HoldMonitor, model.HoldMonitor,
 	}
-	if wantAdopted(0) == 0 { // exit codes outlive the monitor; TestMonitorKilled is for kernels where they do not
+	if monitornode.ExitKnownAfterReap(n.t) { // exit codes outlive the monitor; TestMonitorKilled is for kernels where they do not
 		around = append(around, model.KillMonitor, model.KillMonitor, model.KillBoth)
 	}
 	r := rand.New(rand.NewPCG(seed, 0))

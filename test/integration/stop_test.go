@@ -111,7 +111,7 @@ func TestFrozenContainerIsKilled(t *testing.T) {
 		t.Errorf("a frozen container that was stopped: %v", st)
 	}
 	freeze(other)
-	if _, err := d.Runtime.RemovePodSandbox(within(t, patience), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
+	if _, err := d.Runtime.RemovePodSandbox(nodetest.Within(t, patience), &cri.RemovePodSandboxRequest{PodSandboxId: pod}); err != nil {
 		t.Errorf("remove a pod with a frozen container: %v", err)
 	}
 }

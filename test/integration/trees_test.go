@@ -11,11 +11,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 // deepLevels is more than the daemon has descriptors in TestHostileTrees, and a path of 16 times PATH_MAX.
@@ -52,7 +53,7 @@ func TestHostileTrees(t *testing.T) {
 	if layer[deep] < deepLevels || layer[deep] > deepLevels+deepLevels/2 || layer[good] < 2 || layer[good] > 10 {
 		t.Errorf("inodes of writable layers %v, deep is %s", layer, deep)
 	}
-	removeContainer(t, d, deep)
+	remove(t, d, deep)
 	removePod(t, d, pod)
 	d.NothingLeft(t)
 	for line := range strings.Lines(d.Log()) {
@@ -81,7 +82,7 @@ func TestHangingMountInALayer(t *testing.T) {
 		t.Errorf("removed with something mounted in it: %v", err)
 	}
 	unmount()
-	removeContainer(t, d, dead)
+	remove(t, d, dead)
 	removePod(t, d, pod)
 	d.NothingLeft(t)
 }
@@ -109,13 +110,6 @@ func mountDead(t *testing.T, dir string) (unmount func()) {
 	}
 	t.Cleanup(unmount)
 	return unmount
-}
-
-func removeContainer(t *testing.T, d *nodetest.Node, id string) {
-	t.Helper()
-	if _, err := d.Runtime.RemoveContainer(t.Context(), &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
-		t.Fatalf("RemoveContainer: %v", err)
-	}
 }
 
 // writtenInodes is what ImageFsInfo says that containers have written.

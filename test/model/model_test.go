@@ -10,7 +10,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +26,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/test/fakeruntime"
 	"github.com/cri-shim/cri-shim/test/model"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
 func TestMain(m *testing.M) { os.Exit(fakeruntime.Main(m)) }
@@ -37,19 +37,12 @@ const (
 	workers       = 4
 )
 
-func number(name string, otherwise uint64) uint64 {
-	if n, err := strconv.ParseUint(os.Getenv(name), 10, 64); err == nil {
-		return n
-	}
-	return otherwise
-}
-
 // TestModel compares the services, on a node with a fake runtime, with the model.
 // MODEL_RUNS is how many sequences; MODEL_SEED repeats one that failed.
 func TestModel(t *testing.T) {
 	fakeruntime.Require(t)
-	runs, first := number("MODEL_RUNS", defaultRuns), uint64(time.Now().UnixNano())
-	if seed := number("MODEL_SEED", 0); seed > 0 {
+	runs, first := nodetest.Number("MODEL_RUNS", defaultRuns), uint64(time.Now().UnixNano())
+	if seed := nodetest.Number("MODEL_SEED", 0); seed > 0 {
 		runs, first = 1, seed
 	}
 	if testing.Short() {

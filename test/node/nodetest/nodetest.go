@@ -21,7 +21,6 @@ import (
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"github.com/cri-shim/cri-shim/test/await"
 	"github.com/cri-shim/cri-shim/test/node"
 )
 
@@ -299,10 +298,4 @@ func (n *Node) AwaitSame(t testing.TB, want node.Snapshot, when string) {
 		}
 	}
 	t.Errorf("%s:\n  %s", when, strings.Join(diff, "\n  "))
-}
-
-// Eventually waits for a condition that another process brings about.
-func Eventually(t testing.TB, limit time.Duration, what string, ok func() bool) {
-	t.Helper()
-	await.Until(t, node.Patience(limit), what, ok)
 }

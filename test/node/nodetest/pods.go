@@ -12,10 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/node"
-	"github.com/cri-shim/cri-shim/test/ocilayout"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/node"
+	"github.com/cri-shim/cri-shim/test/ocilayout"
 )
 
 // TestImage is the name of the image whose one program is testbox.
