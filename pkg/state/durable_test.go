@@ -3,14 +3,14 @@
 package state_test
 
 import (
-	"errors"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"testing"
 
-	"github.com/cri-shim/cri-shim/pkg/state"
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/test/disk"
 )
 
 // ext4Shutdown is EXT4_IOC_SHUTDOWN (Linux 4.11) and what it takes to stop a file
@@ -23,23 +23,13 @@ const (
 
 // A move that was committed is there after a power cut that comes next.
 func TestCommitsSurviveAPowerCut(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount a file system")
-	}
-	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
-		t.Skip("needs mkfs.ext4")
-	}
-	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
-	if err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, smallestJournaled)); err != nil {
-		t.Fatal(err)
-	}
+	image, dir := disk.Image(t, smallestJournaled), t.TempDir()
 	host := func(name string, args ...string) {
 		t.Helper()
 		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
 			t.Fatalf("%s %v: %v: %s", name, args, err, out)
 		}
 	}
-	host("mkfs.ext4", "-q", "-F", image)
 	mounted := false
 	mount := func() { host("mount", "-o", "loop,commit=300", image, dir); mounted = true }
 	unmount := func() { host("umount", dir); mounted = false }

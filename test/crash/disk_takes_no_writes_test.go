@@ -14,15 +14,17 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/test/disk"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
-// disk is a small file system of its own for a daemon's root directory.
-type disk struct{ root string }
+// rootDisk is a small file system of its own for a daemon's root directory.
+type rootDisk struct{ root string }
 
-func (s *disk) node(t *testing.T, mount func(root string) error) *nodetest.Node {
+func (s *rootDisk) node(t *testing.T, mount func(root string) error) *nodetest.Node {
 	t.Helper()
 	d := prepared(t, func(d *nodetest.Node) {
 		s.root = filepath.Join(d.Dir, "root")
@@ -36,7 +38,7 @@ func (s *disk) node(t *testing.T, mount func(root string) error) *nodetest.Node 
 
 func small(root string) error { return unix.Mount("cri-small", root, "tmpfs", 0, "size=48m") }
 
-func (s *disk) fill() error {
+func (s *rootDisk) fill() error {
 	f, err := os.Create(filepath.Join(s.root, "fill"))
 	if err != nil {
 		return err
@@ -51,30 +53,30 @@ func (s *disk) fill() error {
 	return err
 }
 
-func (s *disk) empty() error { return os.Remove(filepath.Join(s.root, "fill")) }
+func (s *rootDisk) empty() error { return os.Remove(filepath.Join(s.root, "fill")) }
 
 // forbid lays a read-only view of the file system over it: to make it read-only
 // itself is refused while the daemon has files open for writing.
-func (s *disk) forbid() error {
+func (s *rootDisk) forbid() error {
 	return errors.Join(unix.Mount(s.root, s.root, "", unix.MS_BIND|unix.MS_REC, ""),
 		unix.Mount("", s.root, "", unix.MS_PRIVATE|unix.MS_REC, ""), // or what is mounted below goes with it
 		unix.Mount("", s.root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 }
 
-func (s *disk) allow() error { return unix.Unmount(s.root, unix.MNT_DETACH) }
+func (s *rootDisk) allow() error { return unix.Unmount(s.root, unix.MNT_DETACH) }
 
 // TestRootStopsTakingWrites takes the right, or the room, to write away from a
 // daemon with running pods, and gives it back.
 func TestRootStopsTakingWrites(t *testing.T) {
 	for _, tt := range []struct {
 		name, cause  string
-		take, giveIt func(*disk) error
+		take, giveIt func(*rootDisk) error
 	}{
-		{"read-only", "read-only", (*disk).forbid, (*disk).allow},
-		{"full", "no space left", (*disk).fill, (*disk).empty},
+		{"read-only", "read-only", (*rootDisk).forbid, (*rootDisk).allow},
+		{"full", "no space left", (*rootDisk).fill, (*rootDisk).empty},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := &disk{}
+			s := &rootDisk{}
 			d := s.node(t, small)
 			warm(t, d)
 			by := newBystander(t, d)
@@ -191,22 +193,7 @@ func (p *poor) clear(clean nodetest.Snapshot) {
 // is how one becomes read-only while files on it are open. There is no way back
 // but to mount another: what ran is torn down, and the node serves.
 func TestRootStopsAtAnError(t *testing.T) {
-	if _, err := exec.LookPath("mkfs.ext4"); err != nil {
-		t.Skip("no ext4 that can be made to stop: mkfs.ext4 is not installed")
-	}
-	s, image := &disk{}, filepath.Join(t.TempDir(), "image")
-	err := errors.Join(os.WriteFile(image, nil, 0o600), os.Truncate(image, 96<<20))
-	if out, mkfs := exec.Command("mkfs.ext4", "-q", "-F", image).CombinedOutput(); mkfs != nil {
-		err = errors.Join(err, fmt.Errorf("%w: %s", mkfs, out))
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	probe := t.TempDir()
-	if out, err := exec.Command("mount", "-o", "loop", image, probe).CombinedOutput(); err != nil {
-		t.Skipf("no ext4 that can be made to stop: mount: %s", out)
-	}
-	unix.Unmount(probe, 0)
+	s, image := &rootDisk{}, disk.Image(t, 96<<20)
 	d := s.node(t, func(root string) error { return exec.Command("mount", "-o", "loop", image, root).Run() })
 	warm(t, d)
 	p := newPoor(t, d)

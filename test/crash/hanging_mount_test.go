@@ -7,50 +7,24 @@ package crash
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/cri-shim/cri-shim/test/node/nodetest"
-	"golang.org/x/sys/unix"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
-)
 
-// hungFilesystem mounts a file system that answers nothing, and from die on every request with an error:
-// FUSE, whose server is this process and never reads a request.
-func hungFilesystem(t *testing.T) (dir string, die func()) {
-	t.Helper()
-	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		t.Skipf("no file system that can be made to hang: /dev/fuse: %v", err)
-	}
-	dir = filepath.Join(t.TempDir(), "cri-hung")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("cri-hung", dir, "fuse", 0, fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd)); err != nil {
-		unix.Close(fd)
-		t.Skipf("no file system that can be made to hang: mount: %v", err)
-	}
-	var once sync.Once
-	die = func() { once.Do(func() { unix.Close(fd) }) }
-	t.Cleanup(func() {
-		die()
-		unix.Unmount(dir, unix.MNT_DETACH)
-	})
-	return dir, die
-}
+	"github.com/cri-shim/cri-shim/test/disk"
+	"github.com/cri-shim/cri-shim/test/node/nodetest"
+)
 
 // TestHungMountSource mounts a directory of a file system that hangs.
 func TestHungMountSource(t *testing.T) {
 	d := start(t)
 	warm(t, d)
 	clean := d.Look(t)
-	dir, die := hungFilesystem(t)
+	dir := t.TempDir()
+	die, _ := disk.Dead(t, dir)
 	w := newSubject(t, d)
 	w.container.Mounts = []*cri.Mount{{HostPath: filepath.Join(dir, "volume"), ContainerPath: "/volume"}}
 	if err := w.run(); err != nil {

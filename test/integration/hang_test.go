@@ -9,7 +9,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	osexec "os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/remotecommand"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/test/disk"
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
@@ -268,7 +268,7 @@ func aside(t *testing.T, calls ...func(context.Context)) {
 func hangLog(t *testing.T, d *nodetest.Node) {
 	dir := t.TempDir()
 	pod, p := quickPodIn(t, d, "frozen", dir)
-	freeze := freezable(t, dir)
+	freeze, _ := disk.Freezable(t, dir)
 	id := d.Run(t, pod, inHostNet("frozen", "lines", "1000000000"), p)
 	other := d.Run(t, pod, inHostNet("frozen-too", "lines", "1000000000"), p)
 	nodetest.Eventually(t, patience, "lines are logged", func() bool {
@@ -292,35 +292,6 @@ func quickPodIn(t *testing.T, d *nodetest.Node, name, dir string) (string, *cri.
 	config := hostNet(d.PodConfig(name))
 	config.LogDirectory = dir
 	return d.Pod(t, config), config
-}
-
-// freezable mounts a file system at dir whose writers hang after freeze, until
-// the test ends.
-func freezable(t *testing.T, dir string) (freeze func()) {
-	t.Helper()
-	image := filepath.Join(t.TempDir(), "image")
-	for _, step := range [][]string{{"truncate", "-s", "64M", image}, {"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, dir}} {
-		if out, err := osexec.Command(step[0], step[1:]...).CombinedOutput(); err != nil {
-			t.Skipf("no file system that can be frozen: %v: %v, %s", step, err, out)
-		}
-	}
-	thaw := func() {}
-	t.Cleanup(func() {
-		thaw()
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return func() {
-		if out, err := osexec.Command("fsfreeze", "-f", dir).CombinedOutput(); err != nil {
-			t.Fatalf("freeze: %v, %s", err, out)
-		}
-		thaw = func() {
-			if out, err := osexec.Command("fsfreeze", "-u", dir).CombinedOutput(); err != nil {
-				t.Errorf("thaw: %v, %s", err, out)
-			}
-		}
-	}
 }
 
 // hangLogPath has what blocks an open where logs should be.
@@ -409,9 +380,9 @@ func hangMount(t *testing.T, d *nodetest.Node) {
 	pod, p := quickPod(t, d, "dead")
 	id := d.Run(t, pod, inHostNet("dead", "sleep"), p)
 	exec(t, d, id, "mkdir", "/remote")
-	mountDead(t, filepath.Join(d.Layout().Images(), "rootfs", id, "upper/remote"))
+	disk.Dead(t, filepath.Join(d.Layout().Images(), "rootfs", id, "upper/remote"))
 	volume := t.TempDir()
-	mountDead(t, volume)
+	disk.Dead(t, volume)
 	c := inHostNet("dead-volume", "sleep")
 	c.Mounts = []*cri.Mount{{HostPath: filepath.Join(volume, "below"), ContainerPath: "/volume"}}
 	aside(t,

@@ -6,7 +6,6 @@ package integration
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/test/disk"
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
@@ -72,7 +72,7 @@ func TestHangingMountInALayer(t *testing.T) {
 	exec(t, d, dead, "mkdir", "/remote")
 	exec(t, d, dead, "write", "/file", "x")
 	exec(t, d, good, "write", "/file", "x")
-	unmount := mountDead(t, filepath.Join(d.Layout().Images(), "rootfs", dead, "upper/remote"))
+	_, unmount := disk.Dead(t, filepath.Join(d.Layout().Images(), "rootfs", dead, "upper/remote"))
 	nodetest.Eventually(t, 3*patience, "both are counted", func() bool {
 		layer := layerInodes(t, d)
 		return layer[dead] >= 2 && layer[good] >= 2
@@ -85,31 +85,6 @@ func TestHangingMountInALayer(t *testing.T) {
 	remove(t, d, dead)
 	removePod(t, d, pod)
 	d.NothingLeft(t)
-}
-
-// mountDead mounts a filesystem that answers nothing, as that of a server that is gone.
-func mountDead(t *testing.T, dir string) (unmount func()) {
-	t.Helper()
-	server, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	if err != nil {
-		t.Skipf("no FUSE: %v", err)
-	}
-	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", server.Fd())
-	if err := unix.Mount("cri-dead", dir, "fuse.cri-dead", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		t.Fatal(err)
-	}
-	mounted := true
-	unmount = func() {
-		if mounted {
-			mounted = false
-			server.Close() // ends whoever waits
-			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-				t.Error(err)
-			}
-		}
-	}
-	t.Cleanup(unmount)
-	return unmount
 }
 
 // writtenInodes is what ImageFsInfo says that containers have written.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/cri-shim/cri-shim/test/disk"
 	"github.com/cri-shim/cri-shim/test/node/monitornode"
 )
 
@@ -81,33 +81,6 @@ func TestLogThatCannotBeOpened(t *testing.T) {
 			}
 		}
 	}
-}
-
-// freeze makes a file system below dir that answers no write until thaw.
-func freeze(t *testing.T, dir string) (freeze, thaw func()) {
-	t.Helper()
-	run := func(name string, args ...string) error { return exec.Command(name, args...).Run() }
-	image := filepath.Join(t.TempDir(), "image")
-	for _, step := range [][]string{{"truncate", "-s", "16M", image}, {"mkfs.ext4", "-q", image}, {"mount", "-o", "loop", image, dir}} {
-		if err := run(step[0], step[1:]...); err != nil {
-			t.Skipf("%v: %v", step, err)
-		}
-	}
-	t.Cleanup(func() {
-		_ = run("fsfreeze", "-u", dir)
-		if err := run("umount", dir); err != nil {
-			t.Error(err)
-		}
-	})
-	return func() {
-			if err := run("fsfreeze", "-f", dir); err != nil {
-				t.Fatal(err)
-			}
-		}, func() {
-			if err := run("fsfreeze", "-u", dir); err != nil {
-				t.Fatal(err)
-			}
-		}
 }
 
 // TestExitWithHungLog: containers whose log does not answer end in bounded time,
@@ -238,22 +211,16 @@ type frozen struct {
 
 func frozenDir(t *testing.T) frozen {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount a file system")
-	}
 	f := frozen{dir: t.TempDir()}
-	f.freeze, f.thaw = freeze(t, f.dir)
+	f.freeze, f.thaw = disk.Freezable(t, f.dir)
 	return f
 }
 
 // TestHungLogHoldsUpNobody: while one container's log does not answer, requests
 // about others do.
 func TestHungLogHoldsUpNobody(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("needs root to mount a file system")
-	}
 	hung := t.TempDir()
-	freeze, thaw := freeze(t, hung)
+	freeze, thaw := disk.Freezable(t, hung)
 	n := monitornode.Start(t) // ends before the file system is unmounted
 	l := n.Spec("hung", "sleep", "1000")
 	l.LogPath = filepath.Join(hung, "log")
