@@ -5,10 +5,31 @@ package image
 import (
 	"context"
 	"errors"
+
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/images"
 )
 
-// Guarded runs a pull so that a panic in it is an error.
-var Guarded = guarded
+// GuardedHandler and GuardedApplier make errors of panics.
+func GuardedHandler(h images.Handler) images.Handler { return guardedHandler(h) }
+func GuardedApplier(a diff.Applier) diff.Applier     { return guardedApplier{a} }
+
+// PanicAt makes the store panic when it is to record an image of that name.
+func PanicAt(s *Service, name string) { s.images = panicky{s.images, name} }
+
+type panicky struct {
+	images.Store
+
+	name string
+}
+
+// Create panics at the name.
+func (p panicky) Create(ctx context.Context, img images.Image) (images.Image, error) {
+	if img.Name == p.name {
+		panic("index out of range")
+	}
+	return p.Store.Create(ctx, img)
+}
 
 // Expiries are when the leases of pulls end, "" for those that do not.
 func Expiries(ctx context.Context, s *Service) ([]string, error) {

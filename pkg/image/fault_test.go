@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -150,10 +154,55 @@ func TestPullAfterFailureAsksAnew(t *testing.T) {
 	}
 }
 
-func TestPanicEndsThePullAlone(t *testing.T) {
-	_, err := image.Guarded(t.Context(), func(context.Context) (string, error) { panic("index out of range") })
+// TestPanicEndsOneImageAlone: what a library panics at is neither the daemon's end nor that of other images.
+func TestPanicEndsOneImageAlone(t *testing.T) {
+	r, s := newRegistry(t), open(t)
+	evil := r.host() + "/test/evil:v1"
+	r.push(t, "test/evil:v1", simple("evil"))
+	image.PanicAt(s.Service, evil)
+	_, err := s.Pull(t.Context(), image.Pull{Ref: evil})
 	if !errors.Is(err, errdefs.ErrInternal) || !strings.Contains(err.Error(), "index out of range") {
-		t.Errorf("error %v", err)
+		t.Errorf("pull: %v", err)
+	}
+	dir, layout := t.TempDir(), t.TempDir()
+	if _, err := ocilayout.Write(layout, evil, simple("evil")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "evil.tar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(ocilayout.Tar(layout, f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ocilayout.Write(filepath.Join(dir, "good"), "example.org/good:v1", simple("good")); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Preload(t.Context(), dir); err != nil || !strings.Contains(s.Log.String(), "panic: index out of range") {
+		t.Errorf("preload: %v; log: %s", err, s.Log)
+	}
+	s.get(t, "example.org/good:v1")
+	if leases, err := image.Expiries(t.Context(), s.Service); err != nil || len(leases) > 0 {
+		t.Errorf("leases left: %q, %v", leases, err)
+	}
+}
+
+type panickyApplier struct{ diff.Applier }
+
+func (panickyApplier) Apply(context.Context, ocispec.Descriptor, []mount.Mount, ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	panic("index out of range")
+}
+
+// TestPanicOnGoroutinesOfLibraries: the unpacker fetches and unpacks layers on goroutines of its own.
+func TestPanicOnGoroutinesOfLibraries(t *testing.T) {
+	_, err := image.GuardedHandler(images.HandlerFunc(func(context.Context, ocispec.Descriptor) ([]ocispec.Descriptor, error) {
+		panic("index out of range")
+	})).Handle(t.Context(), ocispec.Descriptor{})
+	_, applied := image.GuardedApplier(panickyApplier{}).Apply(t.Context(), ocispec.Descriptor{}, nil)
+	for _, err := range []error{err, applied} {
+		if !errors.Is(err, errdefs.ErrInternal) || !strings.Contains(err.Error(), "index out of range") {
+			t.Errorf("error %v", err)
+		}
 	}
 }
 

@@ -57,7 +57,7 @@ func (s *Service) Preload(ctx context.Context, dir string) error {
 	imported := 0
 	for _, path := range paths {
 		start := time.Now()
-		n, err := s.preloadOne(ctx, path, done)
+		n, err := guarded(ctx, func(ctx context.Context) (int, error) { return s.preloadOne(ctx, path, done) })
 		imported += n
 		switch {
 		case ctx.Err() != nil:

@@ -56,22 +56,12 @@ func (s *Service) Pull(ctx context.Context, p Pull) (string, error) {
 		return "", fmt.Errorf("pull image %q: %w", p.Ref, err)
 	}
 	id, err := s.flights.Do(ctx, flightKey{named.String(), creds.Fingerprint()}, func(ctx context.Context) (string, error) {
-		return guarded(s.context(ctx), func(ctx context.Context) (string, error) { return s.pull(ctx, named, creds) })
+		return s.pull(s.context(ctx), named, creds)
 	})
 	if ctx.Err() != nil && errors.Is(err, context.Cause(ctx)) {
 		err = registry.Ended(err)
 	}
 	return id, registry.PullError(p.Ref, err)
-}
-
-// guarded keeps what an image makes the libraries panic at from taking the daemon along.
-func guarded(ctx context.Context, fn func(context.Context) (string, error)) (id string, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("panic: %v: %w", p, errdefs.ErrInternal)
-		}
-	}()
-	return fn(ctx)
 }
 
 func (s *Service) pull(ctx context.Context, named reference.Named, creds registry.Credentials) (string, error) {
@@ -83,7 +73,9 @@ func (s *Service) pull(ctx context.Context, named reference.Named, creds registr
 	if err != nil {
 		return "", err
 	}
-	id, err := s.pullFrom(ctx, registry.NewHosts(ctx, s.registryConfig, creds, w, s.log), named)
+	id, err := guarded(ctx, func(ctx context.Context) (string, error) {
+		return s.pullFrom(ctx, registry.NewHosts(ctx, s.registryConfig, creds, w, s.log), named)
+	})
 	if err != nil && ctx.Err() != nil {
 		err = registry.Ended(context.Cause(ctx))
 	}

@@ -29,7 +29,7 @@ func (s *Service) unpack(ctx context.Context, f remotes.Fetcher, root ocispec.De
 	u, err := unpack.NewUnpacker(ctx, s.content,
 		unpack.WithUnpackPlatform(unpack.Platform{
 			Platform: platforms.All, SnapshotterKey: database.Snapshotter, Snapshotter: s.layers,
-			SnapshotterCapabilities: []string{snapshots.RebaseCap}, Applier: layers.NewApplier(s.content, s.layers),
+			SnapshotterCapabilities: []string{snapshots.RebaseCap}, Applier: guardedApplier{layers.NewApplier(s.content, s.layers)},
 		}),
 		unpack.WithLimiter(semaphore.NewWeighted(int64(s.downloads))),
 		unpack.WithUnpackLimiter(semaphore.NewWeighted(parallelUnpacks)),
@@ -40,7 +40,7 @@ func (s *Service) unpack(ctx context.Context, f remotes.Fetcher, root ocispec.De
 	children := images.SetChildrenMappedLabels(s.content, func(_ context.Context, d ocispec.Descriptor) ([]ocispec.Descriptor, error) {
 		return sel.Children[d.Digest], nil
 	}, images.ChildGCLabels)
-	h := u.Unpack(images.Handlers(s.content.Handler(f), children))
+	h := u.Unpack(guardedHandler(images.Handlers(s.content.Handler(f), children)))
 	if err := images.Dispatch(ctx, h, nil, root); err != nil {
 		cancel()
 		_, _ = u.Wait() // its error follows from the first
