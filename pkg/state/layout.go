@@ -82,10 +82,11 @@ func (l Layout) RuntimeLocks() string { return filepath.Join(l.State, "locks", "
 
 // NetNSPrefix starts the paths of all network namespaces of the daemon that
 // works on this root, and of no other: two daemons on one machine must not take
-// each other's pods for orphans.
+// each other's pods for orphans, and a sweep removes what it finds. Eight digits:
+// with four, one pair of roots in 65,536 would share them.
 func (l Layout) NetNSPrefix() string {
 	sum := sha256.Sum256([]byte(filepath.Clean(l.Root)))
-	return filepath.Join(NetNSDir, netNSPrefix+hex.EncodeToString(sum[:2])+"-")
+	return filepath.Join(NetNSDir, netNSPrefix+hex.EncodeToString(sum[:4])+"-")
 }
 
 // NetNS is the path of a pod's pinned network namespace. 20 digits of the id
