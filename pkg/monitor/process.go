@@ -18,11 +18,10 @@ import (
 // Exec describes a process to run beside a container: argv starts it and exits
 // 0, leaving its pid in PidFile; without PidFile argv is the process itself.
 type Exec struct {
-	Argv       []string // as in Launch
-	Env        []string
-	Dir        string
-	PidFile    string
-	RuntimeLog string // the caller's to read
+	Argv    []string // as in Launch
+	Env     []string
+	Dir     string
+	PidFile string
 	// Terminal: stdio is a pty, whose master is Process.Console; "{console}" in Argv becomes the console socket's path.
 	Terminal bool
 	// Stdio of the process; nil is /dev/null. They stay the caller's, who closes them after Exec.

@@ -63,7 +63,7 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 	s.cgroups.Warm()
 	launched, err := s.monitor.Launch(ctx, monitor.Launch{
 		ID: l.ID, Argv: append(argv, l.ID), Env: runtimeEnv(), Dir: s.bundle(l.ID), PidFile: pidFile,
-		RuntimeLog: s.runtimeLog(l.ID), LogPath: l.LogPath, LogDir: l.LogDir,
+		LogPath: l.LogPath, LogDir: l.LogDir,
 		Stdio: l.Stdio, Terminal: l.Terminal, Stdin: l.Stdin, StdinOnce: l.StdinOnce,
 		UID: l.UID, GID: l.GID, Cgroups: l.Cgroups, KillAll: l.KillAll,
 	})
@@ -117,7 +117,7 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 	}
 	s.cgroups.Warm()
 	p, err := s.monitor.Exec(ctx, monitor.Exec{
-		Argv: append(argv, e.ID), Env: runtimeEnv(), Dir: dir, PidFile: pidFile, RuntimeLog: log,
+		Argv: append(argv, e.ID), Env: runtimeEnv(), Dir: dir, PidFile: pidFile,
 		Terminal: e.Process.Terminal, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,
 	})
 	if err != nil {

@@ -125,9 +125,7 @@ type Launch struct {
 	Dir     string   `json:"dir,omitempty"`
 	PidFile string   `json:"pid_file"` // written by the program: the container's first process, as a host pid
 
-	// RuntimeLog is where the program reports errors. It is the caller's to read: the monitor does not.
-	RuntimeLog string `json:"runtime_log,omitempty"`
-	LogPath    string `json:"log_path,omitempty"` // CRI log; "" throws output away
+	LogPath string `json:"log_path,omitempty"` // CRI log; "" throws output away
 	// LogDir is the pod's log directory, in which LogPath lies: below it no symbolic link is followed. "" follows those
 	// that do not stand at LogPath itself.
 	LogDir string `json:"log_dir,omitempty"`
