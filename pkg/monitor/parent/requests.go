@@ -120,6 +120,11 @@ func (c *conn) greet(p *wire.Packet) {
 	c.mu.Lock()
 	c.greeted = true
 	c.mu.Unlock()
+	client := "unknown"
+	if h.Build != nil {
+		client = h.Build.Version
+	}
+	c.m.log.Info("client connected", "version", client)
 	build := c.m.build()
 	c.answer(p, &wire.Packet{Hello: &wire.Hello{
 		Version: v, Oldest: wire.Version - 1, Instance: c.m.instance, ExitLog: c.m.exits.Epoch(), PID: os.Getpid(),
