@@ -26,7 +26,7 @@ type ClientOptions struct {
 	Start func(ctx context.Context) error
 	// Binary is the path of the cri-monitor that a monitor of another build is to be replaced by, in place; "": none is.
 	Binary  string
-	Version string // of this program, which the monitor is told
+	Version string // of this program, which the monitor logs
 	Log     *slog.Logger
 }
 
@@ -40,6 +40,9 @@ type Client struct {
 	exits *exitList
 	over  chan struct{} // closed when Run has returned
 
+	instance string // of the last monitor; Run's, as is offered
+	offered  string // the instance that was last compared with Binary
+
 	mu   sync.Mutex // guards what follows
 	link *link
 	why  error // of link being nil
@@ -47,9 +50,6 @@ type Client struct {
 	changed chan struct{}
 	shut    bool // by Shutdown: no successor is wanted
 	copies  map[string]*copies
-
-	instance string // of the last monitor
-	offered  string // the instance that was last compared with Binary
 }
 
 // NewClient returns a client that is not connected: Run does that.
@@ -153,10 +153,8 @@ func (c *Client) handshake(ctx context.Context, l *link) (*wire.Hello, error) {
 	if _, _, err := l.call(ctx, &wire.Packet{Op: wire.OpSubscribe}, nil); err != nil {
 		return nil, fmt.Errorf("subscribe: %w", err)
 	}
-	c.mu.Lock()
 	again := c.instance != "" && c.instance != r.Hello.Instance
 	c.instance = r.Hello.Instance
-	c.mu.Unlock()
 	c.o.Log.Info("monitor connected", "pid", r.Hello.PID, "successor", again)
 	c.setLink(l, nil)
 	c.exits.connected(again)

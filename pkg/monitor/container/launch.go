@@ -57,7 +57,7 @@ func (c *Container) Launching() bool {
 // start does the work: prepare, run the program, take over what it started.
 func (c *Container) start(ctx context.Context, l *wire.Launch) error {
 	if l.PidFile == "" {
-		return wire.InvalidArgument(errors.New("the runtime wrote no pid file"))
+		return wire.InvalidArgument(errors.New("launch: it names no pid file"))
 	}
 	if err := os.Mkdir(c.dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make container directory: %w", err)
