@@ -142,7 +142,7 @@ func (c *Client) handOver(ctx context.Context, l *link, id string) error {
 	c.mu.Lock()
 	if k := c.copies[id]; k != nil {
 		for kind, fd := range k.fds {
-			if dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+			if dup, err := sys.Duplicate(fd); err == nil {
 				p.FDs, fds = append(p.FDs, kind), append(fds, dup)
 			}
 		}

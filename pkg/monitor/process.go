@@ -102,7 +102,7 @@ func duplicate(f *os.File) (int, error) {
 		return -1, err
 	}
 	dup, dupErr := -1, error(nil)
-	err = raw.Control(func(fd uintptr) { dup, dupErr = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 3) })
+	err = raw.Control(func(fd uintptr) { dup, dupErr = sys.Duplicate(int(fd)) })
 	return dup, errors.Join(err, dupErr)
 }
 

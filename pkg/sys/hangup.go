@@ -26,7 +26,7 @@ func WatchHangup(conn net.Conn) (*HangupWatch, error) {
 	err := withSocket(conn, func(own int) (err error) {
 		// Not the File of package net: it makes the connection blocking for a
 		// moment, in which a read of it may begin.
-		fd, err = unix.FcntlInt(uintptr(own), unix.F_DUPFD_CLOEXEC, 3)
+		fd, err = Duplicate(own)
 		return err
 	})
 	if err != nil {

@@ -69,7 +69,7 @@ func AwaitFlock(ctx context.Context, f *os.File) error {
 
 // whenFree takes the lock as soon as its holder gives it up, unless over comes first.
 func whenFree(f *os.File, over <-chan time.Time) error {
-	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0) // the caller may close f before the wait is over
+	fd, err := Duplicate(int(f.Fd())) // the caller may close f before the wait is over
 	if err != nil {
 		return err
 	}

@@ -77,7 +77,7 @@ func (c *Container) stdinForClient() (int, error) {
 		return -1, nil
 	}
 	if c.rec.Terminal {
-		return unix.FcntlInt(uintptr(c.tty), unix.F_DUPFD_CLOEXEC, 3)
+		return sys.Duplicate(c.tty)
 	}
 	if c.stdin < 0 {
 		return -1, nil
@@ -153,7 +153,7 @@ type Inherited struct {
 func (a *Attachment) Leave() Inherited {
 	left := Inherited{ID: a.c.rec.ID, Stdin: a.stdin, Sinks: map[string]int{}}
 	for s, st := range a.sinks {
-		if fd := st.Duplicate(s); fd >= 0 {
+		if fd, err := st.Duplicate(s); err == nil {
 			left.Sinks[st.Name()] = fd
 		}
 	}

@@ -121,7 +121,7 @@ func (c *Container) Descriptors() (kinds []wire.FDKind, fds []int) {
 		if fd < 0 {
 			return
 		}
-		if dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+		if dup, err := sys.Duplicate(fd); err == nil {
 			kinds, fds = append(kinds, kind), append(fds, dup)
 		}
 	}

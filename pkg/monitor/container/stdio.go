@@ -70,9 +70,9 @@ func (c *Container) setTTY(fd int) error {
 		return fmt.Errorf("set terminal non-blocking: %w", err)
 	}
 	// The stream owns fd; writers and the resizer use a number of their own.
-	second, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	second, err := sys.Duplicate(fd)
 	if err != nil {
-		return fmt.Errorf("duplicate terminal: %w", err)
+		return fmt.Errorf("take terminal: %w", err)
 	}
 	c.tty = second
 	c.out.Add(fd, "stdout", true)

@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // sinkPatience is how long (ms) an attached client may take nothing at all
@@ -96,13 +98,7 @@ func (st *Stream) writeSink(s *Sink, data []byte) (int, error) {
 }
 
 func (st *Stream) awaitSink(s *Sink) error {
-	st.sinkMu.Lock()
-	if !st.attached(s) {
-		st.sinkMu.Unlock()
-		return unix.EBADF
-	}
-	fd, err := unix.FcntlInt(uintptr(s.FD), unix.F_DUPFD_CLOEXEC, 3)
-	st.sinkMu.Unlock()
+	fd, err := st.Duplicate(s)
 	if err != nil {
 		return err
 	}
@@ -133,17 +129,13 @@ func (st *Stream) endSinks() {
 	}
 }
 
-// Duplicate is a descriptor of the sink for the caller, -1 when it is not attached
-// any more.
-func (st *Stream) Duplicate(s *Sink) int {
+// Duplicate is a descriptor of the sink for the caller; EBADF when it is not
+// attached any more.
+func (st *Stream) Duplicate(s *Sink) (int, error) {
 	st.sinkMu.Lock()
 	defer st.sinkMu.Unlock()
 	if !st.attached(s) {
-		return -1
+		return -1, unix.EBADF
 	}
-	fd, err := unix.FcntlInt(uintptr(s.FD), unix.F_DUPFD_CLOEXEC, 3)
-	if err != nil {
-		return -1
-	}
-	return fd
+	return sys.Duplicate(s.FD)
 }

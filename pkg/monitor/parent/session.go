@@ -41,7 +41,7 @@ func (c *conn) exec(ctx context.Context, p *wire.Packet, fds []int) {
 	r := &wire.Packet{Op: p.Op, Req: p.Req, Session: s.number}
 	var hand []int
 	if s.pidfd >= 0 {
-		if dup, err := unix.FcntlInt(uintptr(s.pidfd), unix.F_DUPFD_CLOEXEC, 3); err == nil {
+		if dup, err := sys.Duplicate(s.pidfd); err == nil {
 			r.FDs, hand = append(r.FDs, wire.Pidfd), append(hand, dup)
 		}
 	}

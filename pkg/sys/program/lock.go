@@ -132,7 +132,7 @@ func (r *Lock) input(data []byte) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write stdin: %w", err)
 	}
-	fd, err := unix.FcntlInt(r.file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	fd, err := sys.Duplicate(int(r.file.Fd()))
 	if err != nil {
 		return nil, fmt.Errorf("duplicate lock: %w", err)
 	}
