@@ -59,7 +59,7 @@ func (st *Stream) fanOut(data []byte) {
 	st.sinkMu.Unlock()
 	for _, s := range sinks {
 		if err := st.give(s, data); err != nil {
-			if errors.Is(err, unix.ETIMEDOUT) {
+			if !errors.Is(err, unix.EPIPE) && !errors.Is(err, unix.EBADF) { // it is there and would wait to be told
 				s.Dropped()
 			}
 			st.Detach(s)

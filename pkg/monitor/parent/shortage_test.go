@@ -6,11 +6,14 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/test/node/monitornode"
@@ -81,4 +84,36 @@ func TestFullStateDirectory(t *testing.T) {
 		t.Errorf("exit %+v", e)
 	}
 	n.WaitLog("c", "end")
+}
+
+// TestAttachedDuringShortage: a client that cannot be waited for is told, and the
+// container is not held up.
+func TestAttachedDuringShortage(t *testing.T) {
+	n := monitornode.Start(t)
+	in := n.Spec("c", "sh", "-c", "read x; head -c 1000000 /dev/zero | tr '\\0' '\\n'; echo written; sleep 1000")
+	in.Stdin = true
+	n.Launch(in)
+	a := n.Attach("c")
+	var whole unix.Rlimit
+	if err := unix.Prlimit(n.PID, unix.RLIMIT_NOFILE, nil, &whole); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Prlimit(n.PID, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 4, Max: whole.Max}, nil); err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprintln(a.Stdin, "go")
+	n.WaitLog("c", "written")
+	told := make(chan error, 1)
+	go func() { _, err := io.Copy(io.Discard, a.Stdout); told <- err }()
+	select {
+	case err := <-told:
+		if !errdefs.IsResourceExhausted(err) {
+			t.Errorf("output ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the output ended and its reader was not told why")
+	}
+	if err := unix.Prlimit(n.PID, unix.RLIMIT_NOFILE, &whole, nil); err != nil {
+		t.Fatal(err)
+	}
 }
