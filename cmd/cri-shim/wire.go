@@ -166,7 +166,7 @@ func (d *daemon) wireRuntime(context.Context) (err error) {
 		return err
 	}
 	d.runtime, err = runc.New(runc.Options{
-		Handlers: handlers, Default: d.config.Runtime.Default, Bundles: d.layout.Bundles(), Locks: d.layout.RuntimeLocks(), Monitor: d.monitor, Log: d.log,
+		Handlers: handlers, Default: d.config.Runtime.Default, Bundles: d.layout.Bundles(), Locks: d.layout.RuntimeLocks(), Monitor: d.monitor,
 	})
 	return err
 }

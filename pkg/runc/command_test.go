@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -35,7 +34,7 @@ func fake(t *testing.T, script string) (*runc.Service, string) {
 	}
 	s, err := runc.New(runc.Options{
 		Handlers: []runc.Handler{{Name: "fake", Path: path, Root: root}}, Default: "fake",
-		Bundles: filepath.Join(dir, "bundles"), Locks: filepath.Join(dir, "locks"), Log: slog.New(slog.DiscardHandler),
+		Bundles: filepath.Join(dir, "bundles"), Locks: filepath.Join(dir, "locks"),
 	})
 	if err != nil {
 		t.Fatal(err)

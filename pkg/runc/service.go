@@ -6,7 +6,8 @@
 //
 // What starts a process (run, exec) goes through the monitor, which parents it;
 // what only changes or removes (update, delete) runs as a short child of the
-// daemon, which is let finish when the daemon ends (sys.Capture). Launch is the one place that decides what a container is started with.
+// daemon, which is let finish when the daemon ends (program.Command).
+// Launch is the one place that decides what a container is started with.
 //
 // Invariants: bundle and runtime state derive from the id; Delete and
 // RemoveBundle may be repeated; a runtime's failure ends in its own last
@@ -18,7 +19,6 @@ package runc
 
 import (
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"slices"
 
@@ -47,7 +47,6 @@ type Options struct {
 	Bundles  string // directory of the bundles
 	Locks    string // directory of the locks of containers that a command works on; on a tmpfs
 	Monitor  *monitor.Client
-	Log      *slog.Logger
 }
 
 // Service runs OCI runtimes.
@@ -56,14 +55,13 @@ type Service struct {
 	fallback string
 	bundles  string
 	monitor  *monitor.Client
-	log      *slog.Logger
 	cgroups  *cgroup.MoveLock
 	locks    *program.Locks // by container id
 }
 
 // New checks the handlers and makes the service.
 func New(o Options) (*Service, error) {
-	s := &Service{handlers: map[string]Handler{}, fallback: o.Default, bundles: o.Bundles, monitor: o.Monitor, log: o.Log, cgroups: cgroup.NewMoveLock(), locks: program.NewLocks(o.Locks)}
+	s := &Service{handlers: map[string]Handler{}, fallback: o.Default, bundles: o.Bundles, monitor: o.Monitor, cgroups: cgroup.NewMoveLock(), locks: program.NewLocks(o.Locks)}
 	for _, h := range o.Handlers {
 		if !filepath.IsAbs(h.Path) || !filepath.IsAbs(h.Root) {
 			return nil, fmt.Errorf("runtime handler %q: path %q and root %q must be absolute: %w", h.Name, h.Path, h.Root, errdefs.ErrInvalidArgument)

@@ -84,7 +84,7 @@ func newNodeIn(t testing.TB, dir string, change ...func(*server.Options)) *node 
 	ops := state.NewOps(t.Context())
 	runtime, err := runc.New(runc.Options{
 		Handlers: []runc.Handler{{Name: "runc", Path: "/bin/false", Root: filepath.Join(dir, "runtime")}},
-		Default:  "runc", Bundles: layout.Bundles(), Locks: layout.RuntimeLocks(), Log: log,
+		Default:  "runc", Bundles: layout.Bundles(), Locks: layout.RuntimeLocks(),
 	})
 	must(err)
 	containers := container.New(container.Options{Store: n.store, Ops: ops, Layout: layout, Images: images, RootFS: roots, Runtime: runtime, Log: log})

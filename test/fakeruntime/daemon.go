@@ -93,7 +93,7 @@ func (d *Daemon) openServices() error {
 	d.Monitor = monitor.NewClient(monitor.ClientOptions{Socket: d.Layout.MonitorSocket(), Log: d.Log})
 	d.Runtime, err = runc.New(runc.Options{
 		Handlers: []runc.Handler{{Name: "fake", Path: filepath.Join(d.Dir, "runtime"), Root: d.Layout.RuntimeRoot("fake")}},
-		Default:  "fake", Bundles: d.Layout.Bundles(), Locks: d.Layout.RuntimeLocks(), Monitor: d.Monitor, Log: d.Log,
+		Default:  "fake", Bundles: d.Layout.Bundles(), Locks: d.Layout.RuntimeLocks(), Monitor: d.Monitor,
 	})
 	if err != nil {
 		return err
