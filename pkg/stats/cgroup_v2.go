@@ -175,10 +175,11 @@ func (r *reader) hugepages(dir, suffix, peak string) []hugepage {
 		if !ok || !ok2 || strings.Contains(size, ".") { // not "2MB.rsvd"
 			continue
 		}
-		h := hugepage{size: size}
-		if v := r.number(dir, e.Name()); v != nil {
-			h.usage, h.max = *v, *v
+		usage := r.number(dir, e.Name())
+		if usage == nil {
+			continue
 		}
+		h := hugepage{size: size, usage: *usage, max: *usage}
 		if v := r.number(dir, "hugetlb."+size+peak); v != nil {
 			h.max = *v
 		}

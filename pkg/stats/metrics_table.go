@@ -3,6 +3,7 @@
 package stats
 
 import (
+	"cmp"
 	"strconv"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -190,20 +191,13 @@ func specMetrics() []metric {
 		}}
 	}
 	return []metric{
-		row("cpu_period", "Length of a CPU quota period, in microseconds.", func(r *cri.LinuxContainerResources) int64 { return orElse(r.GetCpuPeriod(), 100000) }),
+		row("cpu_period", "Length of a CPU quota period, in microseconds.", func(r *cri.LinuxContainerResources) int64 { return cmp.Or(r.GetCpuPeriod(), 100000) }),
 		row("cpu_quota", "CPU time allowed in a period, in microseconds, 0 for any.", (*cri.LinuxContainerResources).GetCpuQuota),
-		row("cpu_shares", "CPU shares.", func(r *cri.LinuxContainerResources) int64 { return orElse(r.GetCpuShares(), 1024) }),
+		row("cpu_shares", "CPU shares.", func(r *cri.LinuxContainerResources) int64 { return cmp.Or(r.GetCpuShares(), 1024) }),
 		row("memory_limit_bytes", "Memory limit, in bytes, 0 for none.", (*cri.LinuxContainerResources).GetMemoryLimitInBytes),
 		row("memory_swap_limit_bytes", "Limit of memory and swap together, in bytes, 0 for none.", (*cri.LinuxContainerResources).GetMemorySwapLimitInBytes),
 		row("memory_reservation_limit_bytes", "Memory reserved, in bytes; Kubernetes reserves none.", func(*cri.LinuxContainerResources) int64 { return 0 }),
 	}
-}
-
-func orElse(v, other int64) int64 {
-	if v == 0 {
-		return other
-	}
-	return v
 }
 
 func hugepageMetrics() []metric {

@@ -4,6 +4,8 @@ package stats_test
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -155,5 +157,21 @@ func TestPodsOwnMetricsAreNoContainers(t *testing.T) {
 		if strings.HasPrefix(m.GetName(), "container_spec") || strings.HasPrefix(m.GetName(), "container_fs") {
 			t.Errorf("%s of a pod", m.GetName())
 		}
+	}
+}
+
+// A file of huge pages that cannot be read is left out.
+func TestUnreadableHugepages(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "kubepods/pod1/c1")
+	must(t, os.MkdirAll(filepath.Join(dir, "hugetlb.2MB.current"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "hugetlb.1GB.current"), []byte("0\n"), 0o600))
+	s := stats.New(stats.Options{CgroupV2: true, CgroupRoot: root})
+	got := series(t, s, single(t, s.Metrics, pod()).GetContainerMetrics()[0].GetMetrics())
+	if _, read := got["container_hugetlb_usage_bytes{pagesize=1GB}"]; !read {
+		t.Error("1GB is left out")
+	}
+	if v, made := got["container_hugetlb_usage_bytes{pagesize=2MB}"]; made {
+		t.Errorf("2MB is %d", v)
 	}
 }

@@ -6,7 +6,7 @@
 // Invariants:
 //   - Everything is read when asked and nothing in between: an idle node does no work here.
 //   - What can't be read, because the container ended or the kernel lacks it, is left out of the answer; it is not an
-//     error and never a made-up zero.
+//     error and never a made-up zero. container_memory_swap alone is 0 where the kernel does not count swap.
 //   - The only memory is the last CPU reading of each object, for the rate, and that of objects gone is dropped.
 //
 // It knows no records and no images: the caller hands in identity, cgroup, process and a function for the disk use.
@@ -21,6 +21,8 @@ import (
 	"time"
 
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/cri-shim/cri-shim/pkg/sys"
 )
 
 // Options of New.
@@ -44,7 +46,7 @@ type Service struct {
 // New makes the service. It reads nothing yet.
 func New(o Options) *Service {
 	if o.CgroupRoot == "" {
-		o.CgroupRoot = "/sys/fs/cgroup"
+		o.CgroupRoot = sys.CgroupRoot
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
