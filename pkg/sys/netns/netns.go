@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -31,12 +32,6 @@ func New(path string) error {
 			return bindNS(ownNetNS, path)
 		})
 	})
-}
-
-// Pin pins the network namespace of a living process at path. It is idempotent like New. The caller must
-// know that pid is still the process it means, for instance because it holds its pidfd.
-func Pin(path string, pid int) error {
-	return newPinned(path, func() error { return bindNS(fmt.Sprintf("/proc/%d/ns/net", pid), path) })
 }
 
 // Is reports whether a namespace is pinned at path (or path is a namespace link of /proc).
@@ -103,33 +98,22 @@ func In(path string, f func() error) error {
 	})
 }
 
-// Dial connects to addr from inside the network namespace at path. The host of addr is a literal address or
-// "localhost", which is tried as IPv4 and then as IPv6; names are not resolved, as no resolver belongs to a namespace.
+// Dial connects to addr from inside the network namespace at path. addr is a literal address and a port: names are not
+// resolved, as no resolver belongs to a namespace.
 func Dial(ctx context.Context, path, network, addr string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(addr)
+	var conn net.Conn
+	_, err := netip.ParseAddrPort(addr)
+	if err == nil {
+		// A literal address makes the dialer open its socket on this goroutine, so on the thread inside.
+		err = In(path, func() (err error) {
+			conn, err = new(net.Dialer).DialContext(ctx, network, addr)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("dial in %s: %w", path, err)
 	}
-	hosts := []string{host}
-	if host == "localhost" {
-		hosts = []string{"127.0.0.1", "::1"}
-	} else if net.ParseIP(host) == nil {
-		return nil, fmt.Errorf("dial in %s: %q is neither an address nor localhost", path, host)
-	}
-	var errs []error
-	for _, h := range hosts {
-		var conn net.Conn
-		// A literal address makes the dialer open its socket on this goroutine, so on the thread inside.
-		err := In(path, func() (err error) {
-			conn, err = new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(h, port))
-			return err
-		})
-		if err == nil {
-			return conn, nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, fmt.Errorf("dial in %s: %w", path, errors.Join(errs...))
+	return conn, nil
 }
 
 // onOwnNetNS runs f on a locked thread and brings that thread back to its network namespace afterwards. A thread that

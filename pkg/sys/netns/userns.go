@@ -47,7 +47,8 @@ func pinBoth(userPath, netPath string, pid int) error {
 	if err != nil {
 		return err
 	}
-	if err := Pin(netPath, pid); err != nil {
+	err = newPinned(netPath, func() error { return bindNS(fmt.Sprintf("/proc/%d/ns/net", pid), netPath) })
+	if err != nil {
 		return errors.Join(err, Remove(userPath))
 	}
 	return nil
