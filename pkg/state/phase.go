@@ -40,7 +40,7 @@ type Phase string
 //
 //	Creating ─Prepared─► Created ─Launch─► Starting ─Running─► Running ─Exit─► Exited
 //	                        ▲──────Withdraw──────┘ └───────────Exit────────────►┘
-//	                        └─────────────Exit (node rebooted)─────────────────►┘
+//	                        └──Exit (it came after its start was withdrawn)────►┘
 //	any ─Remove─► Removing ─► (dropped)
 const (
 	Creating Phase = "creating"

@@ -8,8 +8,9 @@
 // error names the path or process it is about. Kernel versions that matter are
 // in the comments.
 //
-// The package knows nothing of pods, containers or runtimes, keeps no state and
-// starts no goroutine that outlives a call. Its larger topics are packages below
+// The package knows nothing of pods, containers or runtimes and keeps no state.
+// Only the wait for a lock outlives its call, when that gives up: no signal ends
+// flock(2), which returns when the holder ends. Its larger topics are packages below
 // it: cgroup, tree (directories that others made), program (programs of others),
 // hostpath and netns.
 package sys

@@ -4,7 +4,7 @@
 // the sources of mounts, without waiting for a file system that does not answer.
 //
 // A look ends with its context, the thread that looks when the file system
-// answers; there is one such thread per path at most.
+// answers; there is one such thread per path and question at most.
 //
 // The package decides no policy about paths and follows symbolic links, except
 // where a function says that it does not.

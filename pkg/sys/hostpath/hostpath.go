@@ -20,7 +20,7 @@ import (
 // Paths looks at paths of the host that users chose. A path on a network file system whose server is gone
 // may never answer, and no signal ends the wait. So each call gives up when its context ends. The thread that asks is
 // then left behind until the file system answers or is unmounted; it holds nothing else, and there is never more than
-// one per path, however often it is asked for. Errors are ErrUnavailable when there was no answer, ErrInvalidArgument when
+// one per path and question (Exists, Directory, a walk), however often it is asked. Errors are ErrUnavailable when there was no answer, ErrInvalidArgument when
 // the path is at fault, and else ErrFailedPrecondition. The zero value is ready for use.
 type Paths struct {
 	mu    sync.Mutex // guards asked
