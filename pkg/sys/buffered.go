@@ -11,16 +11,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Buffered is how many bytes a read of the pipe or terminal f would find at
+// Readable is how many bytes a read of the pipe or terminal fd would find at
 // once (TIOCINQ, the same number as FIONREAD: ioctl_tty(2), pipe(7)).
-func Buffered(f *os.File) (int, error) {
-	var n int
-	var ioctl error
-	err := withFD(f, func(fd int) { n, ioctl = unix.IoctlGetInt(fd, unix.TIOCINQ) })
-	if err = errors.Join(err, ioctl); err != nil {
+func Readable(fd int) (int, error) {
+	n, err := unix.IoctlGetInt(fd, unix.TIOCINQ)
+	if err != nil {
 		return 0, fmt.Errorf("read the amount of buffered data: %w", err)
 	}
 	return n, nil
+}
+
+// Buffered is Readable of an open file.
+func Buffered(f *os.File) (n int, err error) {
+	var ioctl error
+	err = withFD(f, func(fd int) { n, ioctl = Readable(fd) })
+	return n, errors.Join(err, ioctl)
 }
 
 // AwaitReadable returns when f can be read or has lost its last writer, or

@@ -23,12 +23,12 @@ func CapabilityNames() []string {
 	}
 }
 
-// BoundingSet returns the capabilities this process could pass on to a child, by name. What a container is given
+// boundingSet returns the capabilities this process could pass on to a child, by name. What a container is given
 // "all" of is this set: asking for more makes the runtime fail.
-func BoundingSet() ([]string, error) { return capabilitySet("CapBnd") }
+func boundingSet() ([]string, error) { return capabilitySet("CapBnd") }
 
-// EffectiveSet returns the capabilities this process can use now, by name.
-func EffectiveSet() ([]string, error) { return capabilitySet("CapEff") }
+// effectiveSet returns the capabilities this process can use now, by name.
+func effectiveSet() ([]string, error) { return capabilitySet("CapEff") }
 
 func capabilitySet(field string) ([]string, error) {
 	raw, err := os.ReadFile("/proc/self/status")

@@ -38,12 +38,12 @@ type Facts struct {
 
 // ReadFacts reads the facts of this machine.
 func ReadFacts() (Facts, error) {
-	f := Facts{Seccomp: SeccompEnabled(), AppArmor: AppArmorEnabled(), SELinux: SELinuxEnabled(), CPUs: runtime.NumCPU()}
-	var st unix.Statfs_t
-	if err := unix.Statfs(CgroupRoot, &st); err != nil {
-		return Facts{}, fmt.Errorf("read cgroup version: %w", err)
+	f := Facts{Seccomp: seccompEnabled(), AppArmor: AppArmorEnabled(), SELinux: selinuxEnabled(), CPUs: runtime.NumCPU()}
+	var err error
+	if f.CgroupV2, err = CgroupUnified(); err != nil {
+		return Facts{}, err
 	}
-	f.CgroupV2 = st.Type == unix.CGROUP2_SUPER_MAGIC
+	var st unix.Statfs_t
 	if err := unix.Statfs("/sys", &st); err != nil {
 		return Facts{}, fmt.Errorf("read state of /sys: %w", err)
 	}
@@ -52,11 +52,11 @@ func ReadFacts() (Facts, error) {
 	if fi, err := os.Lstat("/run/systemd/system"); err == nil {
 		f.Systemd = fi.IsDir()
 	}
-	effective, err := EffectiveSet()
+	effective, err := effectiveSet()
 	if err != nil {
 		return Facts{}, err
 	}
-	if f.Capabilities, err = BoundingSet(); err != nil {
+	if f.Capabilities, err = boundingSet(); err != nil {
 		return Facts{}, err
 	}
 	// Both limits below are guarded by the capability in the first user namespace only.
@@ -70,6 +70,15 @@ func ReadFacts() (Facts, error) {
 	f.SwapAccounting = swapAccounting(f.CgroupV2)
 	f.HugepageSizes, err = hugepageSizes(f.CgroupV2)
 	return f, err
+}
+
+// CgroupUnified reports whether all of CgroupRoot is the one hierarchy of cgroup v2.
+func CgroupUnified() (bool, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(CgroupRoot, &st); err != nil {
+		return false, fmt.Errorf("read cgroup version: %w", err)
+	}
+	return st.Type == unix.CGROUP2_SUPER_MAGIC, nil
 }
 
 func inFirstUserNS() bool {

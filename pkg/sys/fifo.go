@@ -49,12 +49,3 @@ func OpenFIFO(path string, flags int, blocking bool) (int, error) {
 		return fd, nil
 	}
 }
-
-// Readable returns how many bytes a read of a pipe or terminal would find now.
-func Readable(fd int) (int, error) {
-	n, err := unix.IoctlGetInt(fd, unix.TIOCINQ) // FIONREAD
-	if err != nil {
-		return 0, fmt.Errorf("ask for readable bytes: %w", err)
-	}
-	return n, nil
-}

@@ -46,14 +46,14 @@ func AppArmorLoaded(profile string) (bool, error) {
 	return false, nil
 }
 
-// SELinuxEnabled reports whether the kernel labels by SELinux, enforcing or not.
-func SELinuxEnabled() bool {
+// selinuxEnabled reports whether the kernel labels by SELinux, enforcing or not.
+func selinuxEnabled() bool {
 	var st unix.Statfs_t
 	return unix.Statfs("/sys/fs/selinux", &st) == nil && st.Type == unix.SELINUX_MAGIC
 }
 
-// SeccompEnabled reports whether the kernel can filter system calls (CONFIG_SECCOMP_FILTER).
-func SeccompEnabled() bool {
+// seccompEnabled reports whether the kernel can filter system calls (CONFIG_SECCOMP_FILTER).
+func seccompEnabled() bool {
 	// A nil filter is refused with EFAULT where filters are known and with EINVAL where they are not.
 	_, _, errno := unix.Syscall(unix.SYS_PRCTL, unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, 0)
 	return errno == unix.EFAULT

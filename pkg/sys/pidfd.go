@@ -92,7 +92,7 @@ func NewProcess(fd int) (*Process, error) {
 // Signal sends sig. A process that has ended needs none.
 func (p *Process) Signal(sig unix.Signal) error {
 	var sent error
-	err := p.control(func(fd int) { sent = PidfdSignal(fd, int(sig)) })
+	err := withFD(p.pidfd, func(fd int) { sent = PidfdSignal(fd, int(sig)) })
 	if errors.Is(sent, unix.ESRCH) {
 		return nil
 	}
@@ -118,14 +118,6 @@ func (p *Process) AwaitEnd(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	return err
-}
-
-func (p *Process) control(do func(fd int)) error {
-	conn, err := p.pidfd.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return conn.Control(func(fd uintptr) { do(int(fd)) })
 }
 
 // Close lets the process go.

@@ -55,18 +55,15 @@ func parseProcStat(raw []byte) (ProcStat, error) {
 // ProcessState describes what a process is doing for an error text: "in
 // uninterruptible sleep (D)", "a zombie (Z)", "gone", …
 func ProcessState(pid int) string {
-	raw, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	st, err := ReadProcStat(pid)
 	if err != nil {
 		return "gone"
 	}
-	// The command name may hold spaces and parentheses: the state follows the last one.
-	_, rest, _ := strings.Cut(string(raw[strings.LastIndexByte(string(raw), ')')+1:]), " ")
-	state, _, _ := strings.Cut(rest, " ")
-	names := map[string]string{"D": "in uninterruptible sleep (D)", "Z": "a zombie (Z)", "T": "stopped (T)", "S": "sleeping (S)", "R": "running (R)"}
-	if name, ok := names[state]; ok {
+	names := map[byte]string{'D': "in uninterruptible sleep (D)", 'Z': "a zombie (Z)", 'T': "stopped (T)", 'S': "sleeping (S)", 'R': "running (R)"}
+	if name, ok := names[st.State]; ok {
 		return name
 	}
-	return "in state " + state
+	return "in state " + string(st.State)
 }
 
 // OpenFiles counts a process's open descriptors, and how many of them are sockets.

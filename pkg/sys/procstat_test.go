@@ -41,7 +41,13 @@ func TestReadProcStat(t *testing.T) {
 	if ended, reaped := sys.PidfdEnded(fd); !ended || reaped {
 		t.Errorf("zombie: ended %v, reaped %v", ended, reaped)
 	}
+	if said := sys.ProcessState(cmd.Process.Pid); said != "a zombie (Z)" {
+		t.Errorf("zombie: %s", said)
+	}
 	_ = cmd.Wait()
+	if said := sys.ProcessState(cmd.Process.Pid); said != "gone" {
+		t.Errorf("reaped: %s", said)
+	}
 	if _, err := sys.ReadProcStat(cmd.Process.Pid); !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
 		t.Errorf("reaped: %v", err)
 	}

@@ -21,7 +21,7 @@ func Dirs(cgroupsPath string) []string {
 	if cgroupsPath == "" {
 		return nil
 	}
-	relative := relativePath(cgroupsPath)
+	relative := Path(cgroupsPath)
 	var dirs []string
 	for _, root := range roots() {
 		dirs = append(dirs, filepath.Join(root, relative))
@@ -29,8 +29,8 @@ func Dirs(cgroupsPath string) []string {
 	return dirs
 }
 
-// relativePath turns an OCI cgroupsPath into a path below a hierarchy.
-func relativePath(cgroupsPath string) string {
+// Path turns an OCI cgroupsPath into the path below a hierarchy, with a leading slash.
+func Path(cgroupsPath string) string {
 	parts := strings.Split(cgroupsPath, ":")
 	if len(parts) != 3 {
 		return filepath.Join("/", cgroupsPath)
@@ -77,8 +77,7 @@ func IsOf(cgroupsPath, id string) bool {
 
 // roots lists the hierarchies that are mounted below /sys/fs/cgroup.
 func roots() []string {
-	var st unix.Statfs_t
-	if unix.Statfs(sys.CgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+	if unified, err := sys.CgroupUnified(); err == nil && unified {
 		return []string{sys.CgroupRoot}
 	}
 	entries, err := os.ReadDir(sys.CgroupRoot)
@@ -86,6 +85,7 @@ func roots() []string {
 		return nil
 	}
 	var roots []string
+	var st unix.Statfs_t
 	for _, e := range entries {
 		path := filepath.Join(sys.CgroupRoot, e.Name())
 		if e.Type()&fs.ModeSymlink != 0 || unix.Statfs(path, &st) != nil {
@@ -97,9 +97,6 @@ func roots() []string {
 	}
 	return roots
 }
-
-// Path turns an OCI cgroupsPath into the path below a hierarchy, with a leading slash.
-func Path(cgroupsPath string) string { return relativePath(cgroupsPath) }
 
 // ParentPath turns a pod's cgroup parent, a path or with systemd the name of a slice, into the path below a
 // hierarchy, with a leading slash.

@@ -29,7 +29,7 @@ func MakeSub(cgroupsPath, name string) (Sub, error) {
 	if !ok {
 		return Sub{}, errors.New("make exec cgroup: neither cgroup v2 nor the freezer or pids controller is mounted")
 	}
-	sub := Sub{Dir: filepath.Join(root, relativePath(cgroupsPath), name), Flag: controller + "/" + name}
+	sub := Sub{Dir: filepath.Join(root, Path(cgroupsPath), name), Flag: controller + "/" + name}
 	if err := unix.Mkdir(sub.Dir, 0o755); err != nil {
 		return Sub{}, fmt.Errorf("make exec cgroup: %w", &fs.PathError{Op: "mkdir", Path: sub.Dir, Err: err})
 	}
@@ -39,10 +39,10 @@ func MakeSub(cgroupsPath, name string) (Sub, error) {
 // subRoot is the hierarchy for sub-cgroups, and how the runtime's flag
 // names it.
 func subRoot() (root, flag string, ok bool) {
-	var st unix.Statfs_t
-	if unix.Statfs(sys.CgroupRoot, &st) == nil && st.Type == unix.CGROUP2_SUPER_MAGIC {
+	if unified, err := sys.CgroupUnified(); err == nil && unified {
 		return sys.CgroupRoot, "", true
 	}
+	var st unix.Statfs_t
 	for _, controller := range []string{"freezer", "pids"} {
 		root := filepath.Join(sys.CgroupRoot, controller)
 		if unix.Statfs(root, &st) == nil && st.Type == unix.CGROUP_SUPER_MAGIC {
@@ -71,7 +71,7 @@ func RemoveEmptySubs(cgroupsPath string, givenUp func(name string) bool) {
 	if !ok {
 		return
 	}
-	dir := filepath.Join(root, relativePath(cgroupsPath))
+	dir := filepath.Join(root, Path(cgroupsPath))
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return // there is no such cgroup

@@ -21,8 +21,8 @@ const (
 	laterRead = 32 << 10
 )
 
-// ErrMoved says that a directory was moved while it was open, so that its ".." is not the one that it was entered from.
-var ErrMoved = errors.New("a directory was moved during the walk")
+// errMoved says that a directory was moved while it was open, so that its ".." is not the one that it was entered from.
+var errMoved = errors.New("a directory was moved during the walk")
 
 // Descent is a place in a directory tree of any depth and width, made by untrusted users. It holds at most
 // heldLevels+1 descriptors and 40 bytes per level, knows no paths, follows no symlink and enters no mount.
@@ -158,7 +158,7 @@ func (d *Descent) push(fd int) error {
 	return nil
 }
 
-// Leave goes back to the level above, or past the root. With ErrMoved the way is lost and it is the deepest level that
+// Leave goes back to the level above, or past the root. With errMoved the way is lost and it is the deepest level that
 // was kept open.
 func (d *Descent) Leave() error {
 	last := len(d.levels) - 1
@@ -181,12 +181,12 @@ func (d *Descent) Leave() error {
 func (d *Descent) reopen(at int) error {
 	fd, err := openDirAt(d.levels[at+1].fd, "..")
 	if err != nil {
-		return ErrMoved
+		return errMoved
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil || st.Ino != d.levels[at].ino || st.Dev != d.levels[at].dev {
 		unix.Close(fd)
-		return ErrMoved
+		return errMoved
 	}
 	d.levels[at].fd = fd
 	return nil
