@@ -69,7 +69,7 @@ func (s *Service) mountWritable(ctx context.Context, key, target string, rec rec
 	if err != nil {
 		return err
 	}
-	if len(lowers) == 0 {
+	if len(lowers) == 0 && rec.Label == "" {
 		return sys.Bind(s.upperDir(key), target, false)
 	}
 	// The kernel leaves this mark while a volatile mount is up, and refuses the next one where it finds it: after a
@@ -79,7 +79,14 @@ func (s *Service) mountWritable(ctx context.Context, key, target string, rec rec
 		return err
 	}
 	return s.withMappedLowers(key, lowers, rec, func(lowers []string) error {
-		return mountOverlay(target, rec.Label, "lowerdir="+strings.Join(lowers, ":"),
+		if len(lowers) == 0 {
+			empty, err := s.makeEmpty(key)
+			if err != nil {
+				return err
+			}
+			lowers = []string{empty}
+		}
+		return s.mountOverlay(target, rec.Label, "lowerdir="+strings.Join(lowers, ":"),
 			"upperdir="+s.upperDir(key), "workdir="+s.workDir(key), "volatile")
 	})
 }
@@ -90,19 +97,41 @@ func (s *Service) mountReadOnly(ctx context.Context, key, target string, rec rec
 		return err
 	}
 	if len(lowers) == 0 {
-		return sys.Bind(s.upperDir(key), target, true)
+		return s.showReadOnly(key, target, rec.Label, []string{s.upperDir(key)})
 	}
 	return s.withMappedLowers(key, lowers, rec, func(lowers []string) error {
-		if len(lowers) == 1 {
+		return s.showReadOnly(key, target, rec.Label, lowers)
+	})
+}
+
+// showReadOnly mounts layers, top first. One alone needs an overlay only for a label, which a bind mount can't carry; and
+// an overlay without an upper layer takes no fewer than two.
+func (s *Service) showReadOnly(key, target, label string, lowers []string) error {
+	if len(lowers) == 1 {
+		if label == "" {
 			return sys.Bind(lowers[0], target, true)
 		}
-		return mountOverlay(target, rec.Label, "lowerdir="+strings.Join(lowers, ":"), "ro", "noexec")
-	})
+		empty, err := s.makeEmpty(key)
+		if err != nil {
+			return err
+		}
+		lowers = append(lowers, empty)
+	}
+	return s.mountOverlay(target, label, "lowerdir="+strings.Join(lowers, ":"), "ro", "noexec")
+}
+
+// makeEmpty makes the directory that stands where an overlay wants one more lower layer than there is.
+func (s *Service) makeEmpty(key string) (string, error) {
+	dir := filepath.Join(s.keyDir(key), "empty")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make empty layer: %w", err)
+	}
+	return dir, nil
 }
 
 // mountOverlay mounts through containerd's mount package, which also fits many layers into the one page of options.
 // label is the SELinux context that all files in it have, "" for their own.
-func mountOverlay(target, label string, options ...string) error {
+func (s *Service) mountOverlay(target, label string, options ...string) error {
 	if label != "" {
 		options = append(options, fmt.Sprintf("context=%q", label))
 	}
@@ -111,14 +140,14 @@ func mountOverlay(target, label string, options ...string) error {
 		options = append(options, "index=off")
 	}
 	m := mount.Mount{Type: "overlay", Source: "overlay", Options: options}
-	return m.Mount(target)
+	return s.mount(m, target)
 }
 
 // withMappedLowers gives do the layers with their owners shifted into the container's user namespace. The shifted mount
 // is needed only while do mounts on top of it; it has a place of its own below the key, so that one that a crash left
 // is found.
 func (s *Service) withMappedLowers(key string, lowers []string, rec record, do func([]string) error) (err error) {
-	if len(rec.UIDs) == 0 {
+	if len(rec.UIDs) == 0 || len(lowers) == 0 {
 		return do(lowers)
 	}
 	userns, err := mount.GetUsernsFD(idMap(rec.UIDs), idMap(rec.GIDs))

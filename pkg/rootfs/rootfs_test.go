@@ -4,6 +4,7 @@ package rootfs_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -266,6 +267,62 @@ func TestRemoveImageInUse(t *testing.T) {
 	}
 	if len(left) > 0 {
 		t.Errorf("left on disk: %q", left)
+	}
+}
+
+// TestLabels: every mount carries the SELinux context that it is to have, however few layers there are. The context is
+// taken out again, as this kernel may not have SELinux.
+func TestLabels(t *testing.T) {
+	const label = "system_u:object_r:container_file_t:s0:c1,c2"
+	s := open(t)
+	var labelled int
+	rootfs.OnMount(s.Service, func(options []string) []string {
+		return slices.DeleteFunc(options, func(o string) bool {
+			if o != `context="`+label+`"` {
+				return false
+			}
+			labelled++
+			return true
+		})
+	})
+	top := []ocilayout.Layer{{file("top", "top")}, {file("more", "more")}}
+	for n := range 3 {
+		for _, mapped := range []bool{false, true} {
+			r := rootfs.From{ImageID: s.images.Load(t, fmt.Sprintf("example.org/%d:v1", n), ocilayout.Image{Layers: top[:n]}), MountLabel: label}
+			key := fmt.Sprintf("%d-%t", n, mapped)
+			want := sys.OwnerMode{Mode: 0o755}
+			if mapped {
+				r.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000000, Size: 65536}}
+				r.GIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 2000000, Size: 65536}}
+				want.UID, want.GID = 1000000, 2000000
+			}
+			labelled = 0
+			root := s.images.Mount(t, key, r)
+			volume := filepath.Join(filepath.Dir(root), "volume")
+			if err := s.MountVolume(t.Context(), key+"-vol", r, volume); err != nil {
+				t.Fatal(err)
+			}
+			if labelled != 2 {
+				t.Errorf("%s: %d of 2 mounts have the label", key, labelled)
+			}
+			for _, dir := range []string{root, volume} {
+				if got := imagestore.Owner(t, dir); got != want {
+					t.Errorf("%s: %s is %+v, want %+v", key, dir, got, want)
+				}
+				if entries, err := os.ReadDir(dir); err != nil || len(entries) != n {
+					t.Errorf("%s: %s has %v, %v", key, dir, entries, err)
+				}
+			}
+			if err := os.WriteFile(filepath.Join(root, "w"), nil, 0o600); err != nil {
+				t.Error(err)
+			}
+			if err := os.WriteFile(filepath.Join(volume, "w"), nil, 0o600); !errors.Is(err, syscall.EROFS) {
+				t.Errorf("%s: write to a volume: %v", key, err)
+			}
+			if err := s.Remove(t.Context(), key+"-vol", volume); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 }
 

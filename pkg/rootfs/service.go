@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/mount"
+
 	"github.com/cri-shim/cri-shim/pkg/image"
 	"github.com/cri-shim/cri-shim/pkg/keyed"
 )
@@ -33,12 +35,14 @@ type Service struct {
 	log     *slog.Logger
 	keys    keyed.Lock // rootfs and volume keys
 	samples *samples
+	mount   func(m mount.Mount, target string) error // of overlays
 }
 
 // Open makes the directory of root filesystems in that of the image store, and unmounts what a crash left half mounted.
 // The store must have been opened with [Chains] of the same directory.
 func Open(images *image.Service, root string, log *slog.Logger) (*Service, error) {
 	s := &Service{root: filepath.Clean(root), images: images, log: log, samples: newSamples(log)}
+	s.mount = func(m mount.Mount, target string) error { return m.Mount(target) }
 	if err := os.MkdirAll(s.rootfsDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("open root filesystems: %w", err)
 	}
