@@ -172,18 +172,19 @@ func (l *Log) compact() error {
 
 // Append gives e its sequence number, writes it down and calls publish in order
 // of the numbers. Should the write fail the exit is published nevertheless, and
-// written with what comes next.
+// written afterwards, for publish may have freed the space of its container, or
+// with what comes next.
 func (l *Log) Append(e wire.Exit, publish func(wire.Exit)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.behind {
-		l.shrink()
-	}
 	e.Seq = l.next
 	l.next++
 	l.live = append(l.live, e)
 	l.write(exitLine{Exit: &e})
 	publish(e)
+	if l.behind {
+		l.shrink()
+	}
 }
 
 // AwaitPublished returns once every exit that has a number was given out.
