@@ -11,14 +11,9 @@ import (
 // resources sets the limits of a new container.
 func (c *container) resources() error {
 	r := c.in.Config.GetLinux().GetResources()
-	if err := limits.Validate(r, c.in.Host.Facts); err != nil {
+	if err := limits.Update(c.spec, r, c.in.Host.Facts); err != nil {
 		return err
 	}
-	next, err := limits.Merge(c.spec.Linux.Resources, r, c.in.Host.Facts)
-	if err != nil {
-		return err
-	}
-	c.spec.Linux.Resources = next
 	c.tasks()
 	c.spec.Process.OOMScoreAdj = limits.OOMScoreAdj(r, c.in.Host.Facts)
 	return nil

@@ -33,7 +33,7 @@ func Update(spec *specs.Spec, r *cri.LinuxContainerResources, facts sys.Facts) e
 	if err := Validate(r, facts); err != nil {
 		return err
 	}
-	next, err := Merge(spec.Linux.Resources, r, facts)
+	next, err := merge(spec.Linux.Resources, r, facts)
 	if err != nil {
 		return err
 	}
@@ -44,8 +44,8 @@ func Update(spec *specs.Spec, r *cri.LinuxContainerResources, facts sys.Facts) e
 	return nil
 }
 
-// Merge returns old with the set fields of r over it; old is not changed.
-func Merge(old *specs.LinuxResources, r *cri.LinuxContainerResources, facts sys.Facts) (*specs.LinuxResources, error) {
+// merge returns old with the set fields of r over it; old is not changed.
+func merge(old *specs.LinuxResources, r *cri.LinuxContainerResources, facts sys.Facts) (*specs.LinuxResources, error) {
 	next := specs.LinuxResources{}
 	if old != nil {
 		next = *old
@@ -178,7 +178,7 @@ func hugepageSize(s string) (string, error) {
 func ValidateNew(r *cri.LinuxContainerResources, facts sys.Facts) error {
 	err := Validate(r, facts)
 	if err == nil {
-		_, err = Merge(nil, r, facts)
+		_, err = merge(nil, r, facts)
 	}
 	return err
 }
