@@ -278,8 +278,8 @@ func (d *daemon) wireServer(ctx context.Context) (err error) {
 		Store: d.store, Sandboxes: d.sandboxes, Containers: d.containers, Images: d.images, RootFS: d.rootfs, Network: d.network,
 		Stream: d.stream, Stats: stats.New(stats.Options{CgroupV2: host.CgroupV2, Log: d.log}),
 		Version: semver(version), SystemdCgroup: host.Systemd, Host: host, Handlers: <-d.features,
-		Features:  server.Features{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
-		ImageRoot: d.layout.Images(), Checks: d.checks(), Config: d.config, Metrics: metrics, Log: d.log,
+		Features: server.Features{SupplementalGroupsPolicy: true, UserNamespacesHostNetwork: true, MountOptions: true},
+		Checks:   d.checks(), Config: d.config, Metrics: metrics, Log: d.log,
 	})
 	return err
 }

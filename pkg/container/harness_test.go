@@ -155,7 +155,7 @@ func (w *world) left(id state.ContainerID) []string {
 		}
 	}
 	if w.RootFS != nil {
-		keys, err := w.RootFS.Keys(w.t.Context())
+		keys, err := w.RootFS.Keys()
 		w.must(err)
 		for _, key := range keys {
 			if strings.HasPrefix(key, string(id)) {

@@ -111,7 +111,7 @@ func (s *Service) handlerOf(c state.Container) string {
 func (s *Service) unmountVolumes(ctx context.Context, c state.Container) error {
 	var errs []error
 	for _, v := range c.Volumes {
-		errs = append(errs, s.RootFS.RemoveVolume(ctx, v.Key, v.Target))
+		errs = append(errs, s.RootFS.Remove(ctx, v.Key, v.Target))
 	}
 	return errors.Join(errs...)
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/cri-shim/cri-shim/pkg/sys/tree"
 )
 
 // fsInfoPatience is how long FsInfo waits, in all, for directories that are being walked.
@@ -16,7 +18,7 @@ const fsInfoPatience = 500 * time.Millisecond
 type FsUsage struct {
 	Mountpoint string // a directory on the filesystem
 	Time       time.Time
-	Usage
+	tree.Usage
 }
 
 // FsInfo is what images and what containers take. Both name the same directory: they are on one filesystem, and the
@@ -24,6 +26,9 @@ type FsUsage struct {
 type FsInfo struct {
 	Image, Container FsUsage
 }
+
+// Mountpoint is a directory on the filesystem of images and of what containers write.
+func (s *Service) Mountpoint() string { return s.root }
 
 // FsInfo sums up blobs, partial downloads and unpacked layers, and of containers the writable layers and the volumes
 // that their images declare: both fill the same disk. (A container's own figure has the layer only, as with other
@@ -33,13 +38,13 @@ type FsInfo struct {
 // that of the database.
 func (s *Service) FsInfo(ctx context.Context) (FsInfo, error) {
 	now := time.Now()
-	info := FsInfo{Image: FsUsage{Mountpoint: s.root, Time: now}, Container: FsUsage{Mountpoint: s.root, Time: now}}
+	info := FsInfo{Image: FsUsage{Mountpoint: s.Mountpoint(), Time: now}, Container: FsUsage{Mountpoint: s.Mountpoint(), Time: now}}
 	kept, growing, err := s.images.DiskUse(ctx)
 	if err != nil {
 		return info, err
 	}
-	info.Image.Usage = Usage(kept)
-	written, err := s.writtenDirs(ctx)
+	info.Image.Usage = kept
+	written, err := s.writtenDirs()
 	if err != nil {
 		return info, err
 	}
@@ -47,7 +52,8 @@ func (s *Service) FsInfo(ctx context.Context) (FsInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, fsInfoPatience)
 	defer cancel()
 	layers, lack := s.samples.useOf(ctx, growing)
-	info.Image.add(layers)
+	info.Image.Bytes += layers.Bytes
+	info.Image.Inodes += layers.Inodes
 	var lacking int
 	info.Container.Usage, lacking = s.samples.useOf(ctx, written)
 	if lack += lacking; lack > 0 {
@@ -57,8 +63,8 @@ func (s *Service) FsInfo(ctx context.Context) (FsInfo, error) {
 }
 
 // writtenDirs are the directories that containers write to.
-func (s *Service) writtenDirs(ctx context.Context) ([]string, error) {
-	keys, err := s.Keys(ctx)
+func (s *Service) writtenDirs() ([]string, error) {
+	keys, err := s.Keys()
 	if err != nil {
 		return nil, err
 	}
@@ -72,17 +78,12 @@ func (s *Service) writtenDirs(ctx context.Context) ([]string, error) {
 	return dirs, nil
 }
 
-func (u *Usage) add(more Usage) {
-	u.Bytes += more.Bytes
-	u.Inodes += more.Inodes
-}
-
 // Usage is what a container wrote, measured in the last 10 s, or longer ago for a layer that takes long to walk:
 // several readers ask for it at the same pace. When ctx ends before a walk does, it is the last known figure. Errors:
 // ErrNotFound when there is no such writable layer, ErrUnavailable when nothing is known yet.
-func (s *Service) Usage(ctx context.Context, key string) (Usage, error) {
+func (s *Service) Usage(ctx context.Context, key string) (tree.Usage, error) {
 	if err := checkKey(key); err != nil {
-		return Usage{}, err
+		return tree.Usage{}, err
 	}
 	return s.samples.use(ctx, s.upperDir(key))
 }

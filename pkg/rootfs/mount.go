@@ -23,7 +23,7 @@ import (
 const targetMode = 0o711
 
 // MountVolume shows an image read-only on target, as the volume named key: prepared and mounted in one, idempotent.
-// Programs in it can't be executed (noexec), as Kubernetes has it.
+// Programs in it can't be executed (noexec), as Kubernetes has it. Remove takes it away.
 func (s *Service) MountVolume(ctx context.Context, key string, v From, target string) error {
 	if err := s.prepare(ctx, key, v, false); err != nil {
 		return err
@@ -31,11 +31,6 @@ func (s *Service) MountVolume(ctx context.Context, key string, v From, target st
 	return s.mountKey(ctx, key, target, func(ctx context.Context, rec record) error {
 		return s.mountReadOnly(ctx, key, target, rec)
 	})
-}
-
-// RemoveVolume unmounts and forgets a volume. Idempotent.
-func (s *Service) RemoveVolume(ctx context.Context, key, target string) error {
-	return s.Remove(ctx, key, target)
 }
 
 // mountKey does what all mounts have in common. A target that is mounted already is done: targets are named by id.

@@ -105,9 +105,7 @@ func (s *Service) Remove(ctx context.Context, key, target string) error {
 }
 
 // Keys returns the keys of all root filesystems and volumes, also of half-made ones.
-func (s *Service) Keys(context.Context) ([]string, error) { return s.list() }
-
-func (s *Service) list() ([]string, error) {
+func (s *Service) Keys() ([]string, error) {
 	entries, err := os.ReadDir(s.rootfsDir())
 	if err != nil {
 		return nil, fmt.Errorf("list root filesystems: %w", err)

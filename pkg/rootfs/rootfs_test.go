@@ -81,7 +81,7 @@ func TestLayerCounts(t *testing.T) {
 				}
 			}
 			for range 2 {
-				if err := s.RemoveVolume(t.Context(), key+"-vol-0", volume); err != nil {
+				if err := s.Remove(t.Context(), key+"-vol-0", volume); err != nil {
 					t.Error(err)
 				}
 			}
@@ -137,7 +137,7 @@ func TestIsIdempotent(t *testing.T) {
 	if err := s.Prepare(t.Context(), "none", rootfs.From{ImageID: "sha256:" + strings.Repeat("0", 64)}); !errdefs.IsNotFound(err) {
 		t.Errorf("no image: %v", err)
 	}
-	if keys, err := s.Keys(t.Context()); err != nil || len(keys) != 0 {
+	if keys, err := s.Keys(); err != nil || len(keys) != 0 {
 		t.Errorf("keys %q, %v", keys, err)
 	}
 }

@@ -29,11 +29,6 @@ var (
 	errForgotten = fmt.Errorf("directory is being removed: %w", errdefs.ErrNotFound)
 )
 
-// Usage is disk space.
-type Usage struct {
-	Bytes, Inodes uint64
-}
-
 // samples are the last measured uses of directories that others write to. A directory is walked in the background, on
 // no request's context, by one of few walkers; callers wait as long as they choose and else get the last known figure.
 type samples struct {
@@ -47,8 +42,8 @@ type samples struct {
 }
 
 type sample struct {
-	last  Usage // of the last walk, or of the one under way if that has counted more
-	whole bool  // last is of a walk that came to its end
+	last  tree.Usage // of the last walk, or of the one under way if that has counted more
+	whole bool       // last is of a walk that came to its end
 	until time.Time
 	err   error
 }
@@ -60,7 +55,7 @@ func newSamples(log *slog.Logger) *samples {
 // use is what a directory takes: measured in the last seconds if that can be had before ctx ends, else the last known,
 // which at first is what the walk has counted so far. Errors: ErrNotFound without the directory, ErrUnavailable when
 // nothing is known yet.
-func (m *samples) use(ctx context.Context, path string) (Usage, error) {
+func (m *samples) use(ctx context.Context, path string) (tree.Usage, error) {
 	if walk := m.begin(ctx, path); walk != nil {
 		select {
 		case <-walk:
@@ -72,9 +67,9 @@ func (m *samples) use(ctx context.Context, path string) (Usage, error) {
 	s := m.known[path]
 	switch {
 	case s != nil && errors.Is(s.err, fs.ErrNotExist):
-		return Usage{}, fmt.Errorf("measure %s: %w", path, errdefs.ErrNotFound)
-	case s == nil, s.last == Usage{}:
-		return Usage{}, fmt.Errorf("measure %s: no figure yet: %w", path, errdefs.ErrUnavailable)
+		return tree.Usage{}, fmt.Errorf("measure %s: %w", path, errdefs.ErrNotFound)
+	case s == nil, s.last == tree.Usage{}:
+		return tree.Usage{}, fmt.Errorf("measure %s: no figure yet: %w", path, errdefs.ErrUnavailable)
 	}
 	return s.last, nil
 }
@@ -117,7 +112,7 @@ func (m *samples) measure(ctx context.Context, path string, s *sample) {
 	defer m.mu.Unlock()
 	missing, cut := errors.Is(err, fs.ErrNotExist), ctx.Err() != nil
 	if !cut && u != (tree.Usage{}) { // it came to its end, whatever it could not read
-		s.last, s.whole = Usage(u), true
+		s.last, s.whole = u, true
 	}
 	if err != nil && !cut && !missing && (s.err == nil || s.err.Error() != err.Error()) {
 		m.log.WarnContext(ctx, "disk use of a directory is incomplete: counted what could be read", "err", err)
@@ -131,13 +126,13 @@ func (m *samples) counted(s *sample, u tree.Usage) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if !s.whole || u.Bytes > s.last.Bytes {
-		s.last = Usage{max(s.last.Bytes, u.Bytes), max(s.last.Inodes, u.Inodes)}
+		s.last = tree.Usage{Bytes: max(s.last.Bytes, u.Bytes), Inodes: max(s.last.Inodes, u.Inodes)}
 	}
 }
 
 // useOf sums up several directories, asked for at once. A directory that is not there counts nothing. lacking are
 // those of which nothing is known yet.
-func (m *samples) useOf(ctx context.Context, paths []string) (sum Usage, lacking int) {
+func (m *samples) useOf(ctx context.Context, paths []string) (sum tree.Usage, lacking int) {
 	for _, path := range paths {
 		m.begin(ctx, path)
 	}

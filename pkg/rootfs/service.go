@@ -61,7 +61,7 @@ func (s *Service) Close() { s.samples.close() }
 func Chains(root string) func() ([]string, error) {
 	s := &Service{root: filepath.Clean(root)}
 	return func() ([]string, error) {
-		keys, err := s.list()
+		keys, err := s.Keys()
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, nil
 		}

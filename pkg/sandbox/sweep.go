@@ -56,7 +56,7 @@ func (s *Service) traces(ctx context.Context, seen view) (map[string]bool, error
 	if err != nil {
 		return nil, err
 	}
-	snapshots, err := s.RootFS.Keys(ctx)
+	snapshots, err := s.RootFS.Keys()
 	if err != nil {
 		return nil, err
 	}

@@ -47,7 +47,6 @@ type Options struct {
 	Host          oci.Host  // that requests are validated for
 	Handlers      []Handler // RuntimeClass handlers, the default one under its name and under ""
 	Features      Features
-	ImageRoot     string  // a directory on the filesystem of images and writable layers
 	Checks        []Check // what must be well for RuntimeReady
 	Config        any     // shown as JSON by a verbose Status; nil hides it
 

@@ -93,7 +93,7 @@ func newNodeIn(t testing.TB, dir string, change ...func(*server.Options)) *node 
 	must(err)
 	o := server.Options{
 		Store: n.store, Sandboxes: sandboxes, Containers: containers, Images: images, RootFS: roots, Network: networks, Stream: streams,
-		Stats: stats.New(stats.Options{Log: log}), Version: "1.2.3", ImageRoot: layout.Images(),
+		Stats: stats.New(stats.Options{Log: log}), Version: "1.2.3",
 		Handlers: []server.Handler{{}, {Name: "runc", RecursiveReadOnly: true}}, Metrics: n.metrics, Log: log,
 	}
 	for _, c := range change {

@@ -20,7 +20,7 @@ func (a *api) measured(c state.Container) stats.Container {
 		Image: c.ImageName, Cgroup: c.Cgroup, PID: c.PID, StartedAt: c.StartedAt, Resources: c.Resources.GetLinux(),
 		Disk: func(ctx context.Context) (stats.Disk, error) {
 			u, err := a.RootFS.Usage(ctx, string(c.ID))
-			return stats.Disk{Mountpoint: a.ImageRoot, Bytes: u.Bytes, Inodes: u.Inodes}, err
+			return stats.Disk{Mountpoint: a.RootFS.Mountpoint(), Bytes: u.Bytes, Inodes: u.Inodes}, err
 		},
 	}
 }
