@@ -226,6 +226,30 @@ func TestPauseDiesInARun(t *testing.T) {
 	w.clean()
 }
 
+// So does one that the next monitor knows nothing of: the pod is not ready, or its
+// run fails.
+func TestPauseIsLostInARun(t *testing.T) {
+	w := newWorld(t)
+	w.d.At("run ", "pause runs within", func() error {
+		watched, err := w.Monitor.List(t.Context())
+		if err != nil || len(watched) != 1 {
+			return fmt.Errorf("pause to lose among %v: %w", watched, err)
+		}
+		w.d.LoseMonitor()
+		err = os.RemoveAll(filepath.Join(w.Layout.Monitor(), watched[0].ID))
+		w.node.StartMonitor()
+		w.d.AwaitMonitor()
+		return err
+	})
+	if id, err := w.Run(t.Context(), w.request()); err == nil {
+		w.node.Eventually("the pod is not ready", func() bool { return w.get(id).Phase == state.PodNotReady })
+		w.must(w.Remove(t.Context(), id))
+	} else if !strings.Contains(err.Error(), "the pause process ended while no monitor watched it") {
+		t.Error(err)
+	}
+	w.clean()
+}
+
 // Another monitor tells what has ended while there was none, and what it does not
 // know of has ended as well.
 func TestMonitorIsReplaced(t *testing.T) {

@@ -85,8 +85,10 @@ func (s *Service) Recover(ctx context.Context) error {
 
 // reconcile runs the tables of recovery over what is live: another monitor has
 // taken over, and what it does not watch has ended or will never be seen to end.
-// Whatever is not live is an operation's, which is told by its own calls.
+// Whatever is not live is an operation's, which is told by its own calls, but for
+// a run whose pause was launched by then: it makes no more.
 func (s *Service) reconcile(ctx context.Context) error {
+	launched := s.starts.launched() // before the phases: a run that is over by now has moved its pod
 	var r records
 	for p := range s.Store.Pods() {
 		if p.Phase == state.PodReady {
@@ -98,9 +100,17 @@ func (s *Service) reconcile(ctx context.Context) error {
 			r.containers = append(r.containers, c)
 		}
 	}
-	_, rests, err := s.compare(ctx, r)
+	seen, rests, err := s.compare(ctx, r)
 	if err != nil {
 		return fmt.Errorf("reconcile with the new monitor: %w", err)
+	}
+	for _, id := range launched {
+		if seen.fate(string(id)) != container.Gone {
+			continue
+		}
+		if err := s.Died(ctx, id, s.howGone()); err != nil && !errdefs.IsNotFound(err) {
+			s.logFailure(err)
+		}
 	}
 	state.Go(s.Ops, "reconcile "+state.NewID(), func(ctx context.Context) error {
 		s.finish(ctx, rests)

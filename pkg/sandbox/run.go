@@ -212,6 +212,7 @@ func (s *Service) runPause(ctx context.Context, p state.Pod, spec *specs.Spec) (
 	if err != nil {
 		return 0, fmt.Errorf("run pause: %w", err)
 	}
+	s.starts.change(p.ID, func(p *pause) { p.pid = launched.Pid })
 	return launched.Pid, nil
 }
 

@@ -191,7 +191,7 @@ func (s *Service) removePodCgroup(ctx context.Context, id state.PodID) error {
 // held by nothing that reaps. The kubelet does the rest. A run that is under way
 // is told, and fails. ErrNotFound when id is no pod.
 func (s *Service) Died(ctx context.Context, id state.PodID, how string) error {
-	s.starts.pauseEnded(id, how) // before the look at the phase: see commit
+	s.starts.change(id, func(p *pause) { p.ended = how }) // before the look at the phase: see commit
 	p, err := s.Store.Pod(string(id))
 	if err != nil {
 		return err
