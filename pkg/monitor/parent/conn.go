@@ -160,7 +160,9 @@ func (c *conn) serve(b []byte, fds []int, err error) {
 	} else {
 		err = wire.InvalidArgument(err)
 	}
-	if c.gone() { // cut off: what was still in the socket is dropped, as if it had never come
+	// What was still in the socket of a client that is cut off, or dead, is dropped, as if it had never come: its
+	// successor may have listed what runs already.
+	if c.gone() || c.sock.PeerLeft() {
 		wire.CloseFDs(fds)
 		return
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -170,9 +171,39 @@ func TestLaunchSurvivesItsClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Send(string(b))
+	monitornode.Eventually(t, "the launch to begin", func() bool { _, err := os.Stat(filepath.Join(n.Dir, "m", "c", "state.json")); return err == nil })
 	unix.Close(c.FD)
 	c.FD = -1
 	if e := n.Exit(); e.ID != "c" || e.Code != 5 {
 		t.Errorf("exit %+v", e)
+	}
+}
+
+// TestRequestsOfADeadClient: what a client asked for in its last moment and the
+// monitor has not taken yet is not done. Whoever comes after it lists what runs,
+// and would not see what begins then.
+func TestRequestsOfADeadClient(t *testing.T) {
+	n := monitornode.Start(t)
+	c := n.Raw(t)
+	c.Ask(`{"op":"hello","req":1,"hello":{"version":1,"oldest":0}}`)
+	b, err := json.Marshal(map[string]any{"op": "launch", "req": 2, "launch": n.Spec("late", "sleep", "1000")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	goOn := n.Stall()
+	c.Send(string(b))
+	if err := unix.Shutdown(c.FD, unix.SHUT_RDWR); err != nil {
+		t.Fatal(err)
+	}
+	goOn()
+	n.Launch(n.Spec("next", "sleep", "1000"))
+	if list, err := n.Client.List(n.Ctx()); err != nil || len(list) != 1 {
+		t.Errorf("running: %v, %v", list, err)
+	}
+	if err := n.Client.AwaitLaunch(n.Ctx(), "late"); err != nil {
+		t.Error(err)
+	}
+	if list, err := n.Client.List(n.Ctx()); err != nil || len(list) != 1 {
+		t.Errorf("running a little later: %v, %v", list, err)
 	}
 }

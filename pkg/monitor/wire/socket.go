@@ -62,6 +62,13 @@ func (s *Socket) Peer() (cred *unix.Ucred, err error) {
 	return cred, errors.Join(rawErr, err)
 }
 
+// PeerLeft tells whether the peer has closed its end, or died. What it sent before may still wait.
+func (s *Socket) PeerLeft() bool {
+	var n int
+	_ = s.raw.Control(func(fd uintptr) { n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, 0) }) // a hang-up is always told
+	return n > 0
+}
+
 // Number is the descriptor's, for handing it over; it stays owned by s.
 func (s *Socket) Number() int {
 	n := -1
