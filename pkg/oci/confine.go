@@ -13,12 +13,11 @@ import (
 // seccomp sets the system call filter. Not asked for means none, which is what Kubernetes expects (its own default,
 // where enabled, arrives as RuntimeDefault). It comes after the capabilities: the default profile depends on them.
 func (c *container) seccomp() error {
-	const field = "linux.security_context.seccomp"
-	p, err := confine.Profile(field, c.sec.GetSeccomp(), c.sec.GetSeccompProfilePath())
+	p, err := confine.Profile(confine.SeccompField, c.sec.GetSeccomp(), c.sec.GetSeccompProfilePath())
 	if err != nil || c.privileged {
 		return err
 	}
-	c.spec.Linux.Seccomp, err = seccompOf(c.in.Host, c.in.Lookup).Filter(field, p, c.spec)
+	c.spec.Linux.Seccomp, err = seccompOf(c.in.Host, c.in.Lookup).Filter(p, c.spec)
 	return err
 }
 

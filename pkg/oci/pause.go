@@ -116,12 +116,11 @@ func (p *pause) mounts() error {
 // confine sets seccomp and the LSMs as the pod asks for. A privileged pod says nothing about pause.
 func (p *pause) confine() error {
 	p.spec.Linux.Resources.Devices = []specs.LinuxDeviceCgroup{{Allow: false, Access: "rwm"}}
-	const field = "linux.security_context.seccomp"
-	wanted, err := confine.Profile(field, p.sec.GetSeccomp(), p.sec.GetSeccompProfilePath())
+	wanted, err := confine.Profile(confine.SeccompField, p.sec.GetSeccomp(), p.sec.GetSeccompProfilePath())
 	if err != nil {
 		return err
 	}
-	if p.spec.Linux.Seccomp, err = p.filter(field, wanted); err != nil {
+	if p.spec.Linux.Seccomp, err = p.filter(wanted); err != nil {
 		return err
 	}
 	if p.in.Host.SELinux {
@@ -131,11 +130,11 @@ func (p *pause) confine() error {
 	return err
 }
 
-func (p *pause) filter(field string, wanted *cri.SecurityProfile) (*specs.LinuxSeccomp, error) {
+func (p *pause) filter(wanted *cri.SecurityProfile) (*specs.LinuxSeccomp, error) {
 	if wanted != nil && wanted.GetProfileType() == cri.SecurityProfile_RuntimeDefault && p.in.Host.Seccomp {
 		return confine.PauseFilter(), nil
 	}
-	return seccompOf(p.in.Host, p.in.Lookup).Filter(field, wanted, p.spec)
+	return seccompOf(p.in.Host, p.in.Lookup).Filter(wanted, p.spec)
 }
 
 func (p *pause) annotations() error {

@@ -31,8 +31,8 @@ func ValidatePod(config *cri.PodSandboxConfig, host Host) error {
 	if sc.GetRunAsGroup() != nil && sc.GetRunAsUser() == nil {
 		faults = append(faults, refusal.Invalid("linux.security_context.run_as_group", "set without run_as_user"))
 	}
-	_, seccomp := confine.Profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath())
-	_, apparmor := confine.Profile("linux.security_context.apparmor", sc.GetApparmor(), "")
+	_, seccomp := confine.Profile(confine.SeccompField, sc.GetSeccomp(), sc.GetSeccompProfilePath())
+	_, apparmor := confine.Profile(confine.AppArmorField, sc.GetApparmor(), "")
 	return refusal.AllOf(append(faults,
 		noWindows(config.GetWindows()),
 		validateCgroupParent(config.GetLinux().GetCgroupParent()),
@@ -52,8 +52,8 @@ func ValidatePod(config *cri.PodSandboxConfig, host Host) error {
 func ValidateContainer(config *cri.ContainerConfig, host Host) error {
 	sc := config.GetLinux().GetSecurityContext()
 	_, _, signal := StopSignal(config, "")
-	_, seccomp := confine.Profile("linux.security_context.seccomp", sc.GetSeccomp(), sc.GetSeccompProfilePath())
-	_, apparmor := confine.Profile("linux.security_context.apparmor", sc.GetApparmor(), sc.GetApparmorProfile())
+	_, seccomp := confine.Profile(confine.SeccompField, sc.GetSeccomp(), sc.GetSeccompProfilePath())
+	_, apparmor := confine.Profile(confine.AppArmorField, sc.GetApparmor(), sc.GetApparmorProfile())
 	faults := []error{
 		noWindows(config.GetWindows()), signal,
 		validArgs("command", slices.Concat(config.GetCommand(), config.GetArgs())),

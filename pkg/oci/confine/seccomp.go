@@ -14,6 +14,9 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/oci/refusal"
 )
 
+// SeccompField is the field of a security context that says what system calls are allowed.
+const SeccompField = "linux.security_context.seccomp"
+
 // Seccomp is what this machine has of seccomp.
 type Seccomp struct {
 	Enabled bool
@@ -23,51 +26,51 @@ type Seccomp struct {
 }
 
 // Filter builds the filter of a profile, nil for none, against the capabilities in the spec.
-func (s Seccomp) Filter(field string, p *cri.SecurityProfile, spec *specs.Spec) (*specs.LinuxSeccomp, error) {
+func (s Seccomp) Filter(p *cri.SecurityProfile, spec *specs.Spec) (*specs.LinuxSeccomp, error) {
 	if p == nil || p.GetProfileType() == cri.SecurityProfile_Unconfined {
 		return nil, nil
 	}
 	if !s.Enabled {
-		return nil, refusal.Unmet(field, "this kernel has no seccomp filters")
+		return nil, refusal.Unmet(SeccompField, "this kernel has no seccomp filters")
 	}
 	if p.GetProfileType() == cri.SecurityProfile_RuntimeDefault {
-		return defaultFilter(field, spec)
+		return defaultFilter(spec)
 	}
-	file, err := profilePath(field, p.GetLocalhostRef(), s.Root)
+	file, err := profilePath(p.GetLocalhostRef(), s.Root)
 	if err != nil {
 		return nil, err
 	}
 	if s.ReadFile == nil {
-		return nil, refusal.Unmet(field, "no way to read %s", file)
+		return nil, refusal.Unmet(SeccompField, "no way to read %s", file)
 	}
 	raw, err := s.ReadFile(file)
 	if err != nil {
-		return nil, refusal.Invalid(field, "read profile %s: %v", file, err)
+		return nil, refusal.Invalid(SeccompField, "read profile %s: %v", file, err)
 	}
 	built, err := seccomp.LoadProfile(string(raw), spec)
 	if err != nil {
-		return nil, refusal.Invalid(field, "parse profile %s: %v", file, err)
+		return nil, refusal.Invalid(SeccompField, "parse profile %s: %v", file, err)
 	}
 	return built, nil
 }
 
 // profilePath: the kubelet sends absolute paths, older clients the name below the root.
-func profilePath(field, ref, root string) (string, error) {
+func profilePath(ref, root string) (string, error) {
 	if filepath.IsAbs(ref) {
 		return filepath.Clean(ref), nil
 	}
 	if root == "" || !filepath.IsLocal(ref) {
-		return "", refusal.Invalid(field+".localhost_ref", "%q is neither absolute nor below the profile directory", ref)
+		return "", refusal.Invalid(SeccompField+".localhost_ref", "%q is neither absolute nor below the profile directory", ref)
 	}
 	return filepath.Join(root, ref), nil
 }
 
 // defaultFilter is the profile every runtime of Kubernetes ships, less the x32 architecture: kernels come without it, or
 // with it switched off, and it makes up a third of what loading the filter costs at each start and exec.
-func defaultFilter(field string, spec *specs.Spec) (*specs.LinuxSeccomp, error) {
+func defaultFilter(spec *specs.Spec) (*specs.LinuxSeccomp, error) {
 	built, err := seccomp.GetDefaultProfile(spec)
 	if err != nil {
-		return nil, refusal.Unmet(field, "default profile: %v", err)
+		return nil, refusal.Unmet(SeccompField, "default profile: %v", err)
 	}
 	built.Architectures = slices.DeleteFunc(built.Architectures, func(a specs.Arch) bool { return a == specs.ArchX32 })
 	return built, nil
