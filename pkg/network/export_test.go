@@ -16,6 +16,12 @@ func PrepareHost(ctx context.Context, s *Service) error {
 	return s.prepareHost(ctx)
 }
 
+// Ready says whether there is a configuration, and its plugins are installed.
+func (s *Service) Ready() error {
+	_, err := s.ready()
+	return err
+}
+
 // LoadConf is the list of plugins in a configuration file, and the one that a DEL finds in its record.
 func LoadConf(name string) (types, recorded []string, err error) {
 	list, err := loadFile(name)

@@ -95,14 +95,14 @@ func New(o Options) (*Service, error) {
 	return s, nil
 }
 
-// Ready says whether a pod could be attached: there is a configuration and its plugins are installed. The error is of
-// class ErrUnavailable. It looks at a few files and runs nothing.
-func (s *Service) Ready() error {
+// ready is the network that a new pod would join, if its plugins are installed. ErrUnavailable. It looks at a few files
+// and runs nothing.
+func (s *Service) ready() (*libcni.NetworkConfigList, error) {
 	list, err := s.list()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return s.installed(list)
+	return list, s.installed(list)
 }
 
 // installed says whether all plugins of a network are there. ErrUnavailable.

@@ -32,14 +32,11 @@ type status struct {
 	at    time.Time
 }
 
-// Status is Ready plus what the plugins of a CNI 1.1 network answer to STATUS. It does not wait for them: it gives their
-// last answer, and has them asked again in the background when that is older than ten seconds. Only before the first
+// Status says whether a pod could be attached: there is a configuration, its plugins are installed, and those of a CNI 1.1
+// network do not answer to STATUS that they can't. It does not wait for them: it gives their last answer, and has them asked again in the background when that is older than ten seconds. Only before the first
 // answer does it wait, half a second at most. Errors are of class ErrUnavailable.
 func (s *Service) Status(ctx context.Context) error {
-	if err := s.Ready(); err != nil {
-		return err
-	}
-	list, err := s.list()
+	list, err := s.ready()
 	if err != nil {
 		return err
 	}
