@@ -15,7 +15,7 @@
 //     share one function.
 //   - Requests are never logged, only the ids and names in them: they carry
 //     secrets.
-//   - Nanoseconds exist in this package only.
+//   - Times are time.Time until an answer is made, and become nanoseconds here.
 //
 // The package holds no state of pods or containers and starts no process.
 package server

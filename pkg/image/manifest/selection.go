@@ -137,8 +137,8 @@ func Bare(d ocispec.Descriptor) ocispec.Descriptor {
 	return ocispec.Descriptor{MediaType: d.MediaType, Digest: d.Digest, Size: d.Size, Platform: d.Platform, Data: d.Data}
 }
 
-// candidates are the entries of an index that may be for this platform: those that say so, the best first, then those
-// that don't say, and of either those that aren't marked as artifacts first. Equals stay in their order.
+// candidates are the entries of an index that may be for this platform: images before artifacts, and of either those that
+// say so, the best first, before those that don't say. Equals stay in their order.
 func (c *chooser) candidates(entries []ocispec.Descriptor) []ocispec.Descriptor {
 	var fit, mute []ocispec.Descriptor
 	for _, d := range entries {
@@ -167,16 +167,12 @@ func (c *chooser) candidates(entries []ocispec.Descriptor) []ocispec.Descriptor 
 	return all
 }
 
-// rank: images before artifacts, and within either those that say their platform before those that don't.
+// rank: images before artifacts.
 func rank(d ocispec.Descriptor) int {
-	n := 0
 	if d.ArtifactType != "" {
-		n += 2
+		return 1
 	}
-	if silent(d.Platform) {
-		n++
-	}
-	return n
+	return 0
 }
 
 // silent: an entry doesn't say what its image is for. Some builders write a platform without an architecture instead

@@ -65,15 +65,7 @@ func (b *blob) open() error {
 		return err
 	}
 	b.rc = rc
-	return b.seek(b.offset)
-}
-
-func (b *blob) seek(offset int64) error {
-	s, ok := b.rc.(io.Seeker)
-	if !ok {
-		return fmt.Errorf("fetch %s: registry client can't seek", b.desc.Digest)
-	}
-	_, err := s.Seek(offset, io.SeekStart)
+	_, err = b.Seek(b.offset, io.SeekStart)
 	return err
 }
 
