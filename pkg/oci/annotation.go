@@ -16,21 +16,21 @@ import (
 // Annotation keys of a spec. They are the ones that gVisor, Kata Containers and NRI plugins look for under every CRI
 // runtime, hence not under a name of ours.
 const (
-	AnnotationType             = "io.kubernetes.cri.container-type" // TypeSandbox or TypeContainer
-	AnnotationSandboxID        = "io.kubernetes.cri.sandbox-id"
-	AnnotationSandboxName      = "io.kubernetes.cri.sandbox-name"
-	AnnotationSandboxNamespace = "io.kubernetes.cri.sandbox-namespace"
-	AnnotationSandboxUID       = "io.kubernetes.cri.sandbox-uid"
-	AnnotationSandboxLogDir    = "io.kubernetes.cri.sandbox-log-directory"
-	AnnotationSandboxCPUPeriod = "io.kubernetes.cri.sandbox-cpu-period"
-	AnnotationSandboxCPUQuota  = "io.kubernetes.cri.sandbox-cpu-quota"
-	AnnotationSandboxCPUShares = "io.kubernetes.cri.sandbox-cpu-shares"
-	AnnotationSandboxMemory    = "io.kubernetes.cri.sandbox-memory"
-	AnnotationContainerName    = "io.kubernetes.cri.container-name"
-	AnnotationImageName        = "io.kubernetes.cri.image-name"
+	annotationType             = "io.kubernetes.cri.container-type" // typeSandbox or typeContainer
+	annotationSandboxID        = "io.kubernetes.cri.sandbox-id"
+	annotationSandboxName      = "io.kubernetes.cri.sandbox-name"
+	annotationSandboxNamespace = "io.kubernetes.cri.sandbox-namespace"
+	annotationSandboxUID       = "io.kubernetes.cri.sandbox-uid"
+	annotationSandboxLogDir    = "io.kubernetes.cri.sandbox-log-directory"
+	annotationSandboxCPUPeriod = "io.kubernetes.cri.sandbox-cpu-period"
+	annotationSandboxCPUQuota  = "io.kubernetes.cri.sandbox-cpu-quota"
+	annotationSandboxCPUShares = "io.kubernetes.cri.sandbox-cpu-shares"
+	annotationSandboxMemory    = "io.kubernetes.cri.sandbox-memory"
+	annotationContainerName    = "io.kubernetes.cri.container-name"
+	annotationImageName        = "io.kubernetes.cri.image-name"
 
-	TypeSandbox   = "sandbox"
-	TypeContainer = "container"
+	typeSandbox   = "sandbox"
+	typeContainer = "container"
 )
 
 // steers tells whether an annotation makes OCI runtimes do what the user of a pod has no say in: properties of systemd
@@ -75,23 +75,23 @@ func matches(pattern, key string) bool {
 }
 
 func annotatePod(out map[string]string, id string, config *cri.PodSandboxConfig) {
-	out[AnnotationSandboxID] = id
-	out[AnnotationSandboxName] = config.GetMetadata().GetName()
-	out[AnnotationSandboxNamespace] = config.GetMetadata().GetNamespace()
-	out[AnnotationSandboxUID] = config.GetMetadata().GetUid()
+	out[annotationSandboxID] = id
+	out[annotationSandboxName] = config.GetMetadata().GetName()
+	out[annotationSandboxNamespace] = config.GetMetadata().GetNamespace()
+	out[annotationSandboxUID] = config.GetMetadata().GetUid()
 }
 
 // annotatePause adds what a runtime needs that sizes a virtual machine before it knows the containers.
 func annotatePause(out map[string]string, config *cri.PodSandboxConfig) {
-	out[AnnotationType] = TypeSandbox
-	out[AnnotationSandboxLogDir] = config.GetLogDirectory()
+	out[annotationType] = typeSandbox
+	out[annotationSandboxLogDir] = config.GetLogDirectory()
 	r := config.GetLinux().GetResources()
 	if r == nil {
 		return
 	}
 	for key, value := range map[string]int64{
-		AnnotationSandboxCPUPeriod: r.CpuPeriod, AnnotationSandboxCPUQuota: r.CpuQuota,
-		AnnotationSandboxCPUShares: r.CpuShares, AnnotationSandboxMemory: r.MemoryLimitInBytes,
+		annotationSandboxCPUPeriod: r.CpuPeriod, annotationSandboxCPUQuota: r.CpuQuota,
+		annotationSandboxCPUShares: r.CpuShares, annotationSandboxMemory: r.MemoryLimitInBytes,
 	} {
 		out[key] = strconv.FormatInt(value, 10)
 	}

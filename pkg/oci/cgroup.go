@@ -18,11 +18,11 @@ func CgroupsPath(parent, id string, systemd bool) string {
 	if !systemd {
 		return path.Join("/", parent, id)
 	}
-	return SliceName(parent) + ":" + scopePrefix + ":" + id
+	return sliceName(parent) + ":" + scopePrefix + ":" + id
 }
 
-// SliceName converts a cgroup parent in cgroupfs syntax to the systemd slice it stands for.
-func SliceName(parent string) string {
+// sliceName converts a cgroup parent in cgroupfs syntax to the systemd slice it stands for.
+func sliceName(parent string) string {
 	parent = strings.Trim(path.Clean("/"+parent), "/")
 	if parent == "" {
 		return "system.slice"

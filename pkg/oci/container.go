@@ -92,8 +92,8 @@ func (c *container) annotations() error {
 	maps.Copy(c.spec.Annotations, passed(c.in.Sandbox.GetAnnotations(), c.in.PodAnnotations))
 	maps.Copy(c.spec.Annotations, passed(c.in.Config.GetAnnotations(), c.in.ContainerAnnotations))
 	annotatePod(c.spec.Annotations, c.in.PodID, c.in.Sandbox)
-	c.spec.Annotations[AnnotationType] = TypeContainer
-	c.spec.Annotations[AnnotationContainerName] = c.in.Config.GetMetadata().GetName()
-	c.spec.Annotations[AnnotationImageName] = c.in.ImageName
+	c.spec.Annotations[annotationType] = typeContainer
+	c.spec.Annotations[annotationContainerName] = c.in.Config.GetMetadata().GetName()
+	c.spec.Annotations[annotationImageName] = c.in.ImageName
 	return nil
 }

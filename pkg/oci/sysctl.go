@@ -19,9 +19,9 @@ const (
 	sysctlPingRange = "net.ipv4.ping_group_range"
 )
 
-// ValidateSysctls refuses sysctls that are not bound to a namespace which the pod has of its own: those would change
+// validateSysctls refuses sysctls that are not bound to a namespace which the pod has of its own: those would change
 // the node.
-func ValidateSysctls(sysctls map[string]string, o *cri.NamespaceOption) error {
+func validateSysctls(sysctls map[string]string, o *cri.NamespaceOption) error {
 	for _, key := range slices.Sorted(maps.Keys(sysctls)) {
 		if err := validateSysctl(key, sysctls[key], o); err != nil {
 			return err

@@ -41,7 +41,7 @@ func ValidatePod(config *cri.PodSandboxConfig, host Host) error {
 		validateNamespaces(sc.GetNamespaceOptions()),
 		seccomp, apparmor,
 		confine.ValidateSELinux(sc.GetSelinuxOptions()),
-		ValidateSysctls(config.GetLinux().GetSysctls(), sc.GetNamespaceOptions()),
+		validateSysctls(config.GetLinux().GetSysctls(), sc.GetNamespaceOptions()),
 		limits.ValidatePod(config.GetLinux().GetOverhead(), config.GetLinux().GetResources(), host.Facts),
 	)...)
 }
