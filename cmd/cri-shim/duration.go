@@ -27,7 +27,7 @@ func (d *Duration) UnmarshalText(text []byte) error {
 }
 
 // MarshalText writes the shortest form: "4h", not "4h0m0s".
-func (d Duration) MarshalText() ([]byte, error) {
+func (d Duration) MarshalText() ([]byte, error) { //nolint:unparam // signature of encoding.TextMarshaler
 	text := time.Duration(d).String()
 	if short, ok := strings.CutSuffix(text, "m0s"); ok {
 		text = short + "m"

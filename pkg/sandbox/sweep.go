@@ -21,7 +21,7 @@ import (
 // beside calls: a record is older than what is made for it, and is dropped last.
 func (s *Service) sweep(ctx context.Context, seen view) error {
 	known := s.recorded() // before the search: what is removed meanwhile is no orphan
-	found, err := s.traces(ctx, seen)
+	found, err := s.traces(seen)
 	if err != nil {
 		return err
 	}
@@ -47,7 +47,7 @@ func (s *Service) recorded() map[string]bool {
 }
 
 // traces is the set of ids of which something exists on the node.
-func (s *Service) traces(ctx context.Context, seen view) (map[string]bool, error) {
+func (s *Service) traces(seen view) (map[string]bool, error) {
 	found := map[string]bool{}
 	for id := range seen.fates {
 		found[id] = true
