@@ -20,6 +20,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/sys/dump"
 	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 	"github.com/cri-shim/cri-shim/test/await"
 )
@@ -47,7 +48,7 @@ func TestAddDelWithRealPlugins(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		addrs, err := netlink.AddrList(eth, netlink.FAMILY_V4)
+		addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(eth, netlink.FAMILY_V4) })
 		if err != nil || len(addrs) != 1 || addrs[0].IP.String() != res.IPs[0] {
 			return fmt.Errorf("eth0 has %v, result said %v: %w", addrs, res.IPs, err)
 		}
@@ -111,7 +112,7 @@ func TestDelWhenConfigurationAndNamespaceAreGone(t *testing.T) {
 		t.Errorf("the new network's plugin was asked: %v", commands(got))
 	}
 	await.Until(t, 10*time.Second, "veth of a dead namespace gone", func() bool {
-		links, err := netlink.LinkList()
+		links, err := dump.Whole(netlink.LinkList)
 		must(t, err)
 		for _, l := range links {
 			if l.Type() == "veth" && !strings.HasPrefix(l.Attrs().Name, "uplink") {

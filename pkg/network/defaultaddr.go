@@ -9,6 +9,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/cri-shim/cri-shim/pkg/sys/dump"
 )
 
 // giveWay readies a bridge that has addresses of subnets used before for the one of now, and returns the networks of
@@ -23,7 +25,7 @@ func giveWay(bridge string, subnets []netip.Prefix) (former []netip.Prefix, err 
 	if err != nil {
 		return nil, fmt.Errorf("find bridge %s: %w", bridge, err)
 	}
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses of %s: %w", bridge, err)
 	}

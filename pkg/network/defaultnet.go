@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containernetworking/cni/libcni"
 	"github.com/vishvananda/netlink"
+
+	"github.com/cri-shim/cri-shim/pkg/sys/dump"
 )
 
 // DefaultNetwork names what the generated network consists of; the zero value means the defaults given here.
@@ -228,7 +230,9 @@ type hostRoute struct {
 
 // hostRoutes lists the IPv4 routes of all tables but the default ones, which overlap everything.
 func hostRoutes() ([]hostRoute, error) {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE) // table 0: all
+	routes, err := dump.Whole(func() ([]netlink.Route, error) {
+		return netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{}, netlink.RT_FILTER_TABLE) // table 0: all
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list routes of the host: %w", err)
 	}

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/sys/dump"
 	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 	"github.com/cri-shim/cri-shim/test/await"
 )
@@ -134,7 +135,7 @@ func (n *node) noLeaks() {
 	n.t.Helper()
 	// The kernel removes a veth some time after its namespace, that of an earlier test included. A plugin's DEL waits for it.
 	await.Until(n.t, 10*time.Second, "no veth is left", func() bool {
-		links, err := netlink.LinkList()
+		links, err := dump.Whole(netlink.LinkList)
 		must(n.t, err)
 		return !slices.ContainsFunc(links, func(l netlink.Link) bool {
 			return l.Type() == "veth" && !strings.HasPrefix(l.Attrs().Name, "uplink")
@@ -159,19 +160,25 @@ func rules(t *testing.T) []string {
 	t.Helper()
 	c, err := nftables.New()
 	must(t, err)
-	chains, err := c.ListChains()
-	must(t, err)
-	var out []string
-	for _, ch := range chains {
-		rs, err := c.GetRules(ch.Table, ch)
-		must(t, err)
-		for range rs {
+	out, err := dump.Ruleset(func() ([]string, error) {
+		chains, err := c.ListChains()
+		if err != nil {
+			return nil, err
+		}
+		var out []string
+		for _, ch := range chains {
+			rs, err := c.GetRules(ch.Table, ch)
+			if err != nil {
+				return nil, err
+			}
 			// portmap's and bridge's per-pod rules jump to chains named after a hash; static ones live in known chains
 			if strings.HasPrefix(ch.Name, "CNI-DN-") || strings.HasPrefix(ch.Name, "CNI-SN-") || ch.Table.Name == "cni_hostport" && strings.HasPrefix(ch.Name, "cni") {
-				out = append(out, ch.Table.Name+"/"+ch.Name)
+				out = append(out, slices.Repeat([]string{ch.Table.Name + "/" + ch.Name}, len(rs))...)
 			}
 		}
-	}
+		return out, nil
+	})
+	must(t, err)
 	return out
 }
 

@@ -17,6 +17,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/pkg/network"
+	"github.com/cri-shim/cri-shim/pkg/sys/dump"
 	"github.com/cri-shim/cri-shim/pkg/sys/netns"
 )
 
@@ -93,7 +94,7 @@ func TestNoRuleIsLeft(t *testing.T) {
 				return err
 			}
 			for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-				addrs, err := netlink.AddrList(l, family)
+				addrs, err := dump.Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(l, family) })
 				if err != nil {
 					return err
 				}

@@ -53,6 +53,7 @@ var families = map[string][]string{
 	"pkg/oci/limits":        {"pkg/oci/refusal"},
 	"pkg/oci/refusal":       nil,
 	"pkg/sys/cgroup":        {"pkg/sys", "pkg/sys/tree"},
+	"pkg/sys/dump":          nil,
 	"pkg/sys/hostpath":      {"pkg/sys"},
 	"pkg/sys/netns":         {"pkg/sys"},
 	"pkg/sys/program":       {"pkg/sys"},

@@ -11,8 +11,10 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/vishvananda/netlink"
+
+	"github.com/cri-shim/cri-shim/pkg/state"
+	"github.com/cri-shim/cri-shim/pkg/sys/dump"
 )
 
 var longID = regexp.MustCompile(`[0-9a-f]{64}`)
@@ -81,7 +83,7 @@ func (n *Node) namespaces() ([]Item, error) { return named(OfPod, n.NetNS()), ni
 // links are the node's bridge and its ports, the pods' ends; alone, all. CNI's bridge plugin leaves its bridge, which only
 // our wipe removes.
 func (n *Node) links() ([]Item, error) {
-	links, err := netlink.LinkList()
+	links, err := dump.Whole(netlink.LinkList)
 	if err != nil {
 		return nil, err
 	}

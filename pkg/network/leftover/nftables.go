@@ -3,12 +3,15 @@
 package leftover
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/userdata"
+
+	"github.com/cri-shim/cri-shim/pkg/sys/dump"
 )
 
 // removeNFTables removes what the plugins made of a pod in nftables: rules for masquerading, which carry a hash in
@@ -20,14 +23,33 @@ func removeNFTables(a Attachment) (found bool, err error) {
 	}
 	masquerade := hash(a.Network)[:16] + "-" + hash(a.Interface + ":" + a.Pod)[:16]
 	spoof := a.Pod + "-" + a.Interface
-	found = leftIn(c, nftables.TableFamilyINet, "cni_plugins_masquerade", func(comment string) bool {
-		return strings.HasPrefix(comment, masquerade)
-	}, nil)
-	found = leftIn(c, nftables.TableFamilyBridge, "nat", func(comment string) bool {
-		return comment == "macspoofchk-"+spoof
-	}, []string{"cni-br-iface-" + spoof, "cni-br-iface-" + spoof + "-mac"}) || found
-	if !found {
+	left, err := dump.Ruleset(func() (rest, error) {
+		masquerading := restIn(c, nftables.TableFamilyINet, "cni_plugins_masquerade", func(comment string) bool {
+			return strings.HasPrefix(comment, masquerade)
+		}, nil)
+		spoofing := restIn(c, nftables.TableFamilyBridge, "nat", func(comment string) bool {
+			return comment == "macspoofchk-"+spoof
+		}, []string{"cni-br-iface-" + spoof, "cni-br-iface-" + spoof + "-mac"})
+		return rest{slices.Concat(masquerading.rules, spoofing.rules), spoofing.chains}, nil
+	})
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
 		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("list nftables rules: %w", err)
+	case len(left.rules)+len(left.chains) == 0:
+		return false, nil
+	}
+	for _, r := range left.rules {
+		if err := c.DelRule(r); err != nil {
+			return true, fmt.Errorf("remove nftables rule: %w", err)
+		}
+	}
+	for _, chain := range left.chains { // all are emptied first: one has a jump to another
+		c.FlushChain(chain)
+	}
+	for _, chain := range left.chains {
+		c.DelChain(chain)
 	}
 	if err := c.Flush(); err != nil {
 		return true, fmt.Errorf("remove nftables rules: %w", err)
@@ -35,20 +57,26 @@ func removeNFTables(a Attachment) (found bool, err error) {
 	return true, nil
 }
 
-// leftIn prepares the removal of the rules of a table whose comment is the pod's, and of chains by name. A table or
-// family that can't be listed has none.
-func leftIn(c *nftables.Conn, family nftables.TableFamily, table string, own func(comment string) bool, chains []string) (found bool) {
+// rest is what is left of a pod in a table.
+type rest struct {
+	rules  []*nftables.Rule
+	chains []*nftables.Chain
+}
+
+// restIn finds the rules of a table whose comment is the pod's, and chains by name. A table or family that can't be
+// listed has none.
+func restIn(c *nftables.Conn, family nftables.TableFamily, table string, own func(comment string) bool, chains []string) rest {
 	all, err := c.ListChainsOfTableFamily(family)
 	if err != nil {
-		return false
+		return rest{}
 	}
-	var whole []*nftables.Chain
+	var out rest
 	for _, chain := range all {
 		if chain.Table.Name != table {
 			continue
 		}
 		if slices.Contains(chains, chain.Name) {
-			whole = append(whole, chain)
+			out.chains = append(out.chains, chain)
 			continue
 		}
 		rules, err := c.GetRules(chain.Table, chain)
@@ -57,15 +85,9 @@ func leftIn(c *nftables.Conn, family nftables.TableFamily, table string, own fun
 		}
 		for _, r := range rules {
 			if comment, ok := userdata.GetString(r.UserData, userdata.TypeComment); ok && own(comment) {
-				found = c.DelRule(r) == nil || found
+				out.rules = append(out.rules, r)
 			}
 		}
 	}
-	for _, chain := range whole { // all are emptied first: one has a jump to another
-		c.FlushChain(chain)
-	}
-	for _, chain := range whole {
-		c.DelChain(chain)
-	}
-	return found || len(whole) > 0
+	return out
 }
