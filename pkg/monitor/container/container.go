@@ -49,9 +49,12 @@ type Container struct {
 	clients int // attachments with stdin
 	// hadClient: an attachment with stdin has ended that its client knew of.
 	hadClient bool
-	orphan    bool               // taken over from a dead monitor, exit not known yet
-	ended     bool               // exit is being or was handled
-	foreign   *poll.Registration // of the pidfd, when it is not our child
+	orphan    bool // taken over from a dead monitor, exit not known yet
+	ended     bool // exit is being or was handled
+	// adopted is closed once the terminal that a client may have kept was handed over, or won't be: the last output is
+	// read after that. nil: then, and when there is no such terminal.
+	adopted chan struct{}
+	foreign *poll.Registration // of the pidfd, when it is not our child
 }
 
 const (
@@ -67,7 +70,7 @@ func (c *Container) ID() string { return c.rec.ID }
 func (c *Container) Listed() wire.Listed {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return wire.Listed{Running: wire.Running{ID: c.rec.ID, Launched: c.rec.Launched}, Orphan: c.orphan}
+	return wire.Listed{Running: wire.Running{ID: c.rec.ID, Launched: c.rec.Launched}, Orphan: c.orphan || c.adopted != nil}
 }
 
 // ReopenLog goes on in a new log file. It waits for the log's file system.
@@ -113,27 +116,29 @@ func readJSON(path string, v any) error {
 }
 
 // Descriptors returns duplicates of what a client should hold for the case that
-// this monitor dies. The caller closes them.
+// this monitor dies: also of a container that has ended, for its last output is
+// read after that. The caller closes them.
 func (c *Container) Descriptors() (kinds []wire.FDKind, fds []int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	add := func(kind wire.FDKind, fd int) {
-		if fd < 0 {
-			return
-		}
-		if dup, err := sys.Duplicate(fd); err == nil {
-			kinds, fds = append(kinds, kind), append(fds, dup)
+	add := func(kind wire.FDKind, fd int, err error) {
+		if err == nil {
+			kinds, fds = append(kinds, kind), append(fds, fd)
 		}
 	}
-	if c.ended {
-		return nil, nil
+	for _, own := range []struct {
+		kind wire.FDKind
+		fd   int
+	}{{wire.Pidfd, c.pidfd}, {wire.Stdin, c.stdin}, {wire.TTY, c.tty}} {
+		if own.fd >= 0 {
+			dup, err := sys.Duplicate(own.fd)
+			add(own.kind, dup, err)
+		}
 	}
-	add(wire.Pidfd, c.pidfd)
-	add(wire.Stdin, c.stdin)
-	add(wire.TTY, c.tty)
 	for _, st := range c.out.Streams() {
 		if !st.Terminal() {
-			add(wire.FDKind(st.Name()), st.Descriptor())
+			dup, err := st.DuplicateSource()
+			add(wire.FDKind(st.Name()), dup, err)
 		}
 	}
 	return kinds, fds

@@ -47,13 +47,13 @@ func (c *Container) end(e wire.Exit) {
 	if err := writeJSON(filepath.Join(c.dir, exitName), &e); err != nil {
 		c.set.Log.Warn("exit record not written before the reap: should the monitor crash now, the exit code is lost", "container", c.rec.ID, "err", err)
 	}
-	go c.finish(e)
+	go c.finish(e, c.adopted)
 }
 
 // finish gives out the exit: counters first, for the cgroup may go at any time;
 // then the last output, so that the log is complete when the exit is known;
 // then the exit log; then the subscribers.
-func (c *Container) finish(e wire.Exit) {
+func (c *Container) finish(e wire.Exit, adopted <-chan struct{}) {
 	e.OOM = cgroup.OOMKills(c.rec.Cgroups) > c.rec.OOMBase || c.oomLogged(e)
 	if c.rec.KillAll {
 		ctx, cancel := context.WithTimeout(c.set.Life, killPatience)
@@ -61,6 +61,9 @@ func (c *Container) finish(e wire.Exit) {
 			c.set.Log.Warn("container's processes not all killed", "container", c.rec.ID, "err", err)
 		}
 		cancel()
+	}
+	if adopted != nil {
+		<-adopted
 	}
 	c.out.Finish()
 	if c.told != nil {

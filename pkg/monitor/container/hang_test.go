@@ -3,11 +3,15 @@
 package container_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -202,6 +206,74 @@ func TestLaunchWithHungLog(t *testing.T) {
 	}
 	n.Exit()
 	monitornode.Eventually(t, "descriptors to be closed", func() bool { return n.Descriptors() <= before })
+}
+
+// TestKilledBeforeLastOutput: a container that ended before its monitor was killed
+// loses nothing that the monitor had not read. quick has ended when its launch is
+// answered, the terminal's other end is known to its client only.
+func TestKilledBeforeLastOutput(t *testing.T) {
+	for _, id := range []string{"quick", "terminal"} {
+		t.Run(id, func(t *testing.T) {
+			hung := frozenDir(t)
+			n := monitornode.Start(t)
+			gate := filepath.Join(n.Dir, "gate")
+			l := n.Terminal(id, "sh", "-c", `until [ -e "$0" ]; do sleep 0.01; done; echo last words; exit 5`, gate)
+			if id == "quick" {
+				l = n.Spec(id)
+				// As runc does it: the program leaves a child to be adopted, whose end it does not wait for.
+				l.Argv = []string{"/bin/sh", "-c", `until [ -e "$1" ]; do sleep 0.01; done
+					(sleep 0.1; echo last words; exit 5) & printf %s $! > "$0"; exec sleep 0.4`, l.PidFile, gate}
+			}
+			l.LogPath = filepath.Join(hung.dir, "log")
+			launched := make(chan error, 1)
+			go func() { _, err := n.Client.Launch(n.Ctx(), l); launched <- err }()
+			monitornode.Eventually(t, "the log", func() bool { _, err := os.Stat(l.LogPath); return err == nil })
+			if id == "terminal" {
+				launched <- <-launched
+			}
+			if err := os.Remove(l.LogPath); err != nil { // an open that only finds a file does not wait
+				t.Fatal(err)
+			}
+			hung.freeze()
+			thaw := sync.OnceFunc(hung.thaw)
+			defer thaw()
+			go func() { _ = n.Client.ReopenLog(n.Ctx(), l.ID) }() // holds the log until the thaw
+			monitornode.Eventually(t, "the log to hang", func() bool { return slices.Contains(threadStates(n.PID), 'D') })
+			if err := os.WriteFile(gate, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-launched; err != nil {
+				t.Fatal(err)
+			}
+			monitornode.Eventually(t, "the end", func() bool {
+				found, _ := filepath.Glob(filepath.Join(n.Dir, "*", id, "exit.json"))
+				return len(found) == 1
+			})
+			_ = unix.Kill(n.PID, unix.SIGKILL)
+			thaw() // the thread that hangs could not die before
+			n.KillMonitor()
+			n.Ready()
+			if e := n.Exit(); e.ID != id || e.Code != 5 || e.Unknown {
+				t.Errorf("exit %+v", e)
+			}
+			got := monitornode.Text(monitornode.ReadLog(t, l.LogPath), "stdout")
+			if strings.ReplaceAll(got, "\r", "") != "last words\n" {
+				t.Errorf("log %q", got)
+			}
+		})
+	}
+}
+
+// threadStates are the states of a process's threads, as proc(5) has them.
+func threadStates(pid int) (states []byte) {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	for _, path := range stats {
+		text, _ := os.ReadFile(path)
+		if _, rest, ok := bytes.Cut(text, []byte(") ")); ok {
+			states = append(states, rest[0])
+		}
+	}
+	return states
 }
 
 type frozen struct {

@@ -100,6 +100,9 @@ func (c *Container) resume(inherited map[wire.FDKind]int) error {
 	if err := c.adoptInherited(inherited); err != nil {
 		return err
 	}
+	if c.rec.Stdio && c.rec.Terminal && c.tty < 0 {
+		c.adopted = make(chan struct{})
+	}
 	if err := c.set.enter(c); err != nil {
 		return err
 	}
@@ -206,7 +209,7 @@ func (c *Container) adoptDescriptors(p *wire.Packet, fds []int) (err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, kind := range p.FDs {
-		if err != nil || kind != wire.TTY || !c.rec.Terminal || c.tty >= 0 || c.ended {
+		if err != nil || kind != wire.TTY || c.adopted == nil || c.tty >= 0 {
 			unix.Close(fds[i]) // the named pipes we have opened by path, and the rest helped by being held
 			continue
 		}
@@ -216,14 +219,26 @@ func (c *Container) adoptDescriptors(p *wire.Packet, fds []int) (err error) {
 		}
 		err = c.out.Start(c.set.Poller)
 	}
+	c.endAdoption()
 	return err
 }
 
-// GiveUpOrphans ends those that are gone without anyone knowing how.
+// endAdoption says that no terminal will be handed over any more. The caller holds
+// mu.
+func (c *Container) endAdoption() {
+	if c.adopted != nil {
+		close(c.adopted)
+		c.adopted = nil
+	}
+}
+
+// GiveUpOrphans ends those that are gone without anyone knowing how. Those whose
+// terminal nobody kept go on without.
 func (s *Set) GiveUpOrphans() {
 	for _, c := range s.All() {
 		c.mu.Lock()
 		gone := c.orphan && !c.ended && c.pidfd < 0
+		c.endAdoption()
 		c.mu.Unlock()
 		if gone {
 			c.end(c.lost())

@@ -151,9 +151,15 @@ func (c *Container) errorText(s *stdio) string {
 		_ = unix.SetNonblock(fd, true)
 	}
 	for _, st := range c.out.Streams() {
-		if st.Name() == "stderr" {
-			fd = st.Descriptor()
+		if st.Name() != "stderr" {
+			continue
 		}
+		own, err := st.DuplicateSource()
+		if err != nil {
+			return ""
+		}
+		defer unix.Close(own)
+		fd = own
 	}
 	if fd < 0 {
 		return ""

@@ -35,11 +35,12 @@ type Stream struct {
 	tty    bool
 	ready  *poll.Registration // once it is read
 
-	mu     sync.Mutex // guards what follows; held while draining
-	fd     int
-	closed bool
-	rest   *time.Timer // before the registration is armed again
-	tail   int         // bytes of an unfinished line, in out.tails; valid once tailKnown
+	mu sync.Mutex // guards what follows; held while draining
+	// fd is what is read, -1 once the stream has ended. It changes with both locks held, so that either keeps it open.
+	fd   int
+	fdMu sync.Mutex  // held for a moment only
+	rest *time.Timer // before the registration is armed again
+	tail int         // bytes of an unfinished line, in out.tails; valid once tailKnown
 	// tailKnown: a monitor before this one may have left a tail.
 	tailKnown bool
 
@@ -71,7 +72,7 @@ func (st *Stream) Start(p *poll.Poller) error {
 func (st *Stream) serve(events uint32) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.closed {
+	if st.fd < 0 {
 		return
 	}
 	n, more := st.drain(drainRounds)
@@ -97,7 +98,7 @@ func (st *Stream) serve(events uint32) {
 func (st *Stream) finish() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.closed {
+	if st.fd < 0 {
 		return
 	}
 	for more := true; more; {
@@ -108,11 +109,18 @@ func (st *Stream) finish() {
 		st.flush(s)
 		st.out.journal.put(s)
 	}
-	st.closed = true
+	st.close()
+}
+
+// close ends the stream. The caller holds mu.
+func (st *Stream) close() {
 	if st.ready != nil {
 		st.ready.Stop()
 	}
+	st.fdMu.Lock()
+	defer st.fdMu.Unlock()
 	unix.Close(st.fd)
+	st.fd = -1
 }
 
 // drain reads until there is nothing or rounds are over: more says which, total
@@ -135,31 +143,21 @@ func (st *Stream) drain(rounds int) (total int, more bool) {
 	return total, true
 }
 
-// Descriptor is what is read, -1 when the stream has ended. It stays the
-// stream's.
-func (st *Stream) Descriptor() int {
-	if !st.mu.TryLock() {
-		return st.fd // being drained: it is open, and finish comes only after ended was set
-	}
-	defer st.mu.Unlock()
-	if st.closed {
-		return -1
-	}
-	return st.fd
+// DuplicateSource returns a duplicate of what is read, for the caller to close. unix.EBADF:
+// the stream has ended, so there is nothing left to read. It does not wait for the log.
+func (st *Stream) DuplicateSource() (int, error) {
+	st.fdMu.Lock()
+	defer st.fdMu.Unlock()
+	return sys.Duplicate(st.fd)
 }
 
 // abandon closes the stream unread.
 func (st *Stream) abandon() {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if st.closed {
-		return
+	if st.fd >= 0 {
+		st.close()
 	}
-	st.closed = true
-	if st.ready != nil {
-		st.ready.Stop()
-	}
-	unix.Close(st.fd)
 }
 
 func (st *Stream) readable() int {

@@ -102,7 +102,8 @@ func (m *Monitor) inheritConn(left *leftConn, asker bool, req uint64) error {
 	m.mu.Lock()
 	m.conns[c] = struct{}{}
 	m.mu.Unlock()
-	if left.Subscribed { // what was published and not sent comes again; the client knows what it has had
+	if left.Subscribed { // it has handed over what it kept; what was published and not sent comes again; the client knows what it has had
+		m.running.GiveUpOrphans()
 		c.follow()
 	}
 	return nil
