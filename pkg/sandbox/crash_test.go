@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -301,6 +302,11 @@ func TestEveryTraceIsSwept(t *testing.T) {
 	w.must(w.Remove(t.Context(), attached))
 	other := state.Layout{Root: filepath.Join(w.node.Dir, "other")}.NetNS(none)
 	t.Cleanup(func() { _ = netns.Remove(other) })
+	// As a daemon leaves them that is killed while it holds the lock of what is gone.
+	locks := []string{filepath.Join(w.Layout.RuntimeLocks(), state.NewID()), filepath.Join(w.Layout.CNILocks(), state.NewID())}
+	for _, lock := range locks {
+		w.must(errors.Join(os.MkdirAll(filepath.Dir(lock), 0o700), os.WriteFile(lock, nil, 0o600)))
+	}
 	w.must(errors.Join(
 		os.WriteFile(record, attachment, 0o600),
 		netns.New(w.Layout.NetNS(attached)), netns.New(w.Layout.NetNS(none)), netns.New(other),
@@ -310,6 +316,11 @@ func TestEveryTraceIsSwept(t *testing.T) {
 	w.connect()
 	w.recovered()
 	w.clean()
+	for _, lock := range locks {
+		if _, err := os.Lstat(lock); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("lock %s: %v", lock, err)
+		}
+	}
 	if !netns.Is(other) {
 		t.Error("another daemon's namespace is gone")
 	}

@@ -17,7 +17,7 @@ import (
 )
 
 // sweep tears down what carries our names and has no record: ids the monitor
-// watches, bundles, directories, snapshots and network namespaces. It may run
+// watches, bundles, directories, snapshots, locks and network namespaces. It may run
 // beside calls: a record is older than what is made for it, and is dropped last.
 func (s *Service) sweep(ctx context.Context, seen view) error {
 	known := s.recorded() // before the search: what is removed meanwhile is no orphan
@@ -65,7 +65,9 @@ func (s *Service) traces(seen view) (map[string]bool, error) {
 		return nil, err
 	}
 	ids := slices.Concat(bundles, snapshots, attached)
-	for _, dir := range []string{s.Layout.Pods(), s.Layout.Containers(), s.Layout.UserNamespaces()} {
+	for _, dir := range []string{
+		s.Layout.Pods(), s.Layout.Containers(), s.Layout.UserNamespaces(), s.Layout.RuntimeLocks(), s.Layout.CNILocks(),
+	} {
 		in, err := names(dir)
 		if err != nil {
 			return nil, err
