@@ -51,8 +51,8 @@ type Container struct {
 	hadClient bool
 	orphan    bool // taken over from a dead monitor, exit not known yet
 	ended     bool // exit is being or was handled
-	// adopted is closed once the terminal that a client may have kept was handed over, or won't be: the last output is
-	// read after that. nil: then, and when there is no such terminal.
+	// adopted is not nil while a client may still hand over the terminal of a container that was taken over. It is
+	// closed when that is over, whichever way: the last output is read after that.
 	adopted chan struct{}
 	foreign *poll.Registration // of the pidfd, when it is not our child
 }

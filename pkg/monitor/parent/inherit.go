@@ -102,7 +102,7 @@ func (m *Monitor) inheritConn(left *leftConn, asker bool, req uint64) error {
 	m.mu.Lock()
 	m.conns[c] = struct{}{}
 	m.mu.Unlock()
-	if left.Subscribed { // it has handed over what it kept; what was published and not sent comes again; the client knows what it has had
+	if left.Subscribed { // so it has handed over what it kept; of exits that come again it knows which it has had
 		m.running.GiveUpOrphans()
 		c.follow()
 	}

@@ -24,13 +24,16 @@ func removeNFTables(a Attachment) (found bool, err error) {
 	masquerade := hash(a.Network)[:16] + "-" + hash(a.Interface + ":" + a.Pod)[:16]
 	spoof := a.Pod + "-" + a.Interface
 	left, err := dump.Ruleset(func() (rest, error) {
-		masquerading := restIn(c, nftables.TableFamilyINet, "cni_plugins_masquerade", func(comment string) bool {
+		masquerading, err := restIn(c, nftables.TableFamilyINet, "cni_plugins_masquerade", func(comment string) bool {
 			return strings.HasPrefix(comment, masquerade)
 		}, nil)
-		spoofing := restIn(c, nftables.TableFamilyBridge, "nat", func(comment string) bool {
+		if err != nil {
+			return rest{}, err
+		}
+		spoofing, err := restIn(c, nftables.TableFamilyBridge, "nat", func(comment string) bool {
 			return comment == "macspoofchk-"+spoof
 		}, []string{"cni-br-iface-" + spoof, "cni-br-iface-" + spoof + "-mac"})
-		return rest{slices.Concat(masquerading.rules, spoofing.rules), spoofing.chains}, nil
+		return rest{slices.Concat(masquerading.rules, spoofing.rules), spoofing.chains}, err
 	})
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
@@ -63,12 +66,12 @@ type rest struct {
 	chains []*nftables.Chain
 }
 
-// restIn finds the rules of a table whose comment is the pod's, and chains by name. A table or family that can't be
-// listed has none.
-func restIn(c *nftables.Conn, family nftables.TableFamily, table string, own func(comment string) bool, chains []string) rest {
+// restIn finds the rules of a table whose comment is the pod's, and chains by name. A family that can't be listed has
+// none.
+func restIn(c *nftables.Conn, family nftables.TableFamily, table string, own func(comment string) bool, chains []string) (rest, error) {
 	all, err := c.ListChainsOfTableFamily(family)
 	if err != nil {
-		return rest{}
+		return rest{}, nil //nolint:nilerr // a kernel without the family
 	}
 	var out rest
 	for _, chain := range all {
@@ -81,7 +84,7 @@ func restIn(c *nftables.Conn, family nftables.TableFamily, table string, own fun
 		}
 		rules, err := c.GetRules(chain.Table, chain)
 		if err != nil {
-			continue
+			return rest{}, fmt.Errorf("list rules of chain %s %s: %w", table, chain.Name, err)
 		}
 		for _, r := range rules {
 			if comment, ok := userdata.GetString(r.UserData, userdata.TypeComment); ok && own(comment) {
@@ -89,5 +92,5 @@ func restIn(c *nftables.Conn, family nftables.TableFamily, table string, own fun
 			}
 		}
 	}
-	return out
+	return out, nil
 }

@@ -23,7 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attempts is how often a dump is taken. One of 1,000 links takes about 3 ms, and a pod changes links some ten times.
+// attempts is how often a dump is taken at most: a table that changes in each of them changes faster than pods can.
 const attempts = 100
 
 // Whole takes a dump of links, addresses, routes or rules. list is a call of the netlink package. It returns
