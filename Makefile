@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 # `make help` lists the targets. Everything built lands in bin/, everything fetched or made for tests in .cache/.
 
+# make machine-NAME SHELL=1 asks for a shell in a machine. make takes SHELL for the program that runs its recipes.
+ifeq ($(SHELL),1)
+override SHELL := /bin/sh
+INTO := -shell
+endif
+
 GO       ?= go
 BIN      := bin
 CACHE    := .cache
@@ -149,6 +155,13 @@ e2e: deps build $(BIN)/testbox $(CACHE)/kubelet ## a real kubelet with static po
 .PHONY: critest
 critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'
 	$(GO) run ./test/critest $(ARGS)
+
+.PHONY: machines
+machines: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## the tests on each machine of test/machine's table (root); machine-NAME: on one, SHELL=1: a shell in it
+	$(GO) run ./test/machine
+
+machine-%: deps build $(BIN)/testbox $(BIN)/faults/cri-shim
+	$(GO) run ./test/machine $(INTO) $*
 
 .PHONY: bench
 bench: deps build $(BIN)/testbox ## the numbers, beside containerd and CRI-O where they are on PATH (root); ARGS=...

@@ -36,6 +36,7 @@ type options struct {
 	skip      string
 	seed      string
 	logLevel  string
+	logs      string
 	randomize bool
 	websocket bool
 	nri       bool
@@ -51,6 +52,7 @@ func main() {
 	flag.StringVar(&o.skip, "skip", "", "leave out specs that match this regular expression")
 	flag.StringVar(&o.seed, "seed", "", "order of the specs; they are shuffled anew each time without it")
 	flag.StringVar(&o.logLevel, "log-level", "", "of the runtime")
+	flag.StringVar(&o.logs, "logs", "", "folder for the suite's output and report and the runtime's log; .cache/critest/logs/TIME if empty")
 	flag.BoolVar(&o.randomize, "randomize", false, "shuffle all specs, not only the groups they are in")
 	flag.BoolVar(&o.websocket, "websocket", false, "stream over WebSocket, not SPDY")
 	flag.BoolVar(&o.nri, "nri", true, "run the NRI specs")
@@ -75,7 +77,7 @@ func (o *options) main() (int, error) {
 	case o.serve:
 		return 0, o.serveImages(ctx)
 	case o.endpoint != "":
-		return o.run(ctx, o.endpoint, "", "")
+		return o.run(ctx, o.endpoint, "")
 	}
 	if !o.public { // real images need the real network
 		if again, code, err := node.Isolate(); again || err != nil {
@@ -104,6 +106,9 @@ func (o *options) resolve(ctx context.Context) (err error) {
 	}
 	if o.cache, err = filepath.Abs(".cache/critest"); err != nil {
 		return err
+	}
+	if o.logs == "" {
+		o.logs = filepath.Join(o.cache, "logs", time.Now().Format("20060102-150405"))
 	}
 	if o.endpoint == "" && !o.serve {
 		if _, err := o.kind.Program(o.bin); err != nil {
@@ -140,9 +145,8 @@ func (o *options) onNode(ctx context.Context) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	logs := filepath.Join(o.cache, "logs", time.Now().Format("20060102-150405"))
-	code, err = o.run(ctx, "unix://"+n.Socket, n.NRISocket, logs)
-	return code, errors.Join(err, n.Down(ctx), keep(logs, n.LogFile, filepath.Join(dir, "state", "monitor.log")))
+	code, err = o.run(ctx, "unix://"+n.Socket, n.NRISocket)
+	return code, errors.Join(err, n.Down(ctx), keep(o.logs, n.LogFile, filepath.Join(dir, "state", "monitor.log")))
 }
 
 func (o *options) start(ctx context.Context, dir string) (*node.Node, *registry.Registry, error) {

@@ -37,16 +37,13 @@ func (s spec) name() string { return strings.Join(append(s.Containers, s.Leaf), 
 // excluded is a spec that --focus or --skip, or the suite's own filter, left out: it says nothing about the runtime.
 func (s spec) excluded() bool { return s.State == "skipped" && s.Failure.Message == "" }
 
-// run runs the suite and prints what came of it. logs is where its output and its report are kept.
-func (o *options) run(ctx context.Context, endpoint, nri, logs string) (int, error) {
-	if logs == "" {
-		logs = filepath.Join(o.cache, "logs", time.Now().Format("20060102-150405"))
-	}
-	if err := os.MkdirAll(logs, 0o755); err != nil {
+// run runs the suite and prints what came of it.
+func (o *options) run(ctx context.Context, endpoint, nri string) (int, error) {
+	if err := os.MkdirAll(o.logs, 0o755); err != nil {
 		return 1, err
 	}
-	report := filepath.Join(logs, "report.json")
-	out, err := os.Create(filepath.Join(logs, "critest.log"))
+	report := filepath.Join(o.logs, "report.json")
+	out, err := os.Create(filepath.Join(o.logs, "critest.log"))
 	if err != nil {
 		return 1, err
 	}
@@ -63,7 +60,7 @@ func (o *options) run(ctx context.Context, endpoint, nri, logs string) (int, err
 		return 1, errors.Join(err, runErr)
 	}
 	code := summarize(specs, time.Since(begin))
-	fmt.Println("critest: logs in", logs)
+	fmt.Println("critest: logs in", o.logs)
 	var exit *exec.ExitError
 	if runErr != nil && !errors.As(runErr, &exit) {
 		return 1, runErr

@@ -8,6 +8,7 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -18,19 +19,19 @@ var targetRules = []Rule{
 
 var (
 	namedTarget   = regexp.MustCompile("(?m)(?:`|^\\s*|sudo )make((?: [a-z][a-z0-9/-]*)+)")
-	definedTarget = regexp.MustCompile(`(?m)^([a-z][a-z0-9 -]*):`)
+	definedTarget = regexp.MustCompile(`(?m)^([a-z][a-z0-9 %-]*):`)
 )
 
 // checkMakeTargets looks for `make TARGET ...` in the documents.
 func checkMakeTargets(t *Tree) []Finding {
-	defined := map[string]bool{}
+	var defined []string // patterns
 	for _, o := range t.Other {
 		if o.Path != "Makefile" {
 			continue
 		}
 		for _, m := range definedTarget.FindAllStringSubmatch(o.Src, -1) {
 			for name := range strings.FieldsSeq(m[1]) {
-				defined[name] = true
+				defined = append(defined, strings.ReplaceAll(name, "%", "*"))
 			}
 		}
 	}
@@ -43,11 +44,15 @@ func checkMakeTargets(t *Tree) []Finding {
 	return found
 }
 
-func undefinedTargets(o Text, defined map[string]bool) []Finding {
+func undefinedTargets(o Text, defined []string) []Finding {
 	var found []Finding
 	for _, m := range namedTarget.FindAllStringSubmatchIndex(o.Src, -1) {
 		for name := range strings.FieldsSeq(o.Src[m[2]:m[3]]) {
-			if !defined[name] && !strings.Contains(name, "/") { // a file is made by its rule
+			matches := func(pattern string) bool {
+				ok, _ := path.Match(pattern, name)
+				return ok
+			}
+			if !slices.ContainsFunc(defined, matches) && !strings.Contains(name, "/") { // a file is made by its rule
 				found = append(found, o.find(m[2], "the Makefile has no target "+name))
 			}
 		}

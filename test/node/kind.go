@@ -134,6 +134,9 @@ nri_listen = "{dir}/nri.sock"
 // PauseImage is the infra image of the runtimes that need one.
 const PauseImage = "registry.k8s.io/pause:3.9"
 
+// DefaultHandler is a line before all tables of a configuration: pods that ask for no OCI runtime get this one.
+func DefaultHandler(name string) string { return fmt.Sprintf("runtime.default = %q\n", name) }
+
 // prepare makes the node's folder and writes its configuration.
 func (n *Node) prepare() error {
 	for _, dir := range []string{"net.d", "tmp"} {
@@ -144,6 +147,9 @@ func (n *Node) prepare() error {
 	text := n.Text
 	if text == "" {
 		text = n.expand(map[Kind]string{CRIShim: criShimConf, Containerd: containerdConf, CRIO: crioConf}[n.Kind])
+		if name := os.Getenv("CRI_TEST_HANDLER"); name != "" && n.Kind == CRIShim {
+			text = DefaultHandler(name) + text
+		}
 	}
 	errs := []error{n.write("config.toml", text)}
 	if n.Network.Subnet != "" && !n.Network.Default {

@@ -127,7 +127,7 @@ func Start(t testing.TB, extra ...string) *Node {
 }
 
 // New prepares directories and configuration and starts nothing. $CRI_TEST_CONFIG, if set, is configuration of every
-// daemon: the cgroup driver, say.
+// daemon: the cgroup driver, say; $CRI_TEST_HANDLER is the OCI runtime of pods that ask for none.
 func New(t testing.TB, extra ...string) *Node {
 	t.Helper()
 	Require(t)
@@ -146,6 +146,9 @@ func New(t testing.TB, extra ...string) *Node {
 		Network: node.Network{Default: true, Bridge: "cri-" + name[:min(len(name), 6)], Subnet: subnet},
 	}
 	o.Text = configuration(o, append(extra, os.Getenv("CRI_TEST_CONFIG")))
+	if name := os.Getenv("CRI_TEST_HANDLER"); name != "" && !strings.Contains(o.Text, "[runtime]") {
+		o.Text = node.DefaultHandler(name) + o.Text
+	}
 	inner, err := node.New(o)
 	if err != nil {
 		t.Fatal(err)

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command machine runs the project's tests on machines that users have and this one is not: with cgroup v2, with systemd,
+// with AppArmor or SELinux, with another OCI runtime.
+//
+// A machine is Linux in user mode, a kernel that runs as a process, on a disk that holds one of Debian's releases. Kernel
+// and disk are made of Debian's packages once and kept in the user's cache folder, under a hash of what they were made
+// from; each run works on a copy of the disk that is written to where it differs, and the copy is gone with the run. The
+// tree is in the machine read-only by use: what a run leaves is its logs, in .cache/machine.
+//
+// It prints one line of results for each machine, or one that says why the machine cannot be had.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cri-shim/cri-shim/test/node"
+)
+
+func main() {
+	shell := flag.Bool("shell", false, "give a shell in the machine, and run nothing else")
+	list := flag.Bool("list", false, "list the machines and what runs on each")
+	build := flag.Bool("build", false, "make what the machines need, and run nothing")
+	flag.Usage = func() {
+		fmt.Fprintf(flag.CommandLine.Output(), "usage: machine [flags] [NAME...]\n\nAll machines unless some are named.\n")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	machines, err := named(flag.Args())
+	switch {
+	case err != nil:
+	case *list:
+		describe(machines)
+	case *build:
+		err = prepare(ctx, machines)
+	case *shell:
+		err = giveShell(ctx, machines)
+	default:
+		err = runAll(ctx, machines)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "machine:", err)
+		os.Exit(1)
+	}
+}
+
+// named are the machines with these names, all of them if there are none.
+func named(names []string) ([]machine, error) {
+	if len(names) == 0 {
+		return table(), nil
+	}
+	var out []machine
+	for _, name := range names {
+		i := indexOf(table(), name)
+		if i < 0 {
+			return nil, fmt.Errorf("find machine %q: there is none of that name; -list has the names", name)
+		}
+		out = append(out, table()[i])
+	}
+	return out, nil
+}
+
+func describe(machines []machine) {
+	for _, m := range machines {
+		fmt.Printf("%-8s %s\n", m.name, m.what)
+		for _, s := range m.steps {
+			fmt.Printf("         %-12s %s\n", s.name, strings.Join(s.argv, " "))
+		}
+	}
+}
+
+// atOnce is how many machines run side by side: each has one processor, and the rest of this one.
+const atOnce = 2
+
+// runAll runs the machines and prints their results. The error names those that failed.
+func runAll(ctx context.Context, machines []machine) error {
+	if err := prepare(ctx, machines); err != nil {
+		return err
+	}
+	root, err := node.Root()
+	if err != nil {
+		return err
+	}
+	results, slots := make([]chan result, len(machines)), make(chan struct{}, atOnce)
+	for i, m := range machines {
+		results[i] = make(chan result, 1)
+		go func() { // ends with the machine
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			results[i] <- m.run(ctx, root)
+		}()
+	}
+	var failed []string
+	for i, m := range machines {
+		r := <-results[i]
+		r.print(os.Stdout)
+		if r.failed() {
+			failed = append(failed, m.name)
+		}
+	}
+	if len(failed) > 0 {
+		return fmt.Errorf("failed: %s", strings.Join(failed, " "))
+	}
+	return nil
+}
+
+// run boots a machine, has it do its steps and reads what came of them.
+func (m machine) run(ctx context.Context, root string) result {
+	begin := time.Now()
+	r := result{machine: m, dir: filepath.Join(root, ".cache", "machine", m.name)}
+	ctx, cancel := context.WithTimeout(ctx, m.limit)
+	defer cancel()
+	if r.err = os.RemoveAll(r.dir); r.err == nil {
+		r.err = m.boot(ctx, root, r.dir, nil)
+	}
+	r.took = time.Since(begin).Round(time.Second)
+	return r.read()
+}
+
+func giveShell(ctx context.Context, machines []machine) error {
+	if len(machines) != 1 {
+		return errors.New("a shell is given in one machine: name it")
+	}
+	m := machines[0]
+	if err := prepare(ctx, machines); err != nil {
+		return err
+	}
+	root, err := node.Root()
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(root, ".cache", "machine", m.name)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return m.boot(ctx, root, dir, os.Stdin)
+}

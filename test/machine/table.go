@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"slices"
+	"strings"
+	"time"
+)
+
+// machine is one row of the table.
+type machine struct {
+	name    string
+	what    string
+	disk    disk
+	kernel  kernel
+	systemd bool
+	lsm     []string // the kernel's options that choose a security module
+	limit   time.Duration
+	steps   []step
+}
+
+// step is one thing that a machine does.
+type step struct {
+	name    string
+	folder  string // below the tree
+	argv    []string
+	restart bool   // restart the machine and do nothing
+	needs   string // a file, in the tree or absolute, without which the step is left out
+	without string // says so
+}
+
+// disk is a root file system, kernel the program that boots it; both are made of a release of Debian.
+type (
+	disk struct {
+		release  string
+		packages []string
+	}
+	kernel struct{ release string }
+)
+
+const packages = "systemd systemd-sysv libpam-systemd dbus udev iproute2 iptables nftables sudo procps e2fsprogs curl "
+
+var (
+	sid = disk{"sid", strings.Fields(packages + "apparmor crun")}
+	// sid's policy cannot be installed: it wants a module disabled that it does not have.
+	trixie = disk{"trixie", strings.Fields(packages + "selinux-policy-default policycoreutils")}
+
+	appArmor = []string{"lsm=apparmor", "apparmor=1"}
+	seLinux  = []string{"lsm=selinux", "selinux=1", "enforcing=1"}
+)
+
+func table() []machine {
+	newest := kernel{"sid"}
+	return []machine{
+		{
+			name: "v2", what: "cgroup v2 by cgroupfs, AppArmor, runc, no service manager", disk: sid, kernel: newest, lsm: appArmor,
+			limit: 40 * time.Minute, steps: []step{suite("integration"), crash("20"), critest()},
+		},
+		{
+			name: "systemd", what: "cgroup v2 by systemd, both units as make install installs them, AppArmor, runc", disk: sid, kernel: newest,
+			systemd: true, lsm: appArmor, limit: 45 * time.Minute, steps: append(units(), suite("integration"), critest()),
+		},
+		{
+			name: "crun", what: "cgroup v2 by systemd, AppArmor, crun as the default handler", disk: sid, kernel: newest, systemd: true, lsm: appArmor,
+			limit: 45 * time.Minute, steps: []step{suite("integration").with("CRI_TEST_HANDLER=crun"), critest().with("CRI_TEST_HANDLER=crun")},
+		},
+		{
+			name: "selinux", what: "cgroup v2 by systemd, SELinux enforcing Debian's policy, runc", disk: trixie, kernel: newest, systemd: true, lsm: seLinux,
+			limit: 45 * time.Minute, steps: []step{suite("integration"), critest()},
+		},
+	}
+}
+
+func indexOf(machines []machine, name string) int {
+	return slices.IndexFunc(machines, func(m machine) bool { return m.name == name })
+}
+
+// suite is a package of tests below test/, built before the machine boots. A machine has one processor, most tests wait for
+// something else than that, and all is slower than outside.
+func suite(name string) step {
+	return step{name: name, folder: "test/" + name, argv: []string{"/src/.cache/machine/bin/" + name + ".test", "-test.v", "-test.timeout", "30m", "-test.parallel", "4"}}.
+		with("CRI_TEST_PATIENCE=3", "MODEL_RUNS=10")
+}
+
+// units installs what make install installs, drives both units, and once more after the machine was restarted.
+func units() []step {
+	of := func(name, tests string) step {
+		s := suite("units").with("CRI_TEST_UNITS=1")
+		s.name, s.argv = name, append(s.argv, "-test.run", tests)
+		return s
+	}
+	return []step{
+		{name: "install", argv: []string{"sh", "-c", "cp -a /machine/installed/. / && systemctl daemon-reload"}},
+		of("units", "^Test(Scopes|Units|Starts)"), of("units-before", "^TestBeforeReboot$"),
+		{name: "reboot", restart: true}, of("units-after", "^TestAfterReboot$"),
+		{name: "stop", argv: []string{"systemctl", "disable", "--now", "cri-shim.service", "cri-monitor.service"}},
+	}
+}
+
+// crash is the package that kills daemons, with few kills under churn.
+func crash(kills string) step { return suite("crash").with("CRASH_KILLS=" + kills) }
+
+func critest() step {
+	return step{
+		name: "critest", argv: []string{"/src/.cache/machine/bin/critest-run", "-logs", "/machine/out/critest"},
+		needs: "/machine/critest", without: "no critest binary: set CRITEST or put it on PATH",
+	}.with("CRITEST=/machine/critest")
+}
+
+// with is the step with variables in its environment.
+func (s step) with(variables ...string) step {
+	if len(s.argv) == 0 || s.argv[0] != "env" {
+		s.argv = append([]string{"env"}, s.argv...)
+	}
+	s.argv = slices.Insert(slices.Clone(s.argv), 1, variables...)
+	return s
+}
