@@ -309,12 +309,20 @@ func (d *daemon) handlerFeatures(ctx context.Context) []server.Handler {
 
 // checks are the conditions of RuntimeReady.
 func (d *daemon) checks() []server.Check {
-	return []server.Check{
+	checks := []server.Check{
 		{Reason: "MonitorNotConnected", Run: func(context.Context) error { return d.monitor.Ready() }},
 		{Reason: "RuntimeMissing", Run: func(context.Context) error { return d.runtime.Check() }},
 		{Reason: "RootNotWritable", Run: func(context.Context) error { return sys.CheckWritable(d.layout.Root) }},
 		{Reason: "StateNotWritable", Run: func(context.Context) error { return sys.CheckWritable(d.layout.State) }},
+		{Reason: "OverlayMissing", Run: func(context.Context) error { return sys.CheckFilesystem("overlay") }},
+		{Reason: "ControllersMissing", Run: func(context.Context) error { return sys.CheckControllers(sys.CgroupRoot, d.host.CgroupV2) }},
 	}
+	if d.host.Systemd {
+		checks = append(checks, server.Check{Reason: "SystemdNotReachable", Run: func(ctx context.Context) error {
+			return sys.CheckSystemd(ctx, sys.SystemdSockets())
+		}})
+	}
+	return checks
 }
 
 // semver makes a version that kubelets and crictl can parse of what the build

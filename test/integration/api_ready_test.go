@@ -103,6 +103,30 @@ func TestNotReadyWithoutMonitor(t *testing.T) {
 	contains(t, "log", output(t, d, after, inHostNet("after", "echo", "well"), afterConfig), "well")
 }
 
+// A kernel without what pods need makes a node that says what it is and what to do. The machines no-memory and no-overlay are such.
+func TestNotReadyOnBareKernel(t *testing.T) {
+	nodetest.Require(t)
+	controllers, err := os.ReadFile("/sys/fs/cgroup/cgroup.controllers")
+	if err != nil || slices.Contains(strings.Fields(string(controllers)), "memory") {
+		t.Skip("this machine's cgroups have the memory controller: make machine-no-memory")
+	}
+	filesystems, err := os.ReadFile("/proc/filesystems")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := node(t)
+	c := ready(t, d, false)
+	if !strings.Contains(string(filesystems), "overlay") {
+		if c.Reason != "OverlayMissing" || !strings.Contains(c.Message, "modprobe overlay") {
+			t.Errorf("condition %v, want OverlayMissing with the remedy", c)
+		}
+		return
+	}
+	if c.Reason != "ControllersMissing" || !strings.Contains(c.Message, "memory") || !strings.Contains(c.Message, "cgroup_enable=memory") {
+		t.Errorf("condition %v, want ControllersMissing with the remedy", c)
+	}
+}
+
 // A node whose OCI runtime is gone is not ready.
 func TestNotReadyWithoutRuntime(t *testing.T) {
 	nodetest.Require(t)
