@@ -157,11 +157,11 @@ critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); AR
 	$(GO) run ./test/critest $(ARGS)
 
 .PHONY: machines
-machines: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## the tests on each machine of test/machine's table (root); machine-NAME: on one, SHELL=1: a shell in it
+machines: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## the tests on each machine of test/machine's table (root); machine-NAME: on one; SHELL=1 or TESTS=regexp
 	$(GO) run ./test/machine
 
 machine-%: deps build $(BIN)/testbox $(BIN)/faults/cri-shim
-	$(GO) run ./test/machine $(INTO) $*
+	$(GO) run ./test/machine $(INTO) $(if $(TESTS),-tests '$(TESTS)') $*
 
 .PHONY: bench
 bench: deps build $(BIN)/testbox ## the numbers, beside containerd and CRI-O where they are on PATH (root); ARGS=...

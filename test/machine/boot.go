@@ -39,7 +39,7 @@ func (m machine) boot(ctx context.Context, root, dir string, console *os.File) e
 	defer said.Close()
 	written := filepath.Join(dir, "written") // where the disk differs from its image
 	defer os.Remove(written)
-	cmd := exec.CommandContext(ctx, kernel, append(m.options(dir, root, console != nil), "ubd0="+written+","+image)...)
+	cmd := exec.CommandContext(ctx, kernel, append(m.commandLine(dir, root, console != nil), "ubd0="+written+","+image)...)
 	cmd.Env = append(os.Environ(), "TMPDIR=/dev/shm") // the machine's memory
 	cmd.Stdout, cmd.Stderr = io.Writer(said), io.Writer(said)
 	if console != nil {
@@ -52,12 +52,12 @@ func (m machine) boot(ctx context.Context, root, dir string, console *os.File) e
 	return nil
 }
 
-// options are the kernel's command line. `seccomp=on` is the quick way to catch system calls; the slow one needs no option.
-func (m machine) options(dir, root string, shell bool) []string {
+// commandLine is the kernel's. `seccomp=on` is the quick way to catch system calls; the slow one needs no option.
+func (m machine) commandLine(dir, root string, shell bool) []string {
 	options := append([]string{
 		"mem=4G", "ncpus=1", "root=/dev/ubda", "rootfstype=ext4", "rw", "seccomp=on", "panic=1", "umid=" + m.name, "uml_dir=" + dir,
 		"machine.orders=" + filepath.Join(dir, "orders"), "machine.source=" + root,
-	}, m.lsm...)
+	}, m.options...)
 	if m.systemd {
 		options = append(options, "init=/sbin/init", "systemd.show_status=false")
 	} else {

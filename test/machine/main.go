@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,6 +31,7 @@ func main() {
 	shell := flag.Bool("shell", false, "give a shell in the machine, and run nothing else")
 	list := flag.Bool("list", false, "list the machines and what runs on each")
 	build := flag.Bool("build", false, "make what the machines need, and run nothing")
+	tests := flag.String("tests", "", "of the suites of tests run only what matches this regular expression, and nothing else")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: machine [flags] [NAME...]\n\nAll machines unless some are named.\n")
 		flag.PrintDefaults()
@@ -38,6 +40,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	machines, err := named(flag.Args())
+	if *tests != "" {
+		machines = only(*tests, machines)
+	}
 	switch {
 	case err != nil:
 	case *list:
@@ -69,6 +74,21 @@ func named(names []string) ([]machine, error) {
 		out = append(out, table()[i])
 	}
 	return out, nil
+}
+
+// only are the machines with nothing to do but those tests.
+func only(tests string, machines []machine) []machine {
+	for i := range machines {
+		var steps []step
+		for _, s := range machines[i].steps {
+			if s.folder != "" {
+				s.argv = append(slices.Clone(s.argv), "-test.run", tests)
+				steps = append(steps, s)
+			}
+		}
+		machines[i].steps = steps
+	}
+	return machines
 }
 
 func describe(machines []machine) {

@@ -15,7 +15,7 @@ type machine struct {
 	disk    disk
 	kernel  kernel
 	systemd bool
-	lsm     []string // the kernel's options that choose a security module
+	options []string // of the kernel: which security module it uses, for one
 	limit   time.Duration
 	steps   []step
 }
@@ -54,20 +54,29 @@ func table() []machine {
 	newest := kernel{"sid"}
 	return []machine{
 		{
-			name: "v2", what: "cgroup v2 by cgroupfs, AppArmor, runc, no service manager", disk: sid, kernel: newest, lsm: appArmor,
+			name: "v2", what: "cgroup v2 by cgroupfs, AppArmor, runc, no service manager", disk: sid, kernel: newest, options: appArmor,
 			limit: 40 * time.Minute, steps: []step{suite("integration"), crash("20"), critest()},
 		},
 		{
 			name: "systemd", what: "cgroup v2 by systemd, both units as make install installs them, AppArmor, runc", disk: sid, kernel: newest,
-			systemd: true, lsm: appArmor, limit: 45 * time.Minute, steps: append(units(), suite("integration"), critest()),
+			systemd: true, options: appArmor, limit: 45 * time.Minute, steps: append(units(), suite("integration"), critest()),
 		},
 		{
-			name: "crun", what: "cgroup v2 by systemd, AppArmor, crun as the default handler", disk: sid, kernel: newest, systemd: true, lsm: appArmor,
+			name: "crun", what: "cgroup v2 by systemd, AppArmor, crun as the default handler", disk: sid, kernel: newest, systemd: true, options: appArmor,
 			limit: 45 * time.Minute, steps: []step{suite("integration").with("CRI_TEST_HANDLER=crun"), critest().with("CRI_TEST_HANDLER=crun")},
 		},
 		{
-			name: "selinux", what: "cgroup v2 by systemd, SELinux enforcing Debian's policy, runc", disk: trixie, kernel: newest, systemd: true, lsm: seLinux,
+			name: "selinux", what: "cgroup v2 by systemd, SELinux enforcing Debian's policy, runc", disk: trixie, kernel: newest, systemd: true, options: seLinux,
 			limit: 45 * time.Minute, steps: []step{suite("integration"), critest()},
+		},
+		{
+			name: "no-memory", what: "a kernel without the memory controller", disk: sid, kernel: newest, options: []string{"cgroup_disable=memory"},
+			limit: 10 * time.Minute, steps: []step{suite("integration").named("ready", "TestNotReadyOnBareKernel")},
+		},
+		{
+			name: "no-overlay", what: "a kernel without the memory controller and overlayfs", disk: sid, kernel: newest,
+			options: []string{"cgroup_disable=memory", "initcall_blacklist=ovl_init"},
+			limit:   10 * time.Minute, steps: []step{suite("integration").named("ready", "TestNotReadyOnBareKernel")},
 		},
 	}
 }
@@ -85,17 +94,19 @@ func suite(name string) step {
 
 // units installs what make install installs, drives both units, and once more after the machine was restarted.
 func units() []step {
-	of := func(name, tests string) step {
-		s := suite("units").with("CRI_TEST_UNITS=1")
-		s.name, s.argv = name, append(s.argv, "-test.run", tests)
-		return s
-	}
+	of := func(name, tests string) step { return suite("units").with("CRI_TEST_UNITS=1").named(name, tests) }
 	return []step{
 		{name: "install", argv: []string{"sh", "-c", "cp -a /machine/installed/. / && systemctl daemon-reload"}},
 		of("units", "^Test(Scopes|Units|Starts)"), of("units-before", "^TestBeforeReboot$"),
 		{name: "reboot", restart: true}, of("units-after", "^TestAfterReboot$"),
 		{name: "stop", argv: []string{"systemctl", "disable", "--now", "cri-shim.service", "cri-monitor.service"}},
 	}
+}
+
+// named is the step under another name, with a part of its tests.
+func (s step) named(name, tests string) step {
+	s.name, s.argv = name, append(slices.Clone(s.argv), "-test.run", tests)
+	return s
 }
 
 // crash is the package that kills daemons, with few kills under churn.

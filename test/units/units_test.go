@@ -159,6 +159,7 @@ func TestUnitsOnTheMove(t *testing.T) {
 		{"reload of systemd", []string{"daemon-reload"}},
 		{"systemd executed anew", []string{"daemon-reexec"}},
 		{"restart of D-Bus", []string{"restart", "dbus.service"}},
+		{"no D-Bus", []string{"stop", "dbus.socket", "dbus.service"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			n := attach(t)
@@ -168,6 +169,7 @@ func TestUnitsOnTheMove(t *testing.T) {
 			n.AwaitLog(t, "lines", "line 1")
 			before := pidOf(t, n, container)
 			systemctl(t, c.do...)
+			t.Cleanup(func() { systemctl(t, "start", "dbus.socket", "dbus.service") })
 			await(t, n)
 			if after := pidOf(t, n, container); after != before {
 				t.Errorf("process %d, before it was %d", after, before)
