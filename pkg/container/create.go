@@ -132,7 +132,7 @@ func (s *Service) prepare(ctx context.Context, pod state.Pod, c state.Container,
 		state.Step{Name: "make log directory", Do: func(ctx context.Context) error { return s.makeLogDir(ctx, c) }},
 		state.Step{Name: "make writable layer", Do: func(ctx context.Context) error {
 			uids, gids := oci.IDMappings(pod.Config)
-			return s.RootFS.Prepare(ctx, string(c.ID), rootfs.From{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel})
+			return s.RootFS.Prepare(ctx, string(c.ID), rootfs.From{ImageID: img.ID, UIDMappings: uids, GIDMappings: gids, MountLabel: labels(pod, c).Mount})
 		}},
 		state.Step{Name: "mount root filesystem", Do: func(ctx context.Context) error { return s.mount(ctx, pod, c) }},
 		state.Step{Name: "fill volumes of the image", Do: func(ctx context.Context) (err error) {
@@ -178,7 +178,7 @@ func (s *Service) mount(ctx context.Context, pod state.Pod, c state.Container) e
 		return err
 	}
 	for _, v := range c.Volumes {
-		from := rootfs.From{ImageID: v.ImageID, UIDMappings: uids, GIDMappings: gids, MountLabel: pod.MountLabel}
+		from := rootfs.From{ImageID: v.ImageID, UIDMappings: uids, GIDMappings: gids, MountLabel: labels(pod, c).Mount}
 		if err := s.RootFS.MountVolume(ctx, v.Key, from, v.Target); err != nil {
 			return err
 		}

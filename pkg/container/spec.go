@@ -35,8 +35,7 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, co
 	if err != nil {
 		return nil, nil, err
 	}
-	labels := confine.Labels{Process: pod.ProcessLabel, Mount: pod.MountLabel}
-	if err := mounts.Prepare(ctx, &s.paths, c.Config.GetMounts(), labels); err != nil {
+	if err := mounts.Prepare(ctx, &s.paths, c.Config.GetMounts(), labels(pod, c)); err != nil {
 		return nil, nil, err
 	}
 	volumes, err := mounts.ImagePaths(c)
@@ -54,7 +53,7 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, co
 	files := s.Layout.PodFiles(pod.ID)
 	in := oci.ContainerInput{
 		ID: string(c.ID), PodID: string(pod.ID), Config: c.Config, Sandbox: config,
-		Image: from.image.Config, ImageName: c.ImageName, User: user, RootFS: rootfs, Labels: labels,
+		Image: from.image.Config, ImageName: c.ImageName, User: user, RootFS: rootfs, Labels: labels(pod, c),
 		Namespaces: ns, CgroupsPath: c.Cgroup, Volumes: volumes, Declared: from.declared,
 		HostnamePath: filepath.Join(files, "hostname"),
 		ResolvPath:   filepath.Join(files, "resolv.conf"),
@@ -70,6 +69,12 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, co
 		return nil, nil, err
 	}
 	return spec, user.CRI(), nil
+}
+
+// labels are the SELinux contexts of a container: the pod's, but for what it asks for itself. All its files have the level
+// that its processes have, or they could not read them.
+func labels(pod state.Pod, c state.Container) confine.Labels {
+	return confine.Labels{Process: pod.ProcessLabel, Mount: pod.MountLabel}.With(c.Config.GetLinux().GetSecurityContext().GetSelinuxOptions())
 }
 
 // namespaces are where the container's processes go: those that pause holds,
@@ -110,7 +115,7 @@ func (s *Service) declaredVolumes(ctx context.Context, pod state.Pod, c state.Co
 		return nil, err
 	}
 	for _, dir := range made {
-		if err := confine.Relabel(ctx, dir, confine.Labels{Mount: pod.MountLabel}); err != nil {
+		if err := confine.Relabel(ctx, dir, labels(pod, c)); err != nil {
 			return nil, err
 		}
 	}

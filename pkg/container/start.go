@@ -86,7 +86,7 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 			launched, err = s.Runtime.Launch(ctx, runc.Launch{
 				Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath, LogDir: logDir,
 				Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.Stdin && c.Config.StdinOnce,
-				UID: uid, GID: gid, Cgroups: cgroup.Dirs(ownCgroup(c)), KillAll: sharesPIDs(c),
+				UID: uid, GID: gid, Label: labels(pod, c).Mount, Cgroups: cgroup.Dirs(ownCgroup(c)), KillAll: sharesPIDs(c),
 			})
 			return err
 		}},

@@ -27,7 +27,8 @@ type Launch struct {
 	Terminal  bool
 	Stdin     bool
 	StdinOnce bool
-	UID, GID  int // host owner of the stdio pipes: the container's user
+	UID, GID  int    // host owner of the stdio pipes: the container's user
+	Label     string // SELinux context of the stdio pipes, "" for none
 
 	Cgroups []string // host directories to read OOM counters from
 	KillAll bool     // end what is left in them when the first process ends
@@ -65,7 +66,7 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 		ID: l.ID, Argv: append(argv, l.ID), Env: runtimeEnv(), Dir: s.bundle(l.ID), PidFile: pidFile,
 		LogPath: l.LogPath, LogDir: l.LogDir,
 		Stdio: l.Stdio, Terminal: l.Terminal, Stdin: l.Stdin, StdinOnce: l.StdinOnce,
-		UID: l.UID, GID: l.GID, Cgroups: l.Cgroups, KillAll: l.KillAll,
+		UID: l.UID, GID: l.GID, Label: l.Label, Cgroups: l.Cgroups, KillAll: l.KillAll,
 	})
 	if err != nil {
 		return launched, s.launchFailure(h, s.runtimeLog(l.ID), err)

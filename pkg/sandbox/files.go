@@ -39,7 +39,7 @@ func (s *Service) makeLogDir(ctx context.Context, c *cri.PodSandboxConfig) error
 // makeFiles writes hostname and resolv.conf and mounts the shared memory that
 // the pod's containers have in common.
 func (s *Service) makeFiles(ctx context.Context, p state.Pod) error {
-	if err := s.installPause(); err != nil {
+	if err := s.installPause(ctx); err != nil {
 		return err
 	}
 	dir := s.Layout.PodFiles(p.ID)
@@ -92,10 +92,17 @@ func (s *Service) writeHosts(p state.Pod, ips []string) error {
 
 // installPause puts the pause program where pause containers find it. All pods
 // share it: it is read-only to them, and nothing else is in there.
-func (s *Service) installPause() error {
+func (s *Service) installPause(ctx context.Context) error {
 	if err := makeMountPoints(s.Layout.PauseRootFS()); err != nil {
 		return err
 	}
+	if err := s.writePause(); err != nil {
+		return err
+	}
+	return confine.LabelShared(ctx, s.Layout.PauseRootFS())
+}
+
+func (s *Service) writePause() error {
 	path := filepath.Join(s.Layout.PauseRootFS(), "pause")
 	if installed, err := os.ReadFile(path); err == nil && bytes.Equal(installed, s.Pause) {
 		return nil // a page; the size alone would keep another version

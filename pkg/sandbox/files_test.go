@@ -41,7 +41,7 @@ func TestPauseIsInstalledByContent(t *testing.T) {
 	path := filepath.Join(layout.PauseRootFS(), "pause")
 	install := func(program string) os.FileInfo {
 		t.Helper()
-		if err := New(Options{Layout: layout, Pause: []byte(program)}).installPause(); err != nil {
+		if err := New(Options{Layout: layout, Pause: []byte(program)}).installPause(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(path)

@@ -46,6 +46,17 @@ func AppArmorLoaded(profile string) (bool, error) {
 	return false, nil
 }
 
+// Label gives a file an SELinux context; "" leaves it the one that it has.
+func Label(path, context string) error {
+	if context == "" {
+		return nil
+	}
+	if err := unix.Lsetxattr(path, "security.selinux", []byte(context), 0); err != nil {
+		return fmt.Errorf("label %s as %s: %w", path, context, err)
+	}
+	return nil
+}
+
 // selinuxEnabled reports whether the kernel labels by SELinux, enforcing or not.
 func selinuxEnabled() bool {
 	var st unix.Statfs_t

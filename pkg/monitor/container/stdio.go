@@ -23,6 +23,9 @@ func (c *Container) makePipes() error {
 		if err := sys.MakeFIFO(filepath.Join(c.dir, name), c.rec.UID, c.rec.GID); err != nil {
 			return err
 		}
+		if err := sys.Label(filepath.Join(c.dir, name), c.rec.Label); err != nil {
+			return err
+		}
 	}
 	return nil
 }

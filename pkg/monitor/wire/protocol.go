@@ -136,6 +136,8 @@ type Launch struct {
 	StdinOnce bool `json:"stdin_once,omitempty"`
 	UID       int  `json:"uid,omitempty"` // host owner of the pipes
 	GID       int  `json:"gid,omitempty"`
+	// Label is the SELinux context of the pipes, "" for that of the folder they are in.
+	Label string `json:"label,omitempty"`
 
 	Cgroups []string `json:"cgroups,omitempty"` // host directories: OOM counters, KillAll
 	// KillAll ends what is left in Cgroups when the first process has ended (shared PID namespace).

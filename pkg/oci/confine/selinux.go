@@ -66,6 +66,21 @@ func Relabel(ctx context.Context, path string, l Labels) error {
 	return relabelTree(ctx, path, l.Mount)
 }
 
+// LabelShared gives path and all below it the label of containers' files at the lowest level: every container may read and
+// execute them. The policy's label of read-only files will not do, Debian's lets no container begin with one. Elsewhere
+// than on a machine with SELinux it does nothing.
+func LabelShared(ctx context.Context, path string) error {
+	if !selinux.GetEnabled() {
+		return nil
+	}
+	process, file := selinux.ContainerLabels()
+	selinux.ReleaseLabel(process)
+	if file == "" {
+		return nil // a policy without containers
+	}
+	return relabelTree(ctx, path, editLabel(file, "", "", "", "s0"))
+}
+
 func relabelTree(ctx context.Context, path, to string) error {
 	root, err := filepath.EvalSymlinks(path)
 	if err == nil {
