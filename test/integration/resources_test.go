@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -90,6 +91,9 @@ func TestResources(t *testing.T) {
 // Every field of an update is in force while the container runs, alone and beside
 // what earlier ones set, and in its status.
 func TestEachFieldOfAnUpdate(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("needs two processors: it moves a container from one to the other")
+	}
 	d := node(t)
 	pod, p := quickPod(t, d, "fields")
 	c := inHostNet("app", "sleep")

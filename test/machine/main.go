@@ -25,13 +25,16 @@ import (
 	"time"
 
 	"github.com/cri-shim/cri-shim/test/node"
+	"golang.org/x/sync/errgroup"
 )
 
 func main() {
 	shell := flag.Bool("shell", false, "give a shell in the machine, and run nothing else")
 	list := flag.Bool("list", false, "list the machines and what runs on each")
 	build := flag.Bool("build", false, "make what the machines need, and run nothing")
+	short := flag.Bool("short", false, "run what is enough for every change")
 	tests := flag.String("tests", "", "of the suites of tests run only what matches this regular expression, and nothing else")
+	made := flag.Bool("made", false, "tell whether the machines can be booted at once; what is not made yet is named")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: machine [flags] [NAME...]\n\nAll machines unless some are named.\n")
 		flag.PrintDefaults()
@@ -40,6 +43,9 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	machines, err := named(flag.Args())
+	if *short {
+		machines = shortened(machines)
+	}
 	if *tests != "" {
 		machines = only(*tests, machines)
 	}
@@ -47,8 +53,10 @@ func main() {
 	case err != nil:
 	case *list:
 		describe(machines)
+	case *made:
+		err = allMade(machines)
 	case *build:
-		err = prepare(ctx, machines)
+		err = makeAll(ctx, machines)
 	case *shell:
 		err = giveShell(ctx, machines)
 	default:
@@ -76,6 +84,16 @@ func named(names []string) ([]machine, error) {
 	return out, nil
 }
 
+// shortened are the machines with the steps that are enough for every change.
+func shortened(machines []machine) []machine {
+	for i, m := range machines {
+		if m.short != nil {
+			machines[i].steps = m.short
+		}
+	}
+	return machines
+}
+
 // only are the machines with nothing to do but those tests.
 func only(tests string, machines []machine) []machine {
 	for i := range machines {
@@ -100,33 +118,78 @@ func describe(machines []machine) {
 	}
 }
 
-// atOnce is how many machines run side by side: each has one processor, and the rest of this one.
-const atOnce = 2
-
-// runAll runs the machines and prints their results. The error names those that failed.
-func runAll(ctx context.Context, machines []machine) error {
-	if err := prepare(ctx, machines); err != nil {
-		return err
-	}
+// makeAll makes what the machines are made of, and says in one line each which cannot be had.
+func makeAll(ctx context.Context, machines []machine) error {
 	root, err := node.Root()
 	if err != nil {
 		return err
 	}
-	results, slots := make([]chan result, len(machines)), make(chan struct{}, atOnce)
-	for i, m := range machines {
-		results[i] = make(chan result, 1)
-		go func() { // ends with the machine
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			results[i] <- m.run(ctx, root)
-		}()
+	for _, m := range machines {
+		if err := m.ready(ctx, root); err != nil {
+			fmt.Printf("machine %s cannot be had: %v\n", m.name, err)
+		}
 	}
-	var failed []string
+	return context.Cause(ctx)
+}
+
+// allMade fails with what has not been made yet.
+func allMade(machines []machine) error {
+	root, err := node.Root()
+	if err != nil {
+		return err
+	}
+	for _, m := range machines {
+		for _, p := range []part{m.kernel.part(), m.disk.part()} {
+			path, err := p.path(root)
+			if err == nil {
+				_, err = os.Stat(path)
+			}
+			if err != nil {
+				fmt.Printf("the %s of %s is not made yet", p.name, p.release)
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// atOnce is how many machines run side by side: each has one processor.
+const atOnce = 2
+
+// runAll runs the machines and prints their results. The error names those that failed; one that cannot be had has not.
+func runAll(ctx context.Context, machines []machine) error {
+	root, err := node.Root()
+	if err != nil {
+		return err
+	}
+	results := make([]result, len(machines))
+	var had []machine
 	for i, m := range machines {
-		r := <-results[i]
-		r.print(os.Stdout)
+		if results[i] = (result{machine: m, absent: m.ready(ctx, root)}); results[i].absent == nil {
+			had = append(had, m)
+		}
+	}
+	if len(had) > 0 {
+		if err := buildTests(ctx, root, had); err != nil {
+			return err
+		}
+	}
+	var running errgroup.Group
+	running.SetLimit(atOnce)
+	for i := range results {
+		running.Go(func() error {
+			if r := &results[i]; r.absent == nil {
+				r.machine.run(ctx, root, r)
+			}
+			fmt.Print(results[i])
+			return nil
+		})
+	}
+	_ = running.Wait()
+	var failed []string
+	for _, r := range results {
 		if r.failed() {
-			failed = append(failed, m.name)
+			failed = append(failed, r.machine.name)
 		}
 	}
 	if len(failed) > 0 {
@@ -136,16 +199,16 @@ func runAll(ctx context.Context, machines []machine) error {
 }
 
 // run boots a machine, has it do its steps and reads what came of them.
-func (m machine) run(ctx context.Context, root string) result {
+func (m machine) run(ctx context.Context, root string, r *result) {
 	begin := time.Now()
-	r := result{machine: m, dir: filepath.Join(root, ".cache", "machine", m.name)}
+	r.dir = filepath.Join(root, ".cache", "machine", m.name)
 	ctx, cancel := context.WithTimeout(ctx, m.limit)
 	defer cancel()
 	if r.err = os.RemoveAll(r.dir); r.err == nil {
 		r.err = m.boot(ctx, root, r.dir, nil)
 	}
 	r.took = time.Since(begin).Round(time.Second)
-	return r.read()
+	r.read()
 }
 
 func giveShell(ctx context.Context, machines []machine) error {
@@ -153,10 +216,13 @@ func giveShell(ctx context.Context, machines []machine) error {
 		return errors.New("a shell is given in one machine: name it")
 	}
 	m := machines[0]
-	if err := prepare(ctx, machines); err != nil {
-		return err
-	}
 	root, err := node.Root()
+	if err == nil {
+		err = m.ready(ctx, root)
+	}
+	if err == nil {
+		err = buildTests(ctx, root, machines)
+	}
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,6 @@ import (
 	"syscall"
 
 	"github.com/cri-shim/cri-shim/test/critest/images"
-	"github.com/cri-shim/cri-shim/test/node"
 )
 
 // part is something that machines need and that is made once: a program that makes it, given a release, the file to make
@@ -30,7 +29,7 @@ type part struct {
 }
 
 func (d disk) part() part {
-	return part{"disk", d.release, "build/root", d.packages, []string{"build/root", "build/debian", "guest/boot", "guest/machine.service"}}
+	return part{"disk", d.release, "build/root", d.packages, []string{"build/root", "build/debian", "guest/boot", "guest/machine.service", "guest/machine.cil"}}
 }
 
 func (k kernel) part() part {
@@ -81,13 +80,8 @@ func (p part) make(ctx context.Context, root string) (string, error) {
 	return path, command(ctx, root, append([]string{filepath.Join("test", "machine", p.script), p.release, path}, p.packages...)...)
 }
 
-// prepare makes what the machines need: their parts, the tests that run in them, and the parts of critest's images. What
-// only a build can tell is told before a machine boots.
-func prepare(ctx context.Context, machines []machine) error {
-	root, err := node.Root()
-	if err != nil {
-		return err
-	}
+// ready makes what the machine is made of. Its error says why the machine cannot be had here.
+func (m machine) ready(ctx context.Context, root string) error {
 	switch {
 	case os.Geteuid() != 0:
 		return errors.New("needs root: disks are made of packages that are installed into a folder")
@@ -97,16 +91,15 @@ func prepare(ctx context.Context, machines []machine) error {
 	if err := command(ctx, root, "test/deps", "machine"); err != nil {
 		return err
 	}
-	for _, m := range machines {
-		for _, p := range []part{m.kernel.part(), m.disk.part()} {
-			if _, err := p.make(ctx, root); err != nil {
-				return fmt.Errorf("make the %s of %s: %w", p.name, m.name, err)
-			}
+	for _, p := range []part{m.kernel.part(), m.disk.part()} {
+		if _, err := p.make(ctx, root); err != nil {
+			return fmt.Errorf("make the %s of %s: %w", p.name, p.release, err)
 		}
 	}
-	return buildTests(ctx, root, machines)
+	return nil
 }
 
+// buildTests builds the tests that run in the machines, and fetches the parts of critest's images.
 func buildTests(ctx context.Context, root string, machines []machine) error {
 	bin := filepath.Join(".cache", "machine", "bin")
 	var built []string

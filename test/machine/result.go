@@ -4,7 +4,6 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +15,7 @@ import (
 // result is what came of a machine.
 type result struct {
 	machine machine
+	absent  error // why the machine cannot be had
 	dir     string
 	facts   string
 	took    time.Duration
@@ -37,7 +37,7 @@ type outcome struct {
 }
 
 // read fills in what the machine left in its folder.
-func (r result) read() result {
+func (r *result) read() {
 	out := filepath.Join(r.dir, "orders", "out")
 	r.facts = line(filepath.Join(out, "facts"))
 	for _, s := range r.machine.steps {
@@ -54,7 +54,6 @@ func (r result) read() result {
 		o.count()
 		r.done = append(r.done, o)
 	}
-	return r
 }
 
 func (r result) failed() bool {
@@ -109,8 +108,11 @@ func (o *outcome) note(verdict, name, reason string) {
 	}
 }
 
-// print writes the machine's line, and one below it for each test that failed or was left out.
-func (r result) print(w io.Writer) {
+// String is the machine's line, and one below it for each test that failed or was left out.
+func (r result) String() string {
+	if r.absent != nil {
+		return fmt.Sprintf("== machine %s: cannot be had: %v\n", r.machine.name, r.absent)
+	}
 	verdict := "passed"
 	if r.failed() {
 		verdict = "FAILED"
@@ -119,18 +121,20 @@ func (r result) print(w io.Writer) {
 	for _, o := range r.done {
 		parts = append(parts, o.String())
 	}
-	fmt.Fprintf(w, "== machine %s: %s in %s (%s): %s\n", r.machine.name, verdict, r.took, r.facts, strings.Join(parts, "; "))
+	var b strings.Builder
+	fmt.Fprintf(&b, "== machine %s: %s in %s (%s): %s\n", r.machine.name, verdict, r.took, r.facts, strings.Join(parts, "; "))
 	if r.err != nil {
-		fmt.Fprintf(w, "   %v; its console: %s\n", r.err, filepath.Join(r.dir, "console.log"))
+		fmt.Fprintf(&b, "   %v; its console: %s\n", r.err, filepath.Join(r.dir, "console.log"))
 	}
 	for _, o := range r.done {
 		for _, name := range o.failed {
-			fmt.Fprintf(w, "   failed: %s %s (%s)\n", o.step.name, name, o.log)
+			fmt.Fprintf(&b, "   failed: %s %s (%s)\n", o.step.name, name, o.log)
 		}
 		for _, reason := range o.reasons {
-			fmt.Fprintf(w, "   not run: %s %s\n", o.step.name, reason)
+			fmt.Fprintf(&b, "   not run: %s %s\n", o.step.name, reason)
 		}
 	}
+	return b.String()
 }
 
 func (o outcome) String() string {

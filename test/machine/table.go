@@ -18,6 +18,7 @@ type machine struct {
 	options []string // of the kernel: which security module it uses, for one
 	limit   time.Duration
 	steps   []step
+	short   []step // what is enough for every change; all the steps if there are none
 }
 
 // step is one thing that a machine does.
@@ -56,10 +57,11 @@ func table() []machine {
 		{
 			name: "v2", what: "cgroup v2 by cgroupfs, AppArmor, runc, no service manager", disk: sid, kernel: newest, options: appArmor,
 			limit: 40 * time.Minute, steps: []step{suite("integration"), crash("20"), critest()},
+			short: []step{suite("integration").named("cgroups", "^Test(CgroupParent|PodStats|ContainerStats|Resources|PodResources|SwapAndHugepages|AppArmor)$")},
 		},
 		{
 			name: "systemd", what: "cgroup v2 by systemd, both units as make install installs them, AppArmor, runc", disk: sid, kernel: newest,
-			systemd: true, options: appArmor, limit: 45 * time.Minute, steps: append(units(), suite("integration"), critest()),
+			systemd: true, options: appArmor, limit: 45 * time.Minute, steps: append(units(), suite("integration"), critest()), short: units(),
 		},
 		{
 			name: "crun", what: "cgroup v2 by systemd, AppArmor, crun as the default handler", disk: sid, kernel: newest, systemd: true, options: appArmor,
@@ -67,7 +69,7 @@ func table() []machine {
 		},
 		{
 			name: "selinux", what: "cgroup v2 by systemd, SELinux enforcing Debian's policy, runc", disk: trixie, kernel: newest, systemd: true, options: seLinux,
-			limit: 45 * time.Minute, steps: []step{suite("integration"), critest()},
+			limit: 45 * time.Minute, steps: []step{suite("integration").inDomain(), critest().inDomain()},
 		},
 		{
 			name: "no-memory", what: "a kernel without the memory controller", disk: sid, kernel: newest, options: []string{"cgroup_disable=memory"},
@@ -101,6 +103,12 @@ func units() []step {
 		{name: "reboot", restart: true}, of("units-after", "^TestAfterReboot$"),
 		{name: "stop", argv: []string{"systemctl", "disable", "--now", "cri-shim.service", "cri-monitor.service"}},
 	}
+}
+
+// inDomain is the step in SELinux's domain of container engines.
+func (s step) inDomain() step {
+	s.argv = append([]string{"runcon", "-r", "system_r", "-t", "container_engine_t", "--"}, s.argv...)
+	return s
 }
 
 // named is the step under another name, with a part of its tests.
