@@ -39,7 +39,8 @@ func (n *Node) rules() ([]Item, error) {
 	}
 	var out []Item
 	for _, command := range savers {
-		text, err := exec.Command(command[0], command[1:]...).Output()
+		args := n.inside(command...)
+		text, err := exec.Command(args[0], args[1:]...).Output()
 		if err != nil {
 			continue // not installed, or its kind is not in the kernel: nobody could have made rules with it
 		}

@@ -186,7 +186,8 @@ func (n *Node) command() *exec.Cmd {
 			program = string(n.Kind) // Up says why
 		}
 	}
-	cmd := exec.Command(program, "--config", n.Config)
+	args := n.inside(program, "--config", n.Config)
+	cmd := exec.Command(args[0], args[1:]...)
 	if n.Kind == CRIO {
 		cmd.Args = append(cmd.Args, "--config-dir", "")
 	}

@@ -9,9 +9,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys/dump"
@@ -36,7 +38,11 @@ func (n *Node) Layout() state.Layout {
 // Mounts are the node's mount points.
 func (n *Node) Mounts() []string {
 	var out []string
-	for _, m := range mountInfo("self") {
+	of := "self"
+	if n.Inside != 0 {
+		of = strconv.Itoa(n.Inside)
+	}
+	for _, m := range mountInfo(of) {
 		if n.Alone || strings.HasPrefix(m.point, n.Dir) || strings.Contains(m.line, n.Dir+"/") {
 			out = append(out, m.point)
 		}
@@ -68,14 +74,56 @@ func mountInfo(pid string) []mountLine {
 	return out
 }
 
+// inside is a command in the node's namespaces.
+func (n *Node) inside(args ...string) []string {
+	if n.Inside == 0 {
+		return args
+	}
+	return append([]string{"nsenter", "--target", strconv.Itoa(n.Inside), "--mount", "--net", "--uts", "--"}, args...)
+}
+
+// glob is filepath.Glob as the node sees files.
+func (n *Node) glob(pattern string) []string {
+	dir := filepath.Dir(pattern)
+	there := dir
+	if n.Inside != 0 {
+		if straight, err := filepath.EvalSymlinks(dir); err == nil { // or an absolute link on the way would lead back to us
+			there = straight
+		}
+		there = filepath.Join(fmt.Sprintf("/proc/%d/root", n.Inside), there)
+	}
+	found, _ := filepath.Glob(filepath.Join(there, filepath.Base(pattern)))
+	for i := range found {
+		found[i] = filepath.Join(dir, filepath.Base(found[i]))
+	}
+	return found
+}
+
+// allLinks are those of the node's network namespace.
+func (n *Node) allLinks() ([]netlink.Link, error) {
+	if n.Inside == 0 {
+		return dump.Whole(netlink.LinkList)
+	}
+	ns, err := netns.GetFromPid(n.Inside)
+	if err != nil {
+		return nil, err
+	}
+	defer ns.Close()
+	at, err := netlink.NewHandleAt(ns)
+	if err != nil {
+		return nil, err
+	}
+	defer at.Close()
+	return dump.Whole(at.LinkList)
+}
+
 // NetNS are the node's pinned network namespaces.
 func (n *Node) NetNS() []string {
 	prefix := n.Layout().NetNSPrefix()
 	if n.Alone {
 		prefix = state.NetNSDir + "/"
 	}
-	found, _ := filepath.Glob(prefix + "*")
-	return found
+	return n.glob(prefix + "*")
 }
 
 func (n *Node) namespaces() ([]Item, error) { return named(OfPod, n.NetNS()), nil }
@@ -83,7 +131,7 @@ func (n *Node) namespaces() ([]Item, error) { return named(OfPod, n.NetNS()), ni
 // links are the node's bridge and its ports, the pods' ends; alone, all. CNI's bridge plugin leaves its bridge, which only
 // our wipe removes.
 func (n *Node) links() ([]Item, error) {
-	links, err := dump.Whole(netlink.LinkList)
+	links, err := n.allLinks()
 	if err != nil {
 		return nil, err
 	}

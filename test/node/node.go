@@ -39,6 +39,9 @@ type Options struct {
 	LogLevel string // "" for the runtime's default
 	Text     string // cri-shim only: a configuration to use instead of one made of all this
 
+	// Inside is a process: the node lives in its mount, network and UTS namespaces. 0 is for our own.
+	Inside int
+
 	// Alone says that nothing but the node is in this process's mount and network namespaces: then all that appears in
 	// them is the node's, whatever its name.
 	Alone bool
@@ -247,7 +250,8 @@ func (n *Node) Wipe(ctx context.Context) error {
 	if n.Kind != CRIShim {
 		return nil
 	}
-	wipe := exec.CommandContext(context.WithoutCancel(ctx), filepath.Join(n.Bin, string(CRIShim)), "--config", n.Config, "wipe")
+	args := n.inside(filepath.Join(n.Bin, string(CRIShim)), "--config", n.Config, "wipe")
+	wipe := exec.CommandContext(context.WithoutCancel(ctx), args[0], args[1:]...)
 	wipe.Env = append(os.Environ(), n.environment()...)
 	out, err := wipe.CombinedOutput()
 	if err != nil {
