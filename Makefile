@@ -117,7 +117,7 @@ deps: ## install the Debian packages that building and testing need, if any are 
 ##-- testing -------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps build lint-tools $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: linters, unit, fuzz, integration, crash, compat, e2e, demo, critest
+test: deps build lint-tools $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: linters, unit, fuzz, integration, crash, compat, e2e, cluster, demo, critest
 	@test/run
 
 .PHONY: unit
@@ -151,6 +151,20 @@ $(CACHE)/kubelet: test/e2e/kubelet/go.mod test/e2e/kubelet/go.sum
 .PHONY: e2e
 e2e: deps build $(BIN)/testbox $(CACHE)/kubelet ## a real kubelet with static pods, built on first use: 6 minutes (root)
 	$(GO) test -count=1 -v -tags integration ./test/e2e/...
+
+# Daemon and monitor of another build than those of $(BIN), for an upgrade.
+NEXT      := $(CACHE)/next
+NEXTBUILD := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=next'
+
+$(NEXT)/cri-shim: $(SOURCES) go.mod go.sum
+	$(NEXTBUILD) -tags nri_no_wasm -o $@ ./cmd/cri-shim
+
+$(NEXT)/cri-monitor: $(SOURCES) go.mod go.sum
+	$(NEXTBUILD) -o $@ ./cmd/cri-monitor
+
+.PHONY: cluster
+cluster: deps build $(BIN)/testbox $(NEXT)/cri-shim $(NEXT)/cri-monitor ## two nodes in namespaces of their own, upgraded and killed one after the other under load (root)
+	$(GO) test -count=1 -v -tags integration -timeout 10m ./test/cluster
 
 .PHONY: critest
 critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'
