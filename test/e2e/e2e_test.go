@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cri-shim/cri-shim/test/kubelet"
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -26,8 +27,8 @@ func TestMain(m *testing.M) {
 	if os.Geteuid() != 0 { // the test says so
 		os.Exit(m.Run())
 	}
-	clean := removeAbsent()
-	code := nodetest.Main(m, hide)
+	clean := kubelet.RemoveAbsent()
+	code := nodetest.Main(m, kubelet.Hide)
 	clean() // what the namespaces hid; the one inside them finds it in use
 	os.Exit(code)
 }
@@ -139,7 +140,7 @@ func TestEventedPLEG(t *testing.T) {
 }
 
 // awaitRestarts waits until the kubelet has started the crashing container again n times, and knows its exit code.
-func (k *kubelet) awaitRestarts(t *testing.T, n int) {
+func (k *process) awaitRestarts(t *testing.T, n int) {
 	t.Helper()
 	k.await(t, patience, fmt.Sprintf("a crashing container was restarted %d times", n), func(pods []pod) bool {
 		p, ok := named(pods, "crash")

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cri-shim/cri-shim/test/kubelet"
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
@@ -28,10 +29,10 @@ const (
 	api      = "https://127.0.0.1:10250"
 )
 
-// kubelet is a real one without an API server: its pods are manifests in a folder.
-type kubelet struct {
+// process is a real kubelet without an API server: its pods are manifests in a folder.
+type process struct {
 	dir, manifests string
-	cgroup         *cgroup
+	cgroup         *kubelet.Cgroup
 	gates          map[string]bool
 	log            *os.File
 	cmd            *exec.Cmd
@@ -39,13 +40,25 @@ type kubelet struct {
 	http           *http.Client
 }
 
+// newCgroup names a cgroup and removes it at the end of the test: call it before the runtime starts, so that the
+// runtime, whose pods are in it, has ended by then.
+func newCgroup(t *testing.T) *kubelet.Cgroup {
+	c := &kubelet.Cgroup{Name: fmt.Sprintf("/crie2e%d", os.Getpid())}
+	t.Cleanup(func() {
+		if err := c.Remove(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
 func kubeletProgram(t *testing.T) string { return filepath.Join(nodetest.Root(t), ".cache", "kubelet") }
 
 // startKubelet runs a kubelet on d for the length of the test, with feature
 // gates besides those that are on by default.
-func startKubelet(t *testing.T, d *nodetest.Node, c *cgroup, gates ...string) *kubelet {
+func startKubelet(t *testing.T, d *nodetest.Node, c *kubelet.Cgroup, gates ...string) *process {
 	t.Helper()
-	k := &kubelet{
+	k := &process{
 		cgroup: c, gates: map[string]bool{}, dir: filepath.Join(d.Dir, "kubelet"), manifests: filepath.Join(d.Dir, "manifests"), ended: make(chan struct{}),
 		http: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}},
 	}
@@ -57,7 +70,9 @@ func startKubelet(t *testing.T, d *nodetest.Node, c *cgroup, gates ...string) *k
 	for _, gate := range gates {
 		k.gates[gate] = true
 	}
-	c.prepare(t, d)
+	if err := c.Make(t.Context(), d.Runtime); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		if err := k.stop(); err != nil {
 			t.Error(err)
@@ -73,14 +88,14 @@ func startKubelet(t *testing.T, d *nodetest.Node, c *cgroup, gates ...string) *k
 	return k
 }
 
-func (k *kubelet) start(t *testing.T, d *nodetest.Node) (err error) {
+func (k *process) start(t *testing.T, d *nodetest.Node) (err error) {
 	config := map[string]any{
 		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
 		"staticPodPath": k.manifests, "fileCheckFrequency": "1s", "syncFrequency": "2s",
 		"containerRuntimeEndpoint": "unix://" + d.Socket, "address": "127.0.0.1",
 		"authentication": map[string]any{"anonymous": map[string]any{"enabled": true}, "webhook": map[string]any{"enabled": false}},
 		"authorization":  map[string]any{"mode": "AlwaysAllow"},
-		"cgroupRoot":     k.cgroup.name, "failCgroupV1": false, "failSwapOn": false, // the driver is the runtime's to say
+		"cgroupRoot":     k.cgroup.Name, "failCgroupV1": false, "failSwapOn": false, // the driver is the runtime's to say
 		"enforceNodeAllocatable": []string{}, "evictionHard": map[string]string{}, "imageGCHighThresholdPercent": 100,
 		"makeIPTablesUtilChains": false, "podLogsDir": filepath.Join(k.dir, "pods-logs"),
 		"volumePluginDir": filepath.Join(k.dir, "volume-plugins"), "resolvConf": "",
@@ -112,7 +127,7 @@ func (k *kubelet) start(t *testing.T, d *nodetest.Node) (err error) {
 }
 
 // stop ends the kubelet; its pods run on. It may be repeated.
-func (k *kubelet) stop() error {
+func (k *process) stop() error {
 	if err := k.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return err
 	}
@@ -124,7 +139,7 @@ func (k *kubelet) stop() error {
 	return k.log.Close()
 }
 
-func (k *kubelet) tail(t *testing.T) []byte {
+func (k *process) tail(t *testing.T) []byte {
 	data, err := os.ReadFile(k.log.Name())
 	if err != nil {
 		t.Log(err)
@@ -167,7 +182,7 @@ func named(pods []pod, name string) (pod, bool) {
 }
 
 // add writes a pod's manifest.
-func (k *kubelet) add(t *testing.T, name string, container map[string]any, init ...map[string]any) {
+func (k *process) add(t *testing.T, name string, container map[string]any, init ...map[string]any) {
 	t.Helper()
 	for _, c := range append(init, container) {
 		c["image"], c["imagePullPolicy"] = nodetest.TestImage, "Never"
@@ -184,9 +199,9 @@ func (k *kubelet) add(t *testing.T, name string, container map[string]any, init 
 	}
 }
 
-func (k *kubelet) manifest(name string) string { return filepath.Join(k.manifests, name+".json") }
+func (k *process) manifest(name string) string { return filepath.Join(k.manifests, name+".json") }
 
-func (k *kubelet) get(ctx context.Context, path string) ([]byte, error) {
+func (k *process) get(ctx context.Context, path string) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, api+path, nil)
 	if err != nil {
 		return nil, err
@@ -204,7 +219,7 @@ func (k *kubelet) get(ctx context.Context, path string) ([]byte, error) {
 }
 
 // await asks for the pods until ok is content with them.
-func (k *kubelet) await(t *testing.T, limit time.Duration, what string, ok func([]pod) bool) {
+func (k *process) await(t *testing.T, limit time.Duration, what string, ok func([]pod) bool) {
 	t.Helper()
 	var last error
 	var body []byte
