@@ -14,9 +14,15 @@ import (
 // monitor has dealt with its end. NotFound when it has ended already;
 // Unavailable when Run returns first.
 func (c *Client) Kill(ctx context.Context, id string) error {
+	return c.AwaitEnd(ctx, id, func() error { return c.Signal(ctx, id, int(syscall.SIGKILL)) })
+}
+
+// AwaitEnd has end called, which makes a container end, and returns when the
+// monitor has dealt with that. The error is end's when there is one.
+func (c *Client) AwaitEnd(ctx context.Context, id string, end func() error) error {
 	ended, leave := c.exits.await(id)
 	defer leave()
-	if err := c.Signal(ctx, id, int(syscall.SIGKILL)); err != nil {
+	if err := end(); err != nil {
 		return err
 	}
 	select {

@@ -24,7 +24,7 @@ type Program struct {
 	Argv, Env []string // Argv[0] is an absolute path
 	Dir       string
 	Files     [3]int // its stdio; they stay the caller's
-	PidFile   string // "": the program is what is wanted, not what it starts
+	PidFile   string // for Start: of the process that is wanted; "": that is the program itself
 }
 
 // Process is what a program left, or the program itself.
@@ -79,21 +79,39 @@ func (r *Reaper) killLeft(pidFile string, since time.Time) {
 // a pid file it returns the program, and does not wait. The caller has said Expect.
 func (r *Reaper) Start(ctx context.Context, p *Program) (Process, error) {
 	started := Process{Since: time.Now()}
-	if p.PidFile != "" {
-		_ = os.Remove(p.PidFile) // an old one must not be taken for the program's
+	if p.PidFile == "" {
+		pid, pidfd, err := r.fork(p, 0)
+		if err != nil {
+			return Process{}, err
+		}
+		unix.Close(pidfd)
+		started.PID = pid
+		return started, nil
 	}
-	pid, pidfd, err := r.fork(p)
+	_ = os.Remove(p.PidFile) // an old one must not be taken for the program's
+	err := r.Execute(ctx, p)
 	if err != nil {
+		r.killLeft(p.PidFile, started.Since)
 		return Process{}, err
 	}
-	started.PID = pid
-	if p.PidFile == "" {
-		unix.Close(pidfd)
-		return started, nil
+	started.PID, err = ReadPID(p.PidFile)
+	return started, err
+}
+
+// Execute runs the program to its end. The error is a *wire.LaunchError when it
+// failed. When ctx ends first it is killed. The caller has said Expect.
+func (r *Reaper) Execute(ctx context.Context, p *Program) error {
+	began := time.Now()
+	// A half-done launch is not to go on when nobody can take over what comes of it. The signal comes with the end of
+	// the thread that forked, which the Go runtime keeps as long as the process; what the program itself starts does not
+	// inherit it.
+	pid, pidfd, err := r.fork(p, unix.SIGKILL)
+	if err != nil {
+		return err
 	}
 	defer unix.Close(pidfd)
 	ended := make(chan unix.WaitStatus, 1)
-	r.Await(pid, started.Since, func(ws unix.WaitStatus) { ended <- ws })
+	r.Await(pid, began, func(ws unix.WaitStatus) { ended <- ws })
 	var status unix.WaitStatus
 	select {
 	case status = <-ended:
@@ -102,25 +120,18 @@ func (r *Reaper) Start(ctx context.Context, p *Program) (Process, error) {
 		status = <-ended
 	}
 	if code, _ := ExitCode(status); code != 0 {
-		r.killLeft(p.PidFile, started.Since)
-		return Process{}, &wire.LaunchError{ExitCode: code}
+		return &wire.LaunchError{ExitCode: code}
 	}
-	started.PID, err = ReadPID(p.PidFile)
-	return started, err
+	return nil
 }
 
-// fork starts the program in a session of its own.
-func (r *Reaper) fork(p *Program) (pid, pidfd int, err error) {
+// fork starts the program in a session of its own; with us it gets the signal, if
+// that is one.
+func (r *Reaper) fork(p *Program, withUs syscall.Signal) (pid, pidfd int, err error) {
 	if len(p.Argv) == 0 || !filepath.IsAbs(p.Argv[0]) {
 		return 0, -1, wire.InvalidArgument(errors.New("launch: argv has no absolute path"))
 	}
-	attr := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd}
-	if p.PidFile != "" {
-		// A half-done launch is not to go on when nobody can take over what comes of it. The signal comes with the end
-		// of the thread that forked, which the Go runtime keeps as long as the process; what the program itself starts
-		// does not inherit it.
-		attr.Pdeathsig = unix.SIGKILL
-	}
+	attr := &syscall.SysProcAttr{Setsid: true, PidFD: &pidfd, Pdeathsig: withUs}
 	pidfd = -1
 	pid, err = syscall.ForkExec(p.Argv[0], p.Argv, &syscall.ProcAttr{
 		Dir: p.Dir, Env: p.Env,

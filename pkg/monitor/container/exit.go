@@ -26,13 +26,20 @@ const killPatience = 10 * time.Second
 func (c *Container) exited(ws unix.WaitStatus) { c.end(c.exitOf(ws)) }
 
 func (c *Container) exitOf(ws unix.WaitStatus) wire.Exit {
+	if c.standsFor() {
+		return c.waited(ws)
+	}
 	code, sig := child.ExitCode(ws)
 	return wire.Exit{ID: c.rec.ID, Pid: c.rec.Pid, Code: code, Signal: sig, Time: time.Now()}
 }
 
 // lost is the exit of a process that no monitor watched.
 func (c *Container) lost() wire.Exit {
-	return wire.Exit{ID: c.rec.ID, Pid: c.rec.Pid, Code: 255, Time: time.Now(), Unknown: true}
+	e := wire.Exit{ID: c.rec.ID, Pid: c.rec.Pid, Code: 255, Time: time.Now(), Unknown: true}
+	if code, err := c.readStatus(); c.standsFor() && err == nil {
+		e.Code, e.Unknown = code, false
+	}
+	return e
 }
 
 // end writes e down for the next monitor and begins to finish. Only the first

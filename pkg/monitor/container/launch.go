@@ -56,8 +56,8 @@ func (c *Container) Launching() bool {
 
 // start does the work: prepare, run the program, take over what it started.
 func (c *Container) start(ctx context.Context, l *wire.Launch) error {
-	if l.PidFile == "" {
-		return wire.InvalidArgument(errors.New("launch: it names no pid file"))
+	if (l.PidFile == "") == (len(l.Wait) == 0) {
+		return wire.InvalidArgument(errors.New("launch: it must name either a pid file or a program that waits"))
 	}
 	if err := os.Mkdir(c.dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("make container directory: %w", err)
@@ -81,7 +81,7 @@ func (c *Container) start(ctx context.Context, l *wire.Launch) error {
 	if stdio.console != nil {
 		p.Argv = stdio.console.Fill(l.Argv)
 	}
-	started, err := c.set.Reaper.Start(ctx, p)
+	started, err := c.execute(ctx, p)
 	if err != nil {
 		if failed, ok := errors.AsType[*wire.LaunchError](err); ok && failed.Stderr == "" {
 			failed.Stderr = c.errorText(stdio)

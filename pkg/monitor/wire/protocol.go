@@ -125,6 +125,11 @@ type Launch struct {
 	Dir     string   `json:"dir,omitempty"`
 	PidFile string   `json:"pid_file"` // written by the program: the container's first process, as a host pid
 
+	// Wait is for containers that are no process of this machine, in place of PidFile: the argv of a program that ends when
+	// the container has, and says how in one line of JSON on its standard output, as {"exitStatus":3}. That program stands
+	// for the container: it is what is watched, and its pid is what is called the container's.
+	Wait []string `json:"wait,omitempty"`
+
 	LogPath string `json:"log_path,omitempty"` // CRI log; "" throws output away
 	// LogDir is the pod's log directory, in which LogPath lies: below it no symbolic link is followed. "" follows those
 	// that do not stand at LogPath itself.
