@@ -17,6 +17,7 @@ import (
 	"github.com/cri-shim/cri-shim/pkg/network"
 	"github.com/cri-shim/cri-shim/pkg/nri"
 	"github.com/cri-shim/cri-shim/pkg/oci"
+	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/pelletier/go-toml/v2"
 )
 
@@ -75,6 +76,7 @@ type RuntimeConfig struct {
 // HandlerConfig is one OCI runtime.
 type HandlerConfig struct {
 	Path string `toml:"path" comment:"program; empty to look for the handler's name beside this one, then in PATH"`
+	Kind string `toml:"kind" comment:"process: containers are processes of this machine, as of runc and crun; gvisor: they run in gVisor's sandbox; empty is process"`
 	Root string `toml:"root" comment:"the runtime's own state; empty for a directory under state"`
 	// Annotations are what users write on pods, so that each runtime sees only what it is known to understand.
 	PodAnnotations       []string `toml:"pod_annotations" comment:"keys of pod annotations that the runtime sees on pause and containers, as io.katacontainers.*"`
@@ -221,6 +223,9 @@ func (c Config) validate() error {
 		errs = append(errs, fmt.Errorf("runtime.default: [runtime.handlers.%s] does not exist", c.Runtime.Default))
 	}
 	for name, h := range c.Runtime.Handlers {
+		if err := runc.CheckKind(runc.Kind(h.Kind)); err != nil {
+			errs = append(errs, fmt.Errorf("runtime.handlers.%s: %w", name, err))
+		}
 		for _, pattern := range slices.Concat(h.PodAnnotations, h.ContainerAnnotations) {
 			if err := oci.CheckAnnotationPattern(pattern); err != nil {
 				errs = append(errs, fmt.Errorf("runtime.handlers.%s: %w", name, err))

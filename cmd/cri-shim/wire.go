@@ -253,7 +253,7 @@ func (d *daemon) handlers(systemd bool) ([]runc.Handler, error) {
 			root = d.layout.RuntimeRoot(name)
 		}
 		out = append(out, runc.Handler{
-			Name: name, Path: path, Root: root, Systemd: systemd,
+			Name: name, Path: path, Root: root, Systemd: systemd, Kind: runc.Kind(h.Kind),
 			PodAnnotations: h.PodAnnotations, ContainerAnnotations: h.ContainerAnnotations,
 		})
 	}
@@ -297,7 +297,8 @@ func (d *daemon) handlerFeatures(ctx context.Context) []server.Handler {
 			idmap := f.Linux != nil && f.Linux.MountExtensions != nil && f.Linux.MountExtensions.IDMap != nil &&
 				f.Linux.MountExtensions.IDMap.Enabled != nil && *f.Linux.MountExtensions.IDMap.Enabled
 			h.RecursiveReadOnly = slices.Contains(f.MountOptions, "rro")
-			h.UserNamespaces = idmap && f.Linux.Namespaces != nil && slices.Contains(f.Linux.Namespaces, "user")
+			handler, _ := d.runtime.Handler(name) // it is one of Handlers
+			h.UserNamespaces = handler.HostNamespaces && idmap && f.Linux.Namespaces != nil && slices.Contains(f.Linux.Namespaces, "user")
 		}
 		if out = append(out, h); name == d.runtime.Default() {
 			h.Name = ""

@@ -4,6 +4,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -87,7 +88,7 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, c
 		return 0, err
 	}
 	defer pipes.Close()
-	group, endGroup, err := s.makeExecGroup(c)
+	group, endGroup, err := s.execGroup(c, handler)
 	if err != nil {
 		return 0, err
 	}
@@ -101,7 +102,7 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, c
 		Stdin: pipes.Child[0], Stdout: pipes.Child[1], Stderr: pipes.Child[2],
 	})
 	if err != nil {
-		return 0, s.endExec(ctx, group, err)
+		return 0, s.endExec(ctx, group, p, err)
 	}
 	s.moveExecScore(ctx, c.ID, group)
 	if cmd.client.TTY {
@@ -109,11 +110,11 @@ func (s *Service) exec(ctx context.Context, c state.Container, handler string, c
 	}
 	pipes.Started()
 	if err := state.Point(ctx, "command runs"); err != nil {
-		return 0, s.endExec(ctx, group, err)
+		return 0, s.endExec(ctx, group, p, err)
 	}
 	exit, err := p.Wait(ctx)
 	if err != nil {
-		return 0, s.endExec(ctx, group, err)
+		return 0, s.endExec(ctx, group, p, err)
 	}
 	owed, leave := stdio.WhileOwed(ctx, func(ctx context.Context) error { return s.awaitEnd(ctx, c.ID) })
 	defer leave()
@@ -154,13 +155,17 @@ func (s *Service) holdProfile() { s.DefaultProfile() }
 
 // endExec kills what a command started whose caller gave up, or that went
 // wrong half way, and returns why.
-func (s *Service) endExec(ctx context.Context, group cgroup.Sub, cause error) error {
+func (s *Service) endExec(ctx context.Context, group cgroup.Sub, p *runc.Command, cause error) error {
 	if ctx.Err() != nil {
 		cause = context.Cause(ctx)
 	}
 	killCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), execKillLimit)
 	defer cancel()
-	if err := group.Kill(killCtx); err != nil {
+	err := group.Kill(killCtx)
+	if p != nil {
+		err = errors.Join(err, p.End(killCtx))
+	}
+	if err != nil {
 		return fmt.Errorf("%w; kill: %w", cause, err)
 	}
 	return cause

@@ -12,6 +12,16 @@ import (
 // execPrefix begins the name of the cgroup each command has below the container's.
 const execPrefix = "exec-"
 
+// execGroup is the cgroup of one command, and none where commands are no
+// processes of this machine.
+func (s *Service) execGroup(c state.Container, handler string) (group cgroup.Sub, end func(), err error) {
+	h, err := s.Runtime.Handler(handler)
+	if err != nil || !h.HostProcesses {
+		return group, func() {}, err
+	}
+	return s.makeExecGroup(c)
+}
+
 // makeExecGroup makes the cgroup of one command, to find everything it starts
 // again. end removes it. One in which the command left something running cannot
 // be removed then: it goes at a later command, once it is empty, or with the

@@ -80,7 +80,7 @@ func (s *Service) teardown(ctx context.Context, id state.ContainerID) error {
 func (s *Service) deleteRuntime(ctx context.Context, c state.Container) error {
 	path := ownCgroup(c)
 	cgroup.Thaw(ctx, cgroup.Dirs(path))
-	if err := s.Monitor.Kill(ctx, string(c.ID)); err != nil && !errdefs.IsNotFound(err) {
+	if err := s.Runtime.Kill(ctx, s.handlerOf(c), string(c.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill: %w", err)
 	}
 	if err := cgroup.End(ctx, path); err != nil {
@@ -99,11 +99,11 @@ func ownCgroup(c state.Container) string {
 }
 
 // handlerOf finds the runtime that started the container. Its pod may be gone;
-// then the default one is asked, which finds nothing and says so.
+// then it is the one that has something of it.
 func (s *Service) handlerOf(c state.Container) string {
 	pod, err := s.Store.Pod(string(c.Pod))
 	if err != nil {
-		return ""
+		return s.Runtime.Keeper(string(c.ID))
 	}
 	return pod.Handler
 }

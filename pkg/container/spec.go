@@ -42,11 +42,16 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, co
 	if err != nil {
 		return nil, nil, err
 	}
-	ns, err := s.namespaces(pod, c.Config)
+	handler, err := s.Runtime.Handler(pod.Handler)
 	if err != nil {
 		return nil, nil, err
 	}
-	handler, err := s.Runtime.Handler(pod.Handler)
+	if options := c.Config.GetLinux().GetSecurityContext().GetNamespaceOptions(); !handler.HostNamespaces {
+		if err := oci.NoHostNamespaces(options); err != nil {
+			return nil, nil, err
+		}
+	}
+	ns, err := s.namespaces(pod, c.Config)
 	if err != nil {
 		return nil, nil, err
 	}

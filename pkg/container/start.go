@@ -83,10 +83,14 @@ func (s *Service) launch(ctx context.Context, pod state.Pod, c state.Container) 
 			uid, gid := s.stdioOwner(pod, c)
 			s.holdProfile()
 			logDir, _ := logDir(c)
+			path, killAll, err := s.lifeline(pod, c)
+			if err != nil {
+				return err
+			}
 			launched, err = s.Runtime.Launch(ctx, runc.Launch{
 				Handler: pod.Handler, ID: string(c.ID), LogPath: c.LogPath, LogDir: logDir,
 				Stdio: true, Terminal: c.Config.Tty, Stdin: c.Config.Stdin, StdinOnce: c.Config.Stdin && c.Config.StdinOnce,
-				UID: uid, GID: gid, Label: labels(pod, c).Mount, Cgroups: cgroup.Dirs(ownCgroup(c)), KillAll: sharesPIDs(c),
+				UID: uid, GID: gid, Label: labels(pod, c).Mount, Cgroups: cgroup.Dirs(path), KillAll: killAll,
 			})
 			return err
 		}},
@@ -176,7 +180,7 @@ func (s *Service) resume(ctx context.Context, c state.Container) (runs bool, err
 // knows that no start is under way.
 func (s *Service) withdraw(ctx context.Context, c state.Container) error {
 	cgroup.Thaw(ctx, cgroup.Dirs(ownCgroup(c)))
-	ran := s.Monitor.Kill(ctx, string(c.ID)) == nil
+	ran := s.Runtime.Kill(ctx, s.handlerOf(c), string(c.ID)) == nil
 	if err := s.deleteRuntime(ctx, c); err != nil {
 		return err
 	}
@@ -191,6 +195,20 @@ func (s *Service) withdraw(ctx context.Context, c state.Container) error {
 		return nil // it has exited by then, so it did start
 	}
 	return err
+}
+
+// lifeline is the cgroup in which the container is killed for lack of memory, and
+// whether what is left in there ends with its first process. A container in its
+// pod's sandbox has none of its own.
+func (s *Service) lifeline(pod state.Pod, c state.Container) (path string, killAll bool, err error) {
+	h, err := s.Runtime.Handler(pod.Handler)
+	if err != nil {
+		return "", false, err
+	}
+	if !h.HostProcesses {
+		return pod.Cgroup, false, nil
+	}
+	return ownCgroup(c), sharesPIDs(c), nil
 }
 
 // sharesPIDs tells whether the container's first process is not the first of

@@ -82,7 +82,7 @@ func (s *Service) signalOnce(ctx context.Context, id state.ContainerID) error {
 		if err != nil {
 			return struct{}{}, err
 		}
-		err = s.Monitor.Signal(ctx, string(id), number)
+		err = s.Runtime.Signal(ctx, s.handlerOf(c), string(id), number)
 		if errdefs.IsNotFound(err) {
 			return struct{}{}, nil // it has ended, or never began: the wait for its end tells
 		}
@@ -146,7 +146,7 @@ func (s *Service) kill(ctx context.Context, id state.ContainerID) error {
 	if err != nil || !c.Phase.Live() {
 		return err
 	}
-	err = s.Monitor.Signal(ctx, string(id), sys.SIGKILL)
+	err = s.Runtime.Signal(ctx, s.handlerOf(c), string(id), sys.SIGKILL)
 	if errdefs.IsNotFound(err) && c.Phase == state.Starting {
 		return s.withdrawStuck(ctx, id)
 	}

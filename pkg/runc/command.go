@@ -42,7 +42,7 @@ func (s *Service) Delete(ctx context.Context, handler, id string) error {
 	if !h.keeps(id) {
 		return nil
 	}
-	_, err = s.command(ctx, h, id, program.Command{Lock: lock}, "delete", id)
+	_, err = s.command(ctx, h, id, program.Command{Lock: lock}, append(h.remove, id)...)
 	if errdefs.IsNotFound(err) {
 		return nil
 	}
@@ -52,6 +52,7 @@ func (s *Service) Delete(ctx context.Context, handler, id string) error {
 // keeps tells whether there may be something of a container among the runtime's
 // state, which saves most calls of Delete a process. runc and crun name a
 // directory after the container; of another runtime any name with its id counts.
+// The name of what is in a pod's sandbox has the pod's id too.
 func (h Handler) keeps(id string) bool {
 	if _, err := os.Lstat(filepath.Join(h.Root, id)); !errors.Is(err, fs.ErrNotExist) {
 		return true
@@ -61,6 +62,17 @@ func (h Handler) keeps(id string) bool {
 		return false
 	}
 	return err != nil || slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return strings.Contains(e.Name(), id) })
+}
+
+// Keeper names the handler among whose state there is something of a container
+// that has no record; the default one where nothing is.
+func (s *Service) Keeper(id string) string {
+	for _, name := range s.Handlers() {
+		if s.handlers[name].keeps(id) {
+			return name
+		}
+	}
+	return ""
 }
 
 // Update changes the cgroup limits of a running container.
@@ -190,10 +202,13 @@ type meaning struct {
 	parts []string
 }
 
-// messages are those of runc 1.1 to 1.5 and of crun 1.8 to 1.28.
+// messages are those of runc 1.1 to 1.5, of crun 1.8 to 1.28 and of gVisor's runsc of 2026.
 func messages() []meaning {
 	return []meaning{
-		{errdefs.ErrNotFound, []string{"container does not exist", "/status`: No such file or directory", "cannot open directory `"}},
+		{errdefs.ErrNotFound, []string{
+			"container does not exist", "/status`: No such file or directory", "cannot open directory `",
+			"loading container: file does not exist", "PID 0: no such process", "sandbox is not running", "no control socket found", "no such process group",
+		}},
 		{errdefs.ErrFailedPrecondition, []string{
 			"cannot exec in a stopped container", "container is not running", "container not running", "` is not running",
 		}},
@@ -201,7 +216,7 @@ func messages() []meaning {
 		{errdefs.ErrInvalidArgument, []string{
 			"executable file", ": exec: \"", "chdir to cwd (", "error during container init: mkdir ",
 			"exists but it is not executable", "is not a regular file", "chdir to `", "exec container process", "exec `",
-			"Exec format error", "exec format error",
+			"Exec format error", "exec format error", "failed to load /", "failed to find initial working directory",
 		}},
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -62,16 +64,24 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 		fmt.Errorf("%s did not start it within %s: %w", filepath.Base(h.Path), launchLimit, context.DeadlineExceeded))
 	defer cancel()
 	s.cgroups.Warm()
-	launched, err := s.monitor.Launch(ctx, monitor.Launch{
+	what := monitor.Launch{
 		ID: l.ID, Argv: append(argv, l.ID), Env: runtimeEnv(), Dir: s.bundle(l.ID), PidFile: pidFile,
 		LogPath: l.LogPath, LogDir: l.LogDir,
 		Stdio: l.Stdio, Terminal: l.Terminal, Stdin: l.Stdin, StdinOnce: l.StdinOnce,
 		UID: l.UID, GID: l.GID, Label: l.Label, Cgroups: l.Cgroups, KillAll: l.KillAll,
-	})
+	}
+	if !h.HostProcesses {
+		what.PidFile, what.Wait = "", append(h.flags(s.runtimeLog(l.ID)), "wait", l.ID)
+	}
+	launched, err := s.monitor.Launch(ctx, what)
 	if err != nil {
 		return launched, s.launchFailure(h, s.runtimeLog(l.ID), err)
 	}
-	return launched, nil
+	if !h.HostProcesses {
+		// What the monitor watches is in the node's namespaces; the sandbox's process is in the pod's.
+		launched.Pid, err = readNumber(pidFile)
+	}
+	return launched, err
 }
 
 // Exec says what to run in a running container, and with which stdio.
@@ -89,13 +99,22 @@ type Exec struct {
 	Cgroup string
 }
 
+// Command is one that runs in a container.
+type Command struct {
+	*monitor.Process
+	service *Service
+	handler Handler
+	id      string // of the container
+	inside  int    // its number in the sandbox; 0: it is a process of this machine
+}
+
 // execPrefix begins the name of the directory each command has in the bundle.
 const execPrefix = "exec-"
 
 // Exec starts a further process in a running container. An error of the
 // command itself, one that is not there or must not be executed, is
 // ErrInvalidArgument with the runtime's own message in its text.
-func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
+func (s *Service) Exec(ctx context.Context, e Exec) (*Command, error) {
 	h, err := s.Handler(e.Handler)
 	if err != nil {
 		return nil, err
@@ -116,6 +135,10 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 	if e.Cgroup != "" {
 		argv = append(argv, "--cgroup", e.Cgroup)
 	}
+	inside := filepath.Join(dir, "inside")
+	if !h.HostProcesses {
+		argv = append(argv, "--internal-pid-file", inside)
+	}
 	s.cgroups.Warm()
 	p, err := s.monitor.Exec(ctx, monitor.Exec{
 		Argv: append(argv, e.ID), Env: runtimeEnv(), Dir: dir, PidFile: pidFile,
@@ -124,7 +147,23 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*monitor.Process, error) {
 	if err != nil {
 		return nil, s.launchFailure(h, log, err)
 	}
-	return p, nil
+	c := &Command{Process: p, service: s, handler: h, id: e.ID}
+	if !h.HostProcesses {
+		c.inside, err = readNumber(inside)
+	}
+	return c, err
+}
+
+func readNumber(file string) (int, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return 0, fmt.Errorf("read process number: %w", err)
+	}
+	n, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("read process number: %w", err)
+	}
+	return n, nil
 }
 
 func writeProcess(dir string, p *specs.Process) error {

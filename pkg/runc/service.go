@@ -18,6 +18,7 @@
 package runc
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -35,6 +36,9 @@ type Handler struct {
 	Path    string // absolute
 	Root    string // --root
 	Systemd bool   // --systemd-cgroup
+	Kind    Kind   // "" is Process
+
+	Traits // of the kind; New sets them
 
 	// The annotations that the runtime is to see in specs, as patterns of their keys; see oci.ContainerInput.
 	PodAnnotations, ContainerAnnotations []string
@@ -66,6 +70,10 @@ func New(o Options) (*Service, error) {
 		if !filepath.IsAbs(h.Path) || !filepath.IsAbs(h.Root) {
 			return nil, fmt.Errorf("runtime handler %q: path %q and root %q must be absolute: %w", h.Name, h.Path, h.Root, errdefs.ErrInvalidArgument)
 		}
+		if err := CheckKind(h.Kind); err != nil {
+			return nil, fmt.Errorf("runtime handler %q: %w", h.Name, err)
+		}
+		h.Traits = traits()[cmp.Or(h.Kind, Process)]
 		s.handlers[h.Name] = h
 	}
 	if _, ok := s.handlers[o.Default]; !ok {
@@ -106,5 +114,5 @@ func (h Handler) flags(logFile string) []string {
 	if h.Systemd {
 		args = append(args, "--systemd-cgroup")
 	}
-	return args
+	return append(args, h.Traits.flags...)
 }

@@ -45,6 +45,9 @@ func (s *Service) NetNSPath(id state.PodID) (string, error) {
 	if p.Phase != state.PodReady {
 		return "", fmt.Errorf("pod %s is %s: %w", p.ID, p.Phase, errdefs.ErrFailedPrecondition)
 	}
+	if h, err := s.Runtime.Handler(p.Handler); err == nil && h.NetworkFirst {
+		return "", fmt.Errorf("forward port into pod %s: runtime handler %q has the pod's network in its sandbox: %w", p.ID, h.Name, errdefs.ErrNotImplemented)
+	}
 	return p.NetNS, nil
 }
 

@@ -34,7 +34,7 @@ type NewPod struct {
 func (s *Service) Run(ctx context.Context, in NewPod) (state.PodID, error) {
 	name := state.PodName(in.Config)
 	return state.Do(ctx, s.Ops, "run "+name, func(ctx context.Context) (state.PodID, error) {
-		if _, err := s.Runtime.Handler(in.Handler); err != nil {
+		if err := s.fitsHandler(in); err != nil {
 			return "", err
 		}
 		p, began, err := s.begin(ctx, in)
@@ -47,6 +47,19 @@ func (s *Service) Run(ctx context.Context, in NewPod) (state.PodID, error) {
 		}
 		return p.ID, nil
 	})
+}
+
+// fitsHandler refuses a handler that there is not, and what the handler's runtime
+// cannot give a pod.
+func (s *Service) fitsHandler(in NewPod) error {
+	h, err := s.Runtime.Handler(in.Handler)
+	if err != nil || h.HostNamespaces {
+		return err
+	}
+	if err := oci.NoHostNamespaces(in.Config.GetLinux().GetSecurityContext().GetNamespaceOptions()); err != nil {
+		return fmt.Errorf("run pod under runtime handler %q: %w", h.Name, err)
+	}
+	return nil
 }
 
 // begin writes the record of a new pod, or finds the pod a repeated request
@@ -150,12 +163,18 @@ func (s *Service) makeNamespaces(p state.Pod) error {
 }
 
 // networkAndPause runs CNI ADD and pause side by side: both need only the
-// network namespace.
+// network namespace, but for runtimes that take what CNI ADD made in there.
 func (s *Service) networkAndPause(ctx context.Context, p state.Pod, spec *specs.Spec) (started, error) {
+	h, err := s.Runtime.Handler(p.Handler)
+	if err != nil {
+		return started{}, err
+	}
 	var up started
 	var spans [2]state.Span
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
+	networked := make(chan error, 1)
+	g.Go(func() (err error) {
+		defer func() { networked <- err }()
 		began := time.Now()
 		defer func() { spans[0] = state.Span{Step: "network", Took: time.Since(began)} }()
 		if p.NetNS == "" {
@@ -169,6 +188,11 @@ func (s *Service) networkAndPause(ctx context.Context, p state.Pod, spec *specs.
 		return state.Point(ctx, "network is attached")
 	})
 	g.Go(func() (err error) {
+		if h.NetworkFirst {
+			if err := <-networked; err != nil {
+				return err
+			}
+		}
 		began := time.Now()
 		defer func() { spans[1] = state.Span{Step: "pause", Took: time.Since(began)} }()
 		// Not gctx: a network that fails must not leave a launch under way that
@@ -178,7 +202,7 @@ func (s *Service) networkAndPause(ctx context.Context, p state.Pod, spec *specs.
 		}
 		return state.Point(ctx, "pause runs")
 	})
-	err := g.Wait()
+	err = g.Wait()
 	state.AddSpans(ctx, spans[:]...)
 	return up, err
 }

@@ -100,7 +100,7 @@ func (s *Service) halt(id state.PodID) []state.Step {
 				return err
 			}
 			if errdefs.IsNotFound(err) {
-				p = state.Pod{ID: id, NetNS: s.Layout.NetNS(id)}
+				p = state.Pod{ID: id, NetNS: s.Layout.NetNS(id), Handler: s.Runtime.Keeper(string(id))}
 			}
 			s.Plugins.StopPodSandbox(ctx, nriview.Pod(p))
 			// No errgroup context: a network that fails must not leave pause behind.
@@ -129,7 +129,7 @@ func (s *Service) haltContainers(ctx context.Context, id state.PodID) error {
 // haltPause ends pause, which holds the namespaces.
 func (s *Service) haltPause(ctx context.Context, p state.Pod) error {
 	cgroup.Thaw(ctx, cgroup.Dirs(p.Cgroup))
-	if err := s.Monitor.Kill(ctx, string(p.ID)); err != nil && !errdefs.IsNotFound(err) {
+	if err := s.Runtime.Kill(ctx, p.Handler, string(p.ID)); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("kill pause: %w", err)
 	}
 	if err := state.Point(ctx, "pause is killed"); err != nil {

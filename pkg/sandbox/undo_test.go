@@ -13,6 +13,7 @@ import (
 
 	"github.com/cri-shim/cri-shim/pkg/container"
 	"github.com/cri-shim/cri-shim/pkg/monitor"
+	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 )
 
@@ -36,7 +37,13 @@ func TestRetriesEndWithTheDaemon(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			daemon, end := context.WithCancel(t.Context())
 			o := Options{Store: store, Ops: state.NewOps(daemon), Layout: layout, Monitor: monitor.NewClient(monitor.ClientOptions{Log: log}), Log: log}
-			o.Containers = container.New(container.Options{Store: store, Ops: o.Ops, Layout: layout, Monitor: o.Monitor, Log: log})
+			o.Runtime, err = runc.New(runc.Options{
+				Handlers: []runc.Handler{{Name: "none", Path: "/nonexistent", Root: layout.RuntimeRoot("none")}}, Default: "none", Monitor: o.Monitor,
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.Containers = container.New(container.Options{Store: store, Ops: o.Ops, Layout: layout, Monitor: o.Monitor, Runtime: o.Runtime, Log: log})
 			began, gaveUp := make(chan struct{}), make(chan error, 1)
 			state.Go(o.Ops, name, func(ctx context.Context) error {
 				close(began)

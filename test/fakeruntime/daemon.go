@@ -92,8 +92,11 @@ func (d *Daemon) openServices() error {
 	d.Host = oci.Host{Facts: facts, Hostname: "node"}
 	d.Monitor = monitor.NewClient(monitor.ClientOptions{Socket: d.Layout.MonitorSocket(), Log: d.Log})
 	d.Runtime, err = runc.New(runc.Options{
-		Handlers: []runc.Handler{{Name: "fake", Path: filepath.Join(d.Dir, "runtime"), Root: d.Layout.RuntimeRoot("fake")}},
-		Default:  "fake", Bundles: d.Layout.Bundles(), Locks: d.Layout.RuntimeLocks(), Monitor: d.Monitor,
+		Handlers: []runc.Handler{
+			{Name: "fake", Path: filepath.Join(d.Dir, "runtime"), Root: d.Layout.RuntimeRoot("fake")},
+			{Name: Boxed, Path: filepath.Join(d.Dir, "runtime"), Root: d.Layout.RuntimeRoot(Boxed), Kind: runc.GVisor},
+		},
+		Default: "fake", Bundles: d.Layout.Bundles(), Locks: d.Layout.RuntimeLocks(), Monitor: d.Monitor,
 	})
 	if err != nil {
 		return err

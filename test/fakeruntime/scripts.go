@@ -26,7 +26,12 @@ const (
 // Sleeper is a program that runs until it is killed.
 const Sleeper = "#!/bin/sh\nexec sleep 1000\n"
 
-// runtimeScript stands in for runc. run starts args[0] of the spec's root on the
+// Boxed is the handler whose runtime has containers that are no processes of this
+// machine, as far as the daemon can tell.
+const Boxed = "boxed"
+
+// runtimeScript stands in for runc, and for gVisor's runsc: wait and kill are for
+// that. run starts args[0] of the spec's root on the
 // host, in a cgroup but without
 // namespaces; exec starts its command on the host likewise; update does nothing.
 const runtimeScript = `#!/bin/sh
@@ -39,10 +44,12 @@ while [ $# -gt 0 ]; do
 	--process) spec=$2 && shift ;;
 	--pid-file) pidfile=$2 && shift ;;
 	--cgroup) sub=${2#*:} && shift ;;
+	--internal-pid-file) inside=$2 && shift ;;
 	--log-format | --console-socket | --resources) shift ;;
-	run | exec | delete | update | features) verb=$1 ;;
+	--pid | --pgid) number=$2 && shift ;;
+	run | exec | delete | update | features | wait | kill) verb=$1 ;;
 	-*) ;;
-	*) id=$1 ;;
+	*) [ -n "$id" ] && signal=$1 || id=$1 ;;
 	esac
 	shift
 done
@@ -61,6 +68,16 @@ case $verb in
 delete) rm -r "$root/$id" && exit ;;
 features) echo '{"ociVersionMin":"1.0.0","mountOptions":["rro"]}' && exit ;;
 update) exit 0 ;;
+wait)
+	read -r pid <"$root/$id/pid" || exit 1
+	while kill -0 "$pid" 2>/dev/null; do sleep 0.02; done
+	echo '{"id":"'"$id"'","exitStatus":143}' && exit
+	;;
+kill)
+	[ -n "$number" ] || read -r number <"$root/$id/pid"
+	kill -"$signal" "$number" 2>/dev/null && exit
+	echo '{"level":"error","msg":"signaling process in container PID 0: no such process"}' >>"$log" && exit 1
+	;;
 esac
 # Of the spec: what to run, and for a container where its root is, and its cgroup.
 eval "$(sed -n 's/","/" "/g; s/\\u003e/>/g; s/\\u003c/</g; s/\\u0026/\&/g; s/[$]/\\&/g; h
@@ -87,7 +104,11 @@ esac
 case $fault in
 half) echo $! >"$pidfile" && kill -9 $$ ;;
 rubbish) echo none >"$pidfile" ;;
-*) exec /bin/echo $! >"$pidfile" ;; # no shell any more, which might reap the program in the monitor's place
+*)
+	[ "$verb" != run ] || echo $! >"$root/$id/pid"
+	[ -z "$inside" ] || echo $! >"$inside"
+	exec /bin/echo $! >"$pidfile" # no shell any more, which might reap the program in the monitor's place
+	;;
 esac
 `
 

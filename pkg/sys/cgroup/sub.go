@@ -52,8 +52,14 @@ func subRoot() (root, flag string, ok bool) {
 	return "", "", false
 }
 
-// Kill ends every process in the cgroup and waits for that.
-func (s Sub) Kill(ctx context.Context) error { return Kill(ctx, []string{s.Dir}) }
+// Kill ends every process in the cgroup and waits for that. The zero Sub is
+// empty.
+func (s Sub) Kill(ctx context.Context) error {
+	if s.Dir == "" {
+		return nil
+	}
+	return Kill(ctx, []string{s.Dir})
+}
 
 // Remove removes the cgroup if nothing is left in it. What an exec session left
 // running stays, and goes with the container.
