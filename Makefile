@@ -148,6 +148,16 @@ $(CACHE)/kubelet: test/e2e/kubelet/go.mod test/e2e/kubelet/go.sum
 	CGO_ENABLED=0 nice -n 19 $(GO) build -C test/e2e/kubelet -trimpath -ldflags '-s -w' -o ../../../$@ k8s.io/kubernetes/cmd/kubelet
 	@touch $@
 
+# As the kubelet. Its libraries have versions of their own, so it has a module of its own.
+$(CACHE)/runsc: tools/gvisor/go.mod tools/gvisor/go.sum
+	@mkdir -p $(CACHE)
+	CGO_ENABLED=0 nice -n 19 $(GO) build -C tools/gvisor -trimpath -ldflags '-s -w' -o ../../$@ gvisor.dev/gvisor/runsc
+	@touch $@
+
+.PHONY: gvisor
+gvisor: deps build $(BIN)/testbox $(CACHE)/runsc ## pods in gVisor's sandbox; its runsc is built on first use: 5 minutes (root)
+	$(GO) test -count=1 -v -tags integration -run TestGVisor ./test/integration/...
+
 .PHONY: e2e
 e2e: deps build $(BIN)/testbox $(CACHE)/kubelet ## a real kubelet with static pods, built on first use: 6 minutes (root)
 	$(GO) test -count=1 -v -tags integration ./test/e2e/...
@@ -227,6 +237,7 @@ tidy: ## go mod tidy for the product and for the tools
 	$(GO) mod tidy
 	cd tools && $(GO) mod tidy
 	cd tools/lint && $(GO) mod tidy
+	cd tools/gvisor && $(GO) mod tidy
 
 .PHONY: ci
 ci: ## what CI runs
