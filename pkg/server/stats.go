@@ -15,7 +15,7 @@ import (
 
 // measured is what pkg/stats needs to know of a container.
 func (a *api) measured(c state.Container) stats.Container {
-	return stats.Container{
+	out := stats.Container{
 		ID: string(c.ID), Metadata: c.Config.GetMetadata(), Labels: c.Config.GetLabels(), Annotations: c.Config.GetAnnotations(),
 		Image: c.ImageName, Cgroup: c.Cgroup, PID: c.PID, StartedAt: c.StartedAt, Resources: c.Resources.GetLinux(),
 		Disk: func(ctx context.Context) (stats.Disk, error) {
@@ -23,6 +23,13 @@ func (a *api) measured(c state.Container) stats.Container {
 			return stats.Disk{Mountpoint: a.RootFS.Mountpoint(), Bytes: u.Bytes, Inodes: u.Inodes}, err
 		},
 	}
+	if c.Phase == state.Running && a.Containers.Accounted(c) {
+		out.Account = func(ctx context.Context) (stats.Account, error) {
+			u, err := a.Containers.Usage(ctx, c)
+			return stats.Account{CPU: u.CPU, Memory: u.Memory}, err
+		}
+	}
+	return out
 }
 
 // measuredPod is a pod with its running containers.

@@ -59,7 +59,7 @@ func (s *Service) Metrics(ctx context.Context, all []Pod) ([]*cri.PodSandboxMetr
 	return each(ctx, all, func(p Pod) *cri.PodSandboxMetrics { return s.podMetrics(ctx, r, q, p) })
 }
 
-func (s *Service) podMetrics(ctx context.Context, r *reader, q *diskQuestions, p Pod) *cri.PodSandboxMetrics {
+func (s *Service) podMetrics(ctx context.Context, r *reader, q *questions, p Pod) *cri.PodSandboxMetrics {
 	d := s.podDirs(p)
 	own := sample{usage: s.cgroupUsage(r, d, everything), nics: s.interfaces(r, p), names: &s.names, now: time.Now()}
 	name, namespace := p.Metadata.GetName(), p.Metadata.GetNamespace()
@@ -78,9 +78,12 @@ func (s *Service) podMetrics(ctx context.Context, r *reader, q *diskQuestions, p
 	return out
 }
 
-func (s *Service) sample(ctx context.Context, r *reader, q *diskQuestions, c Container) *sample {
+func (s *Service) sample(ctx context.Context, r *reader, q *questions, c Container) *sample {
 	d := s.containerDirs(c)
-	out := &sample{usage: s.cgroupUsage(r, d, everything), container: &c, procs: s.processes(ctx, r, d, c.PID), names: &s.names, now: time.Now()}
+	out := &sample{container: &c, names: &s.names, now: time.Now()}
+	if c.Account == nil { // an account has too little for the table, and an empty cgroup says nothing
+		out.usage, out.procs = s.cgroupUsage(r, d, everything), s.processes(ctx, r, d, c.PID)
+	}
 	if disk, ok := s.disk(q, c); ok {
 		out.disk = &disk
 		if fs, err := sys.FilesystemOf(disk.Mountpoint); err == nil {

@@ -68,6 +68,15 @@ type Container struct {
 	Resources           *cri.LinuxContainerResources
 	// Disk is the use of the writable layer; may be nil. It returns when its context ends, with what it knows by then.
 	Disk func(context.Context) (Disk, error)
+	// Account is what the container's runtime says that it uses, where its cgroup cannot tell because it is no process of
+	// this machine; nil where the cgroup can. It returns when its context ends.
+	Account func(context.Context) (Account, error)
+}
+
+// Account is a runtime's own account of a container.
+type Account struct {
+	CPU    uint64 // ns
+	Memory uint64 // bytes
 }
 
 // Disk is the use of a writable layer.
@@ -91,7 +100,7 @@ type Pod struct {
 // Containers measures containers, in the order given. An ended one has its identity and its writable layer only. The
 // error is that of ctx.
 func (s *Service) Containers(ctx context.Context, all []Container) ([]*cri.ContainerStats, error) {
-	q := askDisks(ctx, all)
+	q := askAll(ctx, all)
 	defer q.close()
 	r := s.reader()
 	defer r.done()
@@ -100,7 +109,7 @@ func (s *Service) Containers(ctx context.Context, all []Container) ([]*cri.Conta
 
 // Pods measures pods and the containers handed in with them, in the order given. The error is that of ctx.
 func (s *Service) Pods(ctx context.Context, all []Pod) ([]*cri.PodSandboxStats, error) {
-	q := askDisks(ctx, containersOf(all))
+	q := askAll(ctx, containersOf(all))
 	defer q.close()
 	r := s.reader()
 	defer r.done()
@@ -127,8 +136,13 @@ func each[O, S any](ctx context.Context, all []O, measure func(O) S) ([]S, error
 	return out, nil
 }
 
-func (s *Service) container(r *reader, q *diskQuestions, c Container) *cri.ContainerStats {
-	u := s.cgroupUsage(r, s.containerDirs(c), ofContainer)
+func (s *Service) container(r *reader, q *questions, c Container) *cri.ContainerStats {
+	var u usage
+	if c.Account != nil {
+		u = s.accounted(q, c)
+	} else {
+		u = s.cgroupUsage(r, s.containerDirs(c), ofContainer)
+	}
 	now := time.Now()
 	out := &cri.ContainerStats{
 		Attributes: &cri.ContainerAttributes{Id: c.ID, Metadata: c.Metadata, Labels: c.Labels, Annotations: c.Annotations},
@@ -148,7 +162,7 @@ func (s *Service) container(r *reader, q *diskQuestions, c Container) *cri.Conta
 	return out
 }
 
-func (s *Service) pod(r *reader, q *diskQuestions, p Pod) *cri.PodSandboxStats {
+func (s *Service) pod(r *reader, q *questions, p Pod) *cri.PodSandboxStats {
 	u := s.cgroupUsage(r, s.podDirs(p), ofPod)
 	nics := s.interfaces(r, p)
 	now := time.Now()

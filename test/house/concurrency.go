@@ -29,7 +29,7 @@ var goroutines = map[string]string{
 	"pkg/server/events.go":            "one event at a time on its way to a client, ended with the client's stream",
 	"pkg/state/op.go":                 "operations run on their own context, not their caller's; Ops waits for them",
 	"pkg/state/writable.go":           "one write at a time to a disk that refused the last one; left behind while that hangs",
-	"pkg/stats/disk.go":               "the questions for disk use of one answer, ended with its patience",
+	"pkg/stats/ask.go":                "the questions about the containers of one answer, ended with their patience",
 	"pkg/sys/program/command.go":      "the wait for a program and the reads of its output, ended by its time limit",
 	"pkg/sys/cgroup/movelock.go":      "one write to a cgroup file at a time, which ends with a grace period of the kernel",
 	"pkg/sys/firstthread.go":          "the program itself, off the first thread; main waits for its end",

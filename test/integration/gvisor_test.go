@@ -65,7 +65,15 @@ func TestGVisor(t *testing.T) {
 	if _, _, code := d.Exec(t, id, tb, "exit", "7"); code != 7 {
 		t.Errorf("exec ended with %d", code)
 	}
-	_, err := d.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"/no/such/program"}})
+	s, err := d.Runtime.ContainerStats(t.Context(), &cri.ContainerStatsRequest{ContainerId: id})
+	if err != nil || s.Stats.GetCpu().GetUsageCoreNanoSeconds().GetValue() == 0 || s.Stats.GetMemory().GetWorkingSetBytes().GetValue() == 0 {
+		t.Errorf("statistics %v, %v", s, err)
+	}
+	p, err := d.Runtime.PodSandboxStats(t.Context(), &cri.PodSandboxStatsRequest{PodSandboxId: pod})
+	if err != nil || p.Stats.GetLinux().GetMemory().GetWorkingSetBytes().GetValue() == 0 || p.Stats.GetLinux().GetNetwork().GetDefaultInterface().GetName() != "eth0" {
+		t.Errorf("statistics %v, %v", p, err)
+	}
+	_, err = d.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: id, Cmd: []string{"/no/such/program"}})
 	code(t, err, codes.InvalidArgument, "/no/such/program")
 	missing := nodetest.ContainerConfig("missing")
 	missing.Command = []string{"/no-such-program"}
