@@ -264,7 +264,7 @@ func (d *daemon) wireServer(ctx context.Context) (err error) {
 	c := d.config.Stream
 	d.stream, err = stream.New(ctx, stream.Options{
 		Address: c.Address, Port: c.Port, CertFile: c.CertFile, KeyFile: c.KeyFile, IdleTimeout: time.Duration(c.IdleTimeout),
-		Exec: d.containers.Exec, Attach: d.containers.Attach, NetNS: d.sandboxes.NetNSPath, Log: d.log,
+		Exec: d.containers.Exec, Attach: d.containers.Attach, NetNS: d.sandboxes.NetNSPath, Forward: d.sandboxes.Forward, Log: d.log,
 	})
 	if err != nil {
 		return err

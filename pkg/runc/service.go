@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 
 	"github.com/containerd/errdefs"
 
@@ -61,6 +62,7 @@ type Service struct {
 	monitor  *monitor.Client
 	cgroups  *cgroup.MoveLock
 	locks    *program.Locks // by container id
+	forwards atomic.Uint64  // forwarded connections so far
 }
 
 // New checks the handlers and makes the service.

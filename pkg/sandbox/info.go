@@ -5,6 +5,7 @@ package sandbox
 import (
 	"context"
 	"fmt"
+	"net"
 
 	"github.com/containerd/errdefs"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -45,10 +46,20 @@ func (s *Service) NetNSPath(id state.PodID) (string, error) {
 	if p.Phase != state.PodReady {
 		return "", fmt.Errorf("pod %s is %s: %w", p.ID, p.Phase, errdefs.ErrFailedPrecondition)
 	}
-	if h, err := s.Runtime.Handler(p.Handler); err == nil && h.NetworkFirst {
-		return "", fmt.Errorf("forward port into pod %s: runtime handler %q has the pod's network in its sandbox: %w", p.ID, h.Name, errdefs.ErrNotImplemented)
-	}
 	return p.NetNS, nil
+}
+
+// Forward connects to a port of a pod whose network its runtime has taken into a
+// sandbox. Of other pods it knows nothing, and says that with a nil connection.
+func (s *Service) Forward(ctx context.Context, id state.PodID, port int32) (net.Conn, error) {
+	p, err := s.Store.Pod(string(id))
+	if err != nil {
+		return nil, err
+	}
+	if h, err := s.Runtime.Handler(p.Handler); err != nil || !h.NetworkFirst || p.Phase != state.PodReady {
+		return nil, err
+	}
+	return s.Runtime.Forward(ctx, p.Handler, string(id), port)
 }
 
 // UpdateResources records what the kubelet gave the pod. The kubelet writes

@@ -90,12 +90,17 @@ func (s *Service) dial(ctx context.Context, pod state.PodID, port int32) (net.Co
 	if port < 1 || port > 65535 {
 		return nil, fmt.Errorf("port %d is out of range: %w", port, errdefs.ErrInvalidArgument)
 	}
+	ctx, cancel := context.WithTimeout(ctx, dialLimit)
+	defer cancel()
+	if s.o.Forward != nil {
+		if conn, err := s.o.Forward(ctx, pod, port); conn != nil || err != nil {
+			return conn, err
+		}
+	}
 	pinned, err := s.o.NetNS(pod)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, dialLimit)
-	defer cancel()
 	open := new(net.Dialer).DialContext
 	if pinned != "" {
 		open = func(ctx context.Context, network, addr string) (net.Conn, error) {

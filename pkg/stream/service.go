@@ -37,6 +37,9 @@ type Options struct {
 	Attach func(ctx context.Context, id state.ContainerID, client stdio.Client) error
 	// NetNS tells the path of a pod's network namespace, "" for the host's.
 	NetNS func(id state.PodID) (string, error)
+	// Forward connects to a port of a pod whose network is in none of the machine's namespaces; a nil connection: it is in
+	// one. May be nil.
+	Forward func(ctx context.Context, id state.PodID, port int32) (net.Conn, error)
 
 	Log *slog.Logger
 }

@@ -125,6 +125,16 @@ func TestGVisorRestart(t *testing.T) {
 	d.NothingLeft(t)
 }
 
+// TestGVisorPortForward: the network is in the sandbox, the pod's namespace has no
+// address to dial.
+func TestGVisorPortForward(t *testing.T) {
+	d := withGVisor(t)
+	pod, config := gvisorPod(t, d, "forward")
+	forwards(t, d, pod, config)
+	removePod(t, d, pod)
+	d.NothingLeft(t)
+}
+
 // TestGVisorRefusals: what a sandbox cannot give is refused by name.
 func TestGVisorRefusals(t *testing.T) {
 	d := withGVisor(t)

@@ -243,7 +243,12 @@ func TestAttach(t *testing.T) {
 func TestPortForward(t *testing.T) {
 	d := node(t)
 	config := d.PodConfig("forward")
-	pod := d.Pod(t, config)
+	forwards(t, d, d.Pod(t, config), config)
+}
+
+// forwards checks that a port of the pod is reached by each protocol.
+func forwards(t *testing.T, d *nodetest.Node, pod string, config *cri.PodSandboxConfig) {
+	t.Helper()
 	d.Run(t, pod, nodetest.ContainerConfig("web", "serve", "8080"), config)
 	d.AwaitLog(t, "web", "serving")
 	for _, c := range clients {
