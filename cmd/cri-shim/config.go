@@ -168,6 +168,9 @@ func loadConfig(path string, required bool) (Config, error) {
 	if err := dec.Decode(&c); err != nil {
 		return c, decodeError(path, err)
 	}
+	if name := c.Runtime.Default; name != "" {
+		c.Runtime.Handlers[name] = c.Runtime.Handlers[name] // a default needs no table: it is found by its name
+	}
 	return c, nil
 }
 
@@ -220,7 +223,7 @@ func (c Config) validate() error {
 		}
 	}
 	if _, ok := c.Runtime.Handlers[c.Runtime.Default]; !ok {
-		errs = append(errs, fmt.Errorf("runtime.default: [runtime.handlers.%s] does not exist", c.Runtime.Default))
+		errs = append(errs, errors.New("runtime.default: it names no handler"))
 	}
 	for name, h := range c.Runtime.Handlers {
 		if err := runc.CheckKind(runc.Kind(h.Kind)); err != nil {

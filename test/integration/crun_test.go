@@ -52,3 +52,23 @@ func TestCrun(t *testing.T) {
 	removePod(t, d, pod)
 	d.NothingLeft(t)
 }
+
+// TestCrunIsTheDefault by one key: it is found as runc is, and runc stays a handler.
+func TestCrunIsTheDefault(t *testing.T) {
+	if _, err := osexec.LookPath("crun"); err != nil {
+		t.Skip("needs crun")
+	}
+	d := node(t, "[runtime]\ndefault = \"crun\"\n")
+	s, err := d.Runtime.Status(t.Context(), &cri.StatusRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	for _, h := range s.RuntimeHandlers {
+		names[h.Name] = true
+	}
+	if !names["crun"] || !names["runc"] || !names[""] {
+		t.Errorf("handlers %v", s.RuntimeHandlers)
+	}
+	d.NothingLeft(t)
+}
