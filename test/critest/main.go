@@ -37,6 +37,7 @@ type options struct {
 	seed      string
 	logLevel  string
 	logs      string
+	config    string
 	randomize bool
 	websocket bool
 	nri       bool
@@ -53,6 +54,7 @@ func main() {
 	flag.StringVar(&o.seed, "seed", "", "order of the specs; they are shuffled anew each time without it")
 	flag.StringVar(&o.logLevel, "log-level", "", "of the runtime")
 	flag.StringVar(&o.logs, "logs", "", "folder for the suite's output and report and the runtime's log; .cache/critest/logs/TIME if empty")
+	flag.StringVar(&o.config, "config", "", "file of what cri-shim's configuration has besides, as another runtime handler")
 	flag.BoolVar(&o.randomize, "randomize", false, "shuffle all specs, not only the groups they are in")
 	flag.BoolVar(&o.websocket, "websocket", false, "stream over WebSocket, not SPDY")
 	flag.BoolVar(&o.nri, "nri", true, "run the NRI specs")
@@ -153,6 +155,13 @@ func (o *options) start(ctx context.Context, dir string) (*node.Node, *registry.
 	no := node.Options{
 		Kind: o.kind, Dir: dir, Bin: o.bin, NRI: o.nri, LogLevel: o.logLevel,
 		Network: node.Network{Bridge: "cri-critest", Subnet: "10.111.0.0/16"}, Alone: !o.public,
+	}
+	if o.config != "" {
+		more, err := os.ReadFile(o.config)
+		if err != nil {
+			return nil, nil, err
+		}
+		no.More = string(more)
 	}
 	var reg *registry.Registry
 	if !o.public {

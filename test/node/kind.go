@@ -147,6 +147,9 @@ func (n *Node) prepare() error {
 	text := n.Text
 	if text == "" {
 		text = n.expand(map[Kind]string{CRIShim: criShimConf, Containerd: containerdConf, CRIO: crioConf}[n.Kind])
+		if n.Kind == CRIShim {
+			text += n.More
+		}
 		if name := os.Getenv("CRI_TEST_HANDLER"); name != "" && n.Kind == CRIShim {
 			text = DefaultHandler(name) + text
 		}

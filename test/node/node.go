@@ -38,6 +38,7 @@ type Options struct {
 	Preload  string // cri-shim only: folder of images to import at start
 	LogLevel string // "" for the runtime's default
 	Text     string // cri-shim only: a configuration to use instead of one made of all this
+	More     string // cri-shim only: what its configuration has besides
 
 	// Inside is a process: the node lives in its mount, network and UTS namespaces. 0 is for our own.
 	Inside int
