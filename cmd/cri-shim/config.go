@@ -168,8 +168,9 @@ func loadConfig(path string, required bool) (Config, error) {
 	if err := dec.Decode(&c); err != nil {
 		return c, decodeError(path, err)
 	}
-	if name := c.Runtime.Default; name != "" {
-		c.Runtime.Handlers[name] = c.Runtime.Handlers[name] // a default needs no table: it is found by its name
+	name := c.Runtime.Default
+	if _, ok := c.Runtime.Handlers[name]; !ok && name != "" {
+		c.Runtime.Handlers[name] = HandlerConfig{} // a default needs no table: it is found by its name
 	}
 	return c, nil
 }

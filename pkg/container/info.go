@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 
+	"github.com/cri-shim/cri-shim/pkg/runc"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/opencontainers/runtime-spec/specs-go"
 )
@@ -53,4 +54,12 @@ func EncodeInfo(info map[string]any, spec *specs.Spec, room int) (map[string]str
 		return nil, nil
 	}
 	return map[string]string{"info": string(data)}, nil
+}
+
+// Accounted tells whether Usage knows what a container uses, and its cgroup does not.
+func (s *Service) Accounted(c state.Container) bool { return s.Runtime.Accounts(s.handlerOf(c)) }
+
+// Usage is what the container uses by its runtime's account.
+func (s *Service) Usage(ctx context.Context, c state.Container) (runc.Usage, error) {
+	return s.Runtime.Usage(ctx, s.handlerOf(c), string(c.ID))
 }

@@ -64,7 +64,9 @@ func CheckControllers(root string, v2 bool) error {
 }
 
 // SystemdSockets are where systemd can be asked for a scope: through D-Bus, or by root without it.
-func SystemdSockets() []string { return []string{"/run/dbus/system_bus_socket", "/run/systemd/private"} }
+func SystemdSockets() []string {
+	return []string{"/run/dbus/system_bus_socket", "/run/systemd/private"}
+}
 
 // CheckSystemd tells whether something listens on one of the sockets.
 func CheckSystemd(ctx context.Context, sockets []string) error {

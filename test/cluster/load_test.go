@@ -39,11 +39,11 @@ func replace(t *testing.T, m *member) {
 		{"downgrade", func() error { return errors.Join(m.install(m.Bin), m.Stop(), m.Up(t.Context())) }},
 	} {
 		if err := step.do(); err != nil {
-			t.Fatalf("%s on %s: %v", step.what, m.place.name, err)
+			t.Fatalf("%s on %s: %v", step.what, m.name, err)
 		}
 		time.Sleep(pause)
 		if err := m.AwaitReady(t.Context()); err != nil {
-			t.Fatalf("after the %s on %s: %v", step.what, m.place.name, err)
+			t.Fatalf("after the %s on %s: %v", step.what, m.name, err)
 		}
 		if now := monitor(t, m); step.what == "upgrade" && now != first {
 			t.Errorf("the upgrade put monitor %d in the place of %d", now, first)

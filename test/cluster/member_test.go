@@ -34,7 +34,7 @@ func newMember(ctx context.Context, dir string, n int, preload string) (m *membe
 		return m, err
 	}
 	o := node.Options{
-		Kind: node.CRIShim, Dir: filepath.Join(dir, m.place.name), Bin: bin, Inside: m.held.Process.Pid, Preload: preload,
+		Kind: node.CRIShim, Dir: filepath.Join(dir, m.name), Bin: bin, Inside: m.held.Process.Pid, Preload: preload,
 	}
 	if m.Node, err = node.New(o); err != nil {
 		return m, err

@@ -38,7 +38,7 @@ func TestTwoNodes(t *testing.T) {
 	for i, w := range webs {
 		other := webs[1-i]
 		if out, _, code := w.Exec(t, w.server, testbox, "dial", other.address); code != 0 || out != greeting {
-			t.Errorf("%s gets %q from %s, and ends with %d", w.m.place.name, out, other.address, code)
+			t.Errorf("%s gets %q from %s, and ends with %d", w.m.name, out, other.address, code)
 		}
 	}
 	var turn atomic.Int64
@@ -116,7 +116,7 @@ func newWeb(t *testing.T, m *member) *web {
 		t.Fatal(err)
 	}
 	w.AwaitImage(t, nodetest.TestImage)
-	config := w.PodConfig("web-" + m.place.name)
+	config := w.PodConfig("web-" + m.name)
 	id := w.Pod(t, config)
 	w.server = w.Run(t, id, nodetest.ContainerConfig("server", "serve", "8080"), config)
 	w.writer = w.Run(t, id, nodetest.ContainerConfig("writer", "lines", "0", "2"), config)
@@ -150,7 +150,7 @@ func (w *web) check(t *testing.T) {
 	t.Helper()
 	for _, id := range []string{w.server, w.writer} {
 		if s := w.Status(t, id); s.State != cri.ContainerState_CONTAINER_RUNNING {
-			t.Errorf("container of %s: %v", w.m.place.name, s)
+			t.Errorf("container of %s: %v", w.m.name, s)
 		}
 	}
 	if _, err := w.Runtime.StopContainer(t.Context(), &cri.StopContainerRequest{ContainerId: w.writer, Timeout: 5}); err != nil {
@@ -160,10 +160,10 @@ func (w *web) check(t *testing.T) {
 	for line := range strings.Lines(w.LogOf(t, "writer")) {
 		n++
 		if want := fmt.Sprintf("line %d\n", n); line != want {
-			t.Fatalf("log of %s: line %d is %q", w.m.place.name, n, line)
+			t.Fatalf("log of %s: line %d is %q", w.m.name, n, line)
 		}
 	}
-	fmt.Printf("cluster: %d lines of %s, none lost\n", n, w.m.place.name)
+	fmt.Printf("cluster: %d lines of %s, none lost\n", n, w.m.name)
 	if n < 1000 {
 		t.Errorf("%d lines are no load", n)
 	}

@@ -100,7 +100,8 @@ func units() []step {
 	return []step{
 		{name: "install", argv: []string{"sh", "-c", "cp -a /machine/installed/. / && systemctl daemon-reload"}},
 		of("units", "^Test(Scopes|Units|Starts)"), of("units-before", "^TestBeforeReboot$"),
-		{name: "reboot", restart: true}, of("units-after", "^TestAfterReboot$"),
+		{name: "reboot", restart: true},
+		of("units-after", "^TestAfterReboot$"),
 		{name: "stop", argv: []string{"systemctl", "disable", "--now", "cri-shim.service", "cri-monitor.service"}},
 	}
 }

@@ -51,7 +51,8 @@ func TestInside(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, i := range []node.Item{
-			{Kind: "mount", Name: filepath.Join(dir, "mnt")}, {Kind: "network namespace", Name: pinned},
+			{Kind: "mount", Name: filepath.Join(dir, "mnt")},
+			{Kind: "network namespace", Name: pinned},
 			{Kind: "interface", Name: "bridge " + bridgeName, Span: node.OfNode},
 		} {
 			if got, want := found[i], min(inside, 1); got != want {

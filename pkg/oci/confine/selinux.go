@@ -73,12 +73,15 @@ func LabelShared(ctx context.Context, path string) error {
 	if !selinux.GetEnabled() {
 		return nil
 	}
-	process, file := selinux.ContainerLabels()
-	selinux.ReleaseLabel(process)
-	if file == "" {
+	l, err := NewLabels(nil)
+	if err != nil {
+		return fmt.Errorf("label %s: %w", path, err)
+	}
+	ReleaseLabels(l)
+	if l.Mount == "" {
 		return nil // a policy without containers
 	}
-	return relabelTree(ctx, path, editLabel(file, "", "", "", "s0"))
+	return relabelTree(ctx, path, editLabel(l.Mount, "", "", "", "s0"))
 }
 
 func relabelTree(ctx context.Context, path, to string) error {
