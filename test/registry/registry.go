@@ -23,14 +23,17 @@ import (
 
 // Registry is a running registry.
 type Registry struct {
-	Addr string // host:port on loopback
+	Addr string // host:port
 	URL  string // http://host:port
 	srv  *http.Server
 }
 
 // Start starts an empty registry on a free port of 127.0.0.1.
-func Start(ctx context.Context) (*Registry, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+func Start(ctx context.Context) (*Registry, error) { return StartAt(ctx, "127.0.0.1:0") }
+
+// StartAt is Start at another address: one that network namespaces of a test share.
+func StartAt(ctx context.Context, address string) (*Registry, error) {
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("start registry: %w", err)
 	}

@@ -25,7 +25,10 @@ import (
 type Options struct {
 	Cache string // absolute path, kept between runs
 	Pause string // our pause program for this architecture
-	Say   func(format string, args ...any)
+
+	// Programs of Kubernetes that become images of their own, each where its path is given.
+	Agnhost, CoreDNS string
+	Say              func(format string, args ...any)
 }
 
 // Image is one image under all its names.
@@ -56,6 +59,15 @@ var Registries = []string{"registry.k8s.io", "k8s.gcr.io", "gcr.io"}
 const (
 	e2e     = "registry.k8s.io/e2e-test-images/"
 	staging = "gcr.io/k8s-staging-cri-tools/"
+
+	// Busybox is the image of pods that need a shell.
+	Busybox = e2e + "busybox:1.29-2"
+	// Agnhost is the image of servers and probes.
+	Agnhost = e2e + "agnhost:2.66.1"
+	// CoreDNS is the image of a cluster's names.
+	CoreDNS = "registry.k8s.io/coredns/coredns:v1.14.3"
+	// Nginx is the image of a web server.
+	Nginx = e2e + "nginx:1.14-2"
 
 	// ByDigest is the image that critest names by digest; a critest that shall pass has the digest of ours.
 	ByDigest = staging + "test-image-digest:latest"
@@ -120,7 +132,7 @@ func user(name string) ocispec.ImageConfig {
 }
 
 func (b *builder) busyboxImages() {
-	b.add(shell, []ocilayout.Layer{b.busybox}, e2e+"busybox:1.29-2")
+	b.add(shell, []ocilayout.Layer{b.busybox}, Busybox)
 	for name, who := range map[string]string{
 		"uid": "1002", "username": "www-data", "uid-group": "1003:1004", "username-group": "www-data:1004",
 	} {

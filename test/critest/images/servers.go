@@ -50,7 +50,7 @@ func (b *builder) servers(root string) error {
 	if err != nil {
 		return err
 	}
-	for port, name := range map[string]string{"80": e2e + "nginx:1.14-2", "12003": staging + "hostnet-nginx-" + runtime.GOARCH + ":latest"} {
+	for port, name := range map[string]string{"80": Nginx, "12003": staging + "hostnet-nginx-" + runtime.GOARCH + ":latest"} {
 		b.on(ocispec.ImageConfig{
 			Entrypoint: []string{"nginx"}, Cmd: []string{"-g", "daemon off;"},
 			ExposedPorts: map[string]struct{}{port + "/tcp": {}}, StopSignal: "SIGQUIT",
@@ -111,12 +111,20 @@ func withLibraries(root string, programs ...string) ([]ocilayout.File, error) {
 	return from(root, append(programs, libs...)...)
 }
 
-// programs adds the images of our own programs: pause, and the set-uid program.
+// programs adds the images of our own programs, pause and the set-uid program, and of those of Kubernetes that are there.
 func (b *builder) programs(o Options) {
 	pause := ocilayout.Layer{{Path: "pause", Mode: 0o755, Source: o.Pause}}
 	b.add(ocispec.ImageConfig{Entrypoint: []string{"/pause"}}, []ocilayout.Layer{pause}, "registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9")
 	b.on(ocispec.ImageConfig{Entrypoint: []string{"/nnp"}},
 		[]ocilayout.File{{Path: "nnp", Mode: fs.ModeSetuid | 0o755, Source: filepath.Join(o.Cache, "nnp")}}, e2e+"nonewprivs:1.3")
+	if o.Agnhost != "" {
+		b.on(ocispec.ImageConfig{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}},
+			[]ocilayout.File{{Path: "agnhost", Mode: 0o755, Source: o.Agnhost}}, Agnhost)
+	}
+	if o.CoreDNS != "" {
+		b.add(ocispec.ImageConfig{Entrypoint: []string{"/coredns"}},
+			[]ocilayout.Layer{{{Path: "coredns", Mode: 0o755, Source: o.CoreDNS}}}, CoreDNS)
+	}
 }
 
 func buildNNP(ctx context.Context, _ Options, name string) error {
