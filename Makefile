@@ -117,7 +117,7 @@ deps: ## install the Debian packages that building and testing need, if any are 
 ##-- testing -------------------------------------------------------------------------------------------------------
 
 .PHONY: test
-test: deps build lint-tools $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: linters, unit, fuzz, integration, crash, compat, e2e, cluster, demo, critest
+test: deps build lint-tools $(BIN)/testbox $(BIN)/faults/cri-shim ## everything this machine can run: linters, unit, fuzz, integration, crash, compat, e2e, nodes, cluster, demo, critest
 	@test/run
 
 .PHONY: unit
@@ -172,9 +172,28 @@ $(NEXT)/cri-shim: $(SOURCES) go.mod go.sum
 $(NEXT)/cri-monitor: $(SOURCES) go.mod go.sum
 	$(NEXTBUILD) -o $@ ./cmd/cri-monitor
 
+# What a cluster is made of, from the Go modules of its authors, at once: they share most of what is compiled. etcd's
+# program would be called server.
+CLUSTER       := $(CACHE)/cluster
+K8S_PROGRAMS  := $(addprefix k8s.io/kubernetes/,cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-proxy cmd/kube-scheduler \
+                 cmd/kubectl cmd/kubelet test/images/agnhost) github.com/coredns/coredns
+CLUSTER_FILES := $(addprefix $(CLUSTER)/,$(notdir $(K8S_PROGRAMS)) etcd)
+CLUSTER_BUILD := CGO_ENABLED=0 nice -n 5 $(GO) build -C test/cluster/programs -trimpath -ldflags '-s -w' -o $(abspath $(CLUSTER))
+
+$(CLUSTER_FILES) &: test/cluster/programs/go.mod test/cluster/programs/go.sum
+	@mkdir -p $(CLUSTER)
+	$(CLUSTER_BUILD)/ $(K8S_PROGRAMS)
+	$(CLUSTER_BUILD)/etcd go.etcd.io/etcd/server/v3
+	@touch $(CLUSTER_FILES)
+
+.PHONY: nodes
+nodes: deps build $(BIN)/testbox $(NEXT)/cri-shim $(NEXT)/cri-monitor ## two nodes in namespaces of their own, upgraded and killed one after the other under load (root)
+	$(GO) test -count=1 -v -tags integration -timeout 10m -run TwoNodes ./test/cluster
+
 .PHONY: cluster
-cluster: deps build $(BIN)/testbox $(NEXT)/cri-shim $(NEXT)/cri-monitor ## two nodes in namespaces of their own, upgraded and killed one after the other under load (root)
-	$(GO) test -count=1 -v -tags integration -timeout 10m ./test/cluster
+cluster: nodes $(CLUSTER_FILES) ## the same with Kubernetes, and what users do with it; built on first use: 15 minutes (root)
+	@test/deps images
+	$(GO) test -count=1 -v -tags integration -parallel 6 -timeout 20m -run Cluster ./test/cluster
 
 .PHONY: critest
 critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'

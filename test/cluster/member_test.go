@@ -12,19 +12,26 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cri-shim/cri-shim/test/kubelet"
 	"github.com/cri-shim/cri-shim/test/node"
 )
 
-// member is a node of the cluster.
+// member is a node of the cluster: our daemon, and in Kubernetes a kubelet and kube-proxy.
 type member struct {
 	*place
 	*node.Node
-	pods     string // the network of its pods
-	programs string // what it runs of ours, which an upgrade replaces
+	plane          *plane
+	pods           string // the network of its pods
+	programs       string // what it runs of ours, which an upgrade replaces
+	cgroup         *kubelet.Cgroup
+	kubelet, proxy *process
 }
 
+// source is where nodes get their images.
+type source struct{ registry, hosts, preload string }
+
 // newMember makes the node of a number, in a folder of dir, and starts its daemon, which waits for a network.
-func newMember(ctx context.Context, dir string, n int, preload string) (m *member, err error) {
+func newMember(ctx context.Context, dir string, n int, from source) (m *member, err error) {
 	m = &member{}
 	if m.place, err = newPlace(fmt.Sprintf("n%d", n), fmt.Sprintf("10.99.0.%d", 10+n)); err != nil {
 		return m, err
@@ -34,7 +41,8 @@ func newMember(ctx context.Context, dir string, n int, preload string) (m *membe
 		return m, err
 	}
 	o := node.Options{
-		Kind: node.CRIShim, Dir: filepath.Join(dir, m.name), Bin: bin, Inside: m.held.Process.Pid, Preload: preload,
+		Kind: node.CRIShim, Dir: filepath.Join(dir, m.name), Bin: bin, Inside: m.held.Process.Pid,
+		Registry: from.registry, Hosts: from.hosts, Preload: from.preload,
 	}
 	if m.Node, err = node.New(o); err != nil {
 		return m, err
@@ -44,6 +52,16 @@ func newMember(ctx context.Context, dir string, n int, preload string) (m *membe
 	}
 	m.Program = filepath.Join(m.programs, "cri-shim")
 	return m, m.Up(ctx)
+}
+
+// join makes a node of Kubernetes and starts its programs. It is registered then, and waits for a network.
+func (p *plane) join(ctx context.Context, n int, from source) (*member, error) {
+	m, err := newMember(ctx, p.dir, n, from)
+	if err != nil {
+		return m, err
+	}
+	m.plane, m.cgroup = p, &kubelet.Cgroup{Name: fmt.Sprintf("/cricluster%dn%d", os.Getpid(), n)}
+	return m, errors.Join(m.cgroup.Make(ctx, m.Runtime), m.startKubelet(), m.startProxy())
 }
 
 // install puts programs in the place of those that the node runs.
@@ -71,6 +89,51 @@ func (m *member) install(from string) error {
 }
 
 func (m *member) at(name string) string { return filepath.Join(m.Dir, name) }
+
+func (m *member) startKubelet() error {
+	login, err := m.plane.ca.login(m.name, "system:node:"+m.name, "system:nodes")
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(m.at("resolv.conf"), nil, 0o644); err != nil {
+		return err
+	}
+	err = writeJSON(m.at("kubelet.json"), object{
+		"apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
+		"syncFrequency": "5s", "nodeStatusUpdateFrequency": "2s", "containerRuntimeEndpoint": "unix://" + m.Socket,
+		"authentication": object{"anonymous": object{"enabled": false}, "webhook": object{"enabled": true}, "x509": object{"clientCAFile": m.plane.ca.file("ca.crt")}},
+		"cgroupRoot":     m.cgroup.Name, "failCgroupV1": false, "failSwapOn": false, // the driver is the runtime's to say
+		"enforceNodeAllocatable": []string{}, "evictionHard": object{}, "imageGCHighThresholdPercent": 100,
+		"podLogsDir": m.at("logs"), "volumePluginDir": m.at("volume-plugins"), "resolvConf": m.at("resolv.conf"),
+		"clusterDNS": []string{dnsAddress}, "clusterDomain": domain, "serializeImagePulls": false, "configMapAndSecretChangeDetectionStrategy": "Watch",
+		"featureGates": object{"EventedPLEG": true, "PodAndContainerStatsFromCRI": true}, "logging": object{"verbosity": 2},
+		"shutdownGracePeriod": "0s", "allowedUnsafeSysctls": []string{"kernel.msg*"},
+	})
+	if err != nil {
+		return err
+	}
+	m.kubelet, err = launch(m.plane.logs, m.name+"-kubelet", m.inside(filepath.Join(m.plane.bin, "kubelet"), "--config", m.at("kubelet.json"),
+		"--kubeconfig", login, "--root-dir", m.at("kubelet"), "--cert-dir", m.at("pki"), "--hostname-override", m.name, "--node-ip", m.address)...)
+	return err
+}
+
+func (m *member) startProxy() error {
+	login, err := m.plane.ca.login(m.name+"-proxy", "system:kube-proxy")
+	if err != nil {
+		return err
+	}
+	err = writeJSON(m.at("proxy.json"), object{
+		"apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "clientConnection": object{"kubeconfig": login},
+		"mode": "nftables", "clusterCIDR": podNet, "hostnameOverride": m.name, "metricsBindAddress": "127.0.0.1:10249",
+		// These are the machine's, not a network namespace's.
+		"conntrack": object{"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+	})
+	if err != nil {
+		return err
+	}
+	m.proxy, err = launch(m.plane.logs, m.name+"-proxy", m.inside(filepath.Join(m.plane.bin, "kube-proxy"), "--config", m.at("proxy.json"))...)
+	return err
+}
 
 const cni = `{"cniVersion": "1.0.0", "name": "cluster", "plugins": [
  {"type": "bridge", "bridge": "cri-pods", "isGateway": true, "hairpinMode": true,
@@ -105,9 +168,12 @@ func (m *member) configure() error {
 
 // end takes the node down and fails with what it left.
 func (m *member) end(ctx context.Context) error {
-	var errs []error
+	errs := []error{m.kubelet.stop(), m.proxy.stop()}
 	if m.Node != nil && m.Running() {
 		errs = append(errs, m.Down(ctx))
+	}
+	if m.cgroup != nil {
+		errs = append(errs, m.cgroup.Remove(ctx))
 	}
 	return errors.Join(append(errs, m.place.end())...)
 }

@@ -72,13 +72,13 @@ func startNodes(t *testing.T) (nodes []*member) {
 			t.Error(err)
 		}
 	})
-	preload := filepath.Join(dir, "preload")
-	_, err = ocilayout.Write(filepath.Join(preload, "testbox"), nodetest.TestImage, nodetest.TestboxImage(t))
+	from := source{preload: filepath.Join(dir, "preload")}
+	_, err = ocilayout.Write(filepath.Join(from.preload, "testbox"), nodetest.TestImage, nodetest.TestboxImage(t))
 	if err := errors.Join(err, os.Chmod(dir, 0o711), newSwitch()); err != nil {
 		t.Fatal(err)
 	}
 	for n := 1; n <= 2; n++ {
-		m, err := newMember(t.Context(), dir, n, preload)
+		m, err := newMember(t.Context(), dir, n, from)
 		nodes = append(nodes, m)
 		if err != nil {
 			t.Fatal(err)

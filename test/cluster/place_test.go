@@ -15,6 +15,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/cri-shim/cri-shim/test/kubelet"
 )
 
 // holds is the variable with which this program holds the namespaces of the node it names.
@@ -34,7 +36,7 @@ func hold(name string) int {
 }
 
 // furnish makes the namespaces a machine's: mounts propagate within and never out, and what
-// plugins write wherever they are is the node's own.
+// kubelets, plugins and kube-proxy write wherever they are is the node's own.
 func furnish(name string) error {
 	if err := unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("share mounts: %w", err)
@@ -50,7 +52,7 @@ func furnish(name string) error {
 	if err := os.MkdirAll("/run/netns", 0o755); err != nil {
 		return err
 	}
-	return errors.Join(run("ip", "link", "set", "lo", "up"), os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644))
+	return errors.Join(kubelet.Hide(), run("ip", "link", "set", "lo", "up"), os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644))
 }
 
 // place is a node's namespaces, and the wire to the switch.
@@ -110,12 +112,4 @@ func (p *place) end() error {
 	}
 	p.in.Close()
 	return p.held.Wait()
-}
-
-// run runs a program to its end.
-func run(args ...string) error {
-	if out, err := exec.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%v: %w: %s", args, err, out)
-	}
-	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,6 +43,9 @@ func Hide() error {
 		"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1",
 		"kernel/keys/root_maxkeys": "1000000", "kernel/keys/root_maxbytes": "25000000",
 	} {
+		if has, err := os.ReadFile("/proc/sys/" + name); err == nil && strings.TrimSpace(string(has)) == value {
+			continue // nothing to change
+		}
 		file := filepath.Join("/var/lib/kubelet", "sysctl-"+filepath.Base(name))
 		if err := os.WriteFile(file, []byte(value+"\n"), 0o644); err != nil {
 			return err
