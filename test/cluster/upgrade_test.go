@@ -145,7 +145,14 @@ func (f *follower) awaitLines(c *trial) {
 	if _, err := fmt.Sscanf(c.must("logs", "--tail=1", f.pod), "line %d", &written); err != nil {
 		c.Fatal(err)
 	}
-	c.eventually("the follower of "+f.pod+" has come to the end", func() bool { return now() > written })
+	c.eventually("the follower of "+f.pod+" has come to the end", func() bool {
+		select {
+		case <-f.done:
+			c.Fatalf("the follower of %s ended at line %d of %d: %v", f.pod, now(), written, f.err)
+		default:
+		}
+		return now() > written
+	})
 }
 
 func (f *follower) end() error {
