@@ -3,8 +3,12 @@
 package container
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"strings"
 
+	"github.com/containerd/errdefs"
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
@@ -41,6 +45,9 @@ func (s *Service) makeExecGroup(c state.Container) (group cgroup.Sub, end func()
 	group, err = cgroup.MakeSub(c.Cgroup, name)
 	if err != nil {
 		end()
+	}
+	if errors.Is(err, fs.ErrNotExist) { // the container's own is gone, with the container
+		err = fmt.Errorf("%w: %w", err, errdefs.ErrFailedPrecondition)
 	}
 	return group, end, err
 }

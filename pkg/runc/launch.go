@@ -189,7 +189,8 @@ func (s *Service) launchFailure(h Handler, logFile string, err error) error {
 		message = lastMessage([]byte(failed.Stderr))
 	}
 	if message == "" {
-		return fmt.Errorf("%s: %w", filepath.Base(h.Path), err)
+		// Killed before it could say anything: with the container that it was to run in, or for.
+		return fmt.Errorf("%s: %w: %w", filepath.Base(h.Path), err, errdefs.ErrFailedPrecondition)
 	}
 	class := classOf(message)
 	if class == nil {
