@@ -218,6 +218,8 @@ func messages() []meaning {
 			"exists but it is not executable", "is not a regular file", "chdir to `", "exec container process", "exec `",
 			"Exec format error", "exec format error", "failed to load /", "failed to find initial working directory",
 		}},
+		// D-Bus restarted under a runtime that asked systemd for a scope. The next attempt has a new connection.
+		{errdefs.ErrUnavailable, []string{"/run/dbus/system_bus_socket", "cannot open sd-bus", "sd-bus call: Connection ", "sd-bus call: Transport "}},
 	}
 }
 
