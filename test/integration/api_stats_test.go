@@ -149,8 +149,12 @@ func TestPodStats(t *testing.T) {
 	if n.GetName() != "eth0" {
 		t.Fatalf("network %v", after.Network)
 	}
-	if all := after.Network.GetInterfaces(); len(all) != 1 || all[0].GetName() != "eth0" {
-		t.Errorf("interfaces %v", all)
+	names := map[string]int{} // some kernels give each namespace a tunnel of its own
+	for _, nic := range after.Network.GetInterfaces() {
+		names[nic.GetName()]++
+	}
+	if names["eth0"] != 1 || names["lo"] != 0 {
+		t.Errorf("interfaces %v", names)
 	}
 	grew(t, "bytes received", before.Network.GetDefaultInterface().RxBytes, n.RxBytes, 1<<20)
 	grew(t, "bytes sent", before.Network.GetDefaultInterface().TxBytes, n.TxBytes, 1<<20)
