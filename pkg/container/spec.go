@@ -64,7 +64,7 @@ func (s *Service) spec(ctx context.Context, pod state.Pod, c state.Container, co
 		ResolvPath:   filepath.Join(files, "resolv.conf"),
 		HostsPath:    filepath.Join(files, "hosts"),
 		Host:         s.Host, Lookup: s.Lookup,
-		PodAnnotations: handler.PodAnnotations, ContainerAnnotations: handler.ContainerAnnotations,
+		PodAnnotations: handler.PodAnnotations, ContainerAnnotations: handler.ContainerAnnotations, OCIVersion: handler.OCIVersion,
 	}
 	if pod.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() != cri.NamespaceMode_NODE {
 		in.ShmPath = s.Layout.PodShm(pod.ID)

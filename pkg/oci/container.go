@@ -3,6 +3,7 @@
 package oci
 
 import (
+	"cmp"
 	"maps"
 
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -41,6 +42,8 @@ type ContainerInput struct {
 	// the runtime handler is to see; see CheckAnnotationPattern.
 	PodAnnotations, ContainerAnnotations []string
 
+	OCIVersion string // the version of the runtime-spec that the spec names; "" is the newest
+
 	Host   Host
 	Lookup Lookup
 }
@@ -58,7 +61,7 @@ type container struct {
 func Container(in ContainerInput) (*specs.Spec, error) {
 	c := &container{in: &in, nodes: map[string]string{}, sec: in.Config.GetLinux().GetSecurityContext()}
 	c.privileged = c.sec.GetPrivileged()
-	c.spec = newSpec(in.RootFS, c.sec.GetReadonlyRootfs(), in.CgroupsPath)
+	c.spec = newSpec(in.OCIVersion, in.RootFS, c.sec.GetReadonlyRootfs(), in.CgroupsPath)
 	for _, rule := range []func() error{
 		c.validate, c.process, c.capabilities, c.namespaces, c.lsm, c.paths, c.seccomp, c.mounts, c.devices, c.resources,
 		c.annotations, c.cdi, c.bindNodes,
@@ -70,9 +73,9 @@ func Container(in ContainerInput) (*specs.Spec, error) {
 	return c.spec, nil
 }
 
-func newSpec(rootfs string, readonly bool, cgroups string) *specs.Spec {
+func newSpec(version, rootfs string, readonly bool, cgroups string) *specs.Spec {
 	return &specs.Spec{
-		Version:     specs.Version,
+		Version:     cmp.Or(version, specs.Version),
 		Root:        &specs.Root{Path: rootfs, Readonly: readonly},
 		Annotations: map[string]string{},
 		Linux:       &specs.Linux{CgroupsPath: cgroups, Resources: &specs.LinuxResources{}},

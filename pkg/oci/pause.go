@@ -31,6 +31,7 @@ type PauseInput struct {
 	Labels      confine.Labels // from confine.NewLabels
 
 	PodAnnotations []string // as in ContainerInput
+	OCIVersion     string   // likewise
 	Host           Host
 	Lookup         Lookup
 }
@@ -39,7 +40,7 @@ type PauseInput struct {
 // capabilities and a read-only root, whatever the pod's containers may do. Resources of the pod are not applied: the
 // kubelet owns the pod's cgroup.
 func Pause(in PauseInput) (*specs.Spec, error) {
-	p := &pause{in: &in, sec: in.Config.GetLinux().GetSecurityContext(), spec: newSpec(in.RootFS, true, in.CgroupsPath)}
+	p := &pause{in: &in, sec: in.Config.GetLinux().GetSecurityContext(), spec: newSpec(in.OCIVersion, in.RootFS, true, in.CgroupsPath)}
 	for _, rule := range []func() error{p.validate, p.process, p.namespaces, p.mounts, p.confine, p.annotations} {
 		if err := rule(); err != nil {
 			return nil, err

@@ -107,7 +107,8 @@ func (s *Service) lock(ctx context.Context, id string) (*program.Lock, error) {
 
 // Features asks the handler's runtime what it can do (OCI runtime-spec
 // features.md). Runtimes that do not know the question answer nothing: that is
-// ErrNotImplemented.
+// ErrNotImplemented. They are older than version 1.1 of the spec, which has it,
+// and one of them, crun 1.8, refuses specs that name a newer one.
 func (s *Service) Features(ctx context.Context, handler string) (*features.Features, error) {
 	h, err := s.Handler(handler)
 	if err != nil {
@@ -115,8 +116,10 @@ func (s *Service) Features(ctx context.Context, handler string) (*features.Featu
 	}
 	out, err := s.command(ctx, h, "", program.Command{}, "features")
 	if err != nil {
+		s.versions.Store(h.Name, "1.0.2")
 		return nil, fmt.Errorf("%w: %w", err, errdefs.ErrNotImplemented)
 	}
+	s.versions.Delete(h.Name)
 	f := &features.Features{}
 	if err := json.Unmarshal(out, f); err != nil {
 		return nil, fmt.Errorf("%s features: %w", h.Path, err)

@@ -179,6 +179,9 @@ func TestFeaturesAreNotKnown(t *testing.T) {
 	if _, err := w.Features(t.Context(), ""); !errdefs.IsNotImplemented(err) {
 		t.Error(err)
 	}
+	if h, err := w.Handler(""); err != nil || h.OCIVersion != "1.0.2" {
+		t.Errorf("its specs name version %q (%v), want the last that has no features", h.OCIVersion, err)
+	}
 	if _, err := w.Features(t.Context(), "none"); !errdefs.IsInvalidArgument(err) {
 		t.Error(err)
 	}

@@ -22,6 +22,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/containerd/errdefs"
@@ -43,6 +44,9 @@ type Handler struct {
 
 	// The annotations that the runtime is to see in specs, as patterns of their keys; see oci.ContainerInput.
 	PodAnnotations, ContainerAnnotations []string
+
+	// OCIVersion is the version of the runtime-spec that its specs name. [Service.Features] finds it out; "" is ours.
+	OCIVersion string
 }
 
 // Options configure the service.
@@ -63,6 +67,7 @@ type Service struct {
 	cgroups  *cgroup.MoveLock
 	locks    *program.Locks // by container id
 	forwards atomic.Uint64  // forwarded connections so far
+	versions sync.Map       // of the runtime-spec, by the name of a handler whose features were asked for
 }
 
 // New checks the handlers and makes the service.
@@ -93,6 +98,9 @@ func (s *Service) Handler(name string) (Handler, error) {
 	h, ok := s.handlers[name]
 	if !ok {
 		return Handler{}, fmt.Errorf("runtime handler %q is not configured, known are %q: %w", name, s.Handlers(), errdefs.ErrInvalidArgument)
+	}
+	if v, ok := s.versions.Load(name); ok {
+		h.OCIVersion = v.(string)
 	}
 	return h, nil
 }

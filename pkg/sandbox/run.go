@@ -218,7 +218,7 @@ func (s *Service) pauseSpec(p state.Pod) (*specs.Spec, error) {
 		ns.User = s.Layout.UserNS(p.ID)
 	}
 	return oci.Pause(oci.PauseInput{
-		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup, PodAnnotations: handler.PodAnnotations,
+		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup, PodAnnotations: handler.PodAnnotations, OCIVersion: handler.OCIVersion,
 		RootFS: s.Layout.PauseRootFS(), CgroupsPath: p.Cgroup,
 		Labels:     confine.Labels{Process: p.ProcessLabel, Mount: p.MountLabel},
 		Namespaces: ns,
