@@ -200,11 +200,11 @@ critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); AR
 	$(GO) run ./test/critest $(ARGS)
 
 .PHONY: machines
-machines: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## the tests on each machine of test/machine's table (root); machine-NAME: on one; SHELL=1, SHORT=1 or TESTS=regexp
+machines: deps build $(BIN)/testbox $(BIN)/faults/cri-shim ## the tests on each machine of test/machine's table (root); machine-NAME: on one; SHELL=1, SHORT=1, STEPS=names or TESTS=regexp
 	$(GO) run ./test/machine
 
 machine-%: deps build $(BIN)/testbox $(BIN)/faults/cri-shim
-	$(GO) run ./test/machine $(INTO) $(if $(SHORT),-short) $(if $(TESTS),-tests '$(TESTS)') $*
+	$(GO) run ./test/machine $(INTO) $(if $(SHORT),-short) $(if $(STEPS),-steps '$(STEPS)') $(if $(TESTS),-tests '$(TESTS)') $*
 
 .PHONY: bench
 bench: deps build $(BIN)/testbox ## the numbers, beside containerd and CRI-O where they are on PATH (root); ARGS=...

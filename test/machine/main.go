@@ -34,6 +34,7 @@ func main() {
 	build := flag.Bool("build", false, "make what the machines need, and run nothing")
 	short := flag.Bool("short", false, "run what is enough for every change")
 	tests := flag.String("tests", "", "of the suites of tests run only what matches this regular expression, and nothing else")
+	steps := flag.String("steps", "", "run only the steps with these names, separated by commas")
 	made := flag.Bool("made", false, "tell whether the machines can be booted at once; what is not made yet is named")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), "usage: machine [flags] [NAME...]\n\nAll machines unless some are named.\n")
@@ -48,6 +49,9 @@ func main() {
 	}
 	if *tests != "" {
 		machines = only(*tests, machines)
+	}
+	if err == nil && *steps != "" {
+		machines, err = chosen(strings.Split(*steps, ","), machines)
 	}
 	switch {
 	case err != nil:
@@ -107,6 +111,17 @@ func only(tests string, machines []machine) []machine {
 		machines[i].steps = steps
 	}
 	return machines
+}
+
+// chosen are the machines with the steps of these names.
+func chosen(names []string, machines []machine) ([]machine, error) {
+	for i, m := range machines {
+		machines[i].steps = slices.DeleteFunc(slices.Clone(m.steps), func(s step) bool { return !slices.Contains(names, s.name) })
+		if len(machines[i].steps) == 0 {
+			return nil, fmt.Errorf("choose steps of %s: none is named %s; -list has the names", m.name, strings.Join(names, " or "))
+		}
+	}
+	return machines, nil
 }
 
 func describe(machines []machine) {
