@@ -26,7 +26,7 @@ func rollingUpgrade(c *trial) {
 	for _, m := range c.nodes {
 		on := object{"nodeName": m.name, "restartPolicy": "Always"}
 		c.apply(pod("load-"+m.name, "", app, server, on),
-			pod("writer-"+m.name, "", on, object{"container": object{"image": nodetest.TestImage, "command": []string{"/bin/testbox", "lines", "0", "2"}}}))
+			pod("writer-"+m.name, "", on, object{"container": object{"image": nodetest.TestImage, "command": []string{"/bin/testbox", "lines", "0", "10"}}}))
 		c.ready("load-" + m.name)
 		c.ready("writer-" + m.name)
 	}
