@@ -104,11 +104,12 @@ func (p *pause) namespaces() error {
 
 // mounts are as few as the runtime can do with, since each is on the way to every pod's start. It needs a /proc to drop
 // capabilities and to write sysctls, and would fill /dev with nodes, unless something is mounted there by bind. crun opens
-// /dev/null once more from inside.
+// /dev/null once more from inside. /dev has the restrictions that systemd gives /run, or a pod with a user namespace may not
+// make it read-only: what the mount below has, only the node's root may take away.
 func (p *pause) mounts() error {
 	p.spec.Mounts = []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
-		{Destination: "/dev", Type: "bind", Source: filepath.Join(p.in.RootFS, "dev"), Options: []string{"bind", "ro"}},
+		{Destination: "/dev", Type: "bind", Source: filepath.Join(p.in.RootFS, "dev"), Options: []string{"bind", "ro", "nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/null", Type: "bind", Source: "/dev/null", Options: []string{"bind"}},
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
@@ -161,8 +162,29 @@ func TestPodFiles(t *testing.T) {
 	contains(t, "/etc/hostname", exec(t, d, id2, "read", "/etc/hostname"), own+"\n")
 }
 
-func TestUserNamespaces(t *testing.T) {
-	d := node(t)
+func TestUserNamespaces(t *testing.T) { userNamespaces(t, node(t)) }
+
+// TestUserNamespacesOnRun: what the daemon keeps is on a file system with the options that systemd mounts /run with. A user
+// namespace may not drop one of them.
+func TestUserNamespacesOnRun(t *testing.T) {
+	nodetest.Require(t)
+	preload, run := nodetest.Preload(t), t.TempDir()
+	if err := os.Chmod(filepath.Dir(run), 0o711); err != nil { // users of user namespaces go through it
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", run, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_STRICTATIME, "mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(run, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv("TMPDIR", run)
+	userNamespaces(t, nodetest.Start(t, preload))
+}
+
+func userNamespaces(t *testing.T, d *nodetest.Node) {
 	config := d.PodConfig("users")
 	ids := []*cri.IDMapping{{HostId: 200000, ContainerId: 0, Length: 65536}}
 	o := &cri.NamespaceOption{Pid: cri.NamespaceMode_CONTAINER, UsernsOptions: &cri.UserNamespace{Mode: cri.NamespaceMode_POD, Uids: ids, Gids: ids}}
