@@ -29,6 +29,10 @@ const (
 	annotationContainerName    = "io.kubernetes.cri.container-name"
 	annotationImageName        = "io.kubernetes.cri.image-name"
 
+	// crun's. Under systemd on cgroup v2 it runs a container in a cgroup below the scope unless the name here is empty, and
+	// the container's cgroup is then not the one that cgroupsPath names, below which execs have theirs.
+	annotationSubgroup = "run.oci.systemd.subgroup"
+
 	typeSandbox   = "sandbox"
 	typeContainer = "container"
 )
@@ -75,6 +79,7 @@ func matches(pattern, key string) bool {
 }
 
 func annotatePod(out map[string]string, id string, config *cri.PodSandboxConfig) {
+	out[annotationSubgroup] = ""
 	out[annotationSandboxID] = id
 	out[annotationSandboxName] = config.GetMetadata().GetName()
 	out[annotationSandboxNamespace] = config.GetMetadata().GetNamespace()

@@ -36,7 +36,12 @@ func TestAnnotationsOfHandler(t *testing.T) {
 	d := node(t, "[runtime.handlers.runc]\npod_annotations = [\"dev.example.*\", \"*property*\"]\ncontainer_annotations = [\"dev/*\"]\n")
 	config := hostNet(d.PodConfig("annotated"))
 	config.Annotations = map[string]string{"dev.example.a/b": "1", "dev/pod": "2", "org.systemd.property.ExecStopPost": "evil"}
-	pod := d.Pod(t, config)
+	made, err := d.Runtime.RunPodSandbox(t.Context(), &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: "runc"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod := made.PodSandboxId
+	defer removePod(t, d, pod)
 	c := inHostNet("annotated", "sleep")
 	c.Annotations = map[string]string{"dev/gpu": "3", "dev.example.own": "4", "org.systemd.property.ExecStopPost": "evil"}
 	id := d.Run(t, pod, c, config)
