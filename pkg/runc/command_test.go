@@ -6,6 +6,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -119,5 +121,76 @@ echo hooks >>$dir/calls`)
 	}
 	if left, _ := os.ReadDir(filepath.Join(dir, "locks")); len(left) != 0 {
 		t.Errorf("left: %v", left)
+	}
+}
+
+// TestForward: the runtime is given a socket to connect to, whose path is short wherever the bundle is.
+func TestForward(t *testing.T) {
+	s, dir := fake(t, `echo "$3" >$dir/socket.next; mv $dir/socket.next $dir/socket; read x <$dir/done`)
+	if err := errors.Join(os.MkdirAll(filepath.Join(dir, "bundles", id), 0o755), unix.Mkfifo(filepath.Join(dir, "done"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	go func() { // the runtime's part; it ends with the test, which waits for what it says
+		path := ""
+		for path == "" && t.Context().Err() == nil {
+			data, _ := os.ReadFile(filepath.Join(dir, "socket"))
+			path = strings.TrimSpace(string(data))
+		}
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			t.Error(err)
+		} else {
+			fmt.Fprint(conn, path)
+			conn.Close()
+		}
+		_ = os.WriteFile(filepath.Join(dir, "done"), []byte("\n"), 0)
+	}()
+	conn, err := s.Forward(t.Context(), "", id, 80)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if path, err := io.ReadAll(conn); err != nil || len(path) > 50 || !strings.HasSuffix(string(path), "/port-80-1") {
+		t.Errorf("the socket is %q, %v", path, err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(dir, "bundles", id, "port-*")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestForwardIsRefused(t *testing.T) {
+	s, dir := fake(t, `echo '{"level":"error","msg":"connection refused"}' >/dev/stderr; exit 1`)
+	if _, err := s.Forward(t.Context(), "", id, 80); err == nil || errdefs.IsUnavailable(err) {
+		t.Errorf("a pod without a bundle: %v", err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "bundles", id), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Forward(t.Context(), "", id, 80); !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "port 80 of pod 3f0c: fake port-forward: connection refused") {
+		t.Errorf("nobody listens: %v", err)
+	}
+	if _, err := s.Forward(t.Context(), "none", id, 80); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("an unknown handler: %v", err)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	s, dir := fake(t, `echo "$@" >$dir/said; cat $dir/answer`)
+	for answer, want := range map[string]runc.Usage{
+		`{"type":"stats","data":{"cpu":{"usage":{"total":7000}},"memory":{"usage":{"usage":4096}}}}`: {CPU: 7000, Memory: 4096},
+		`{"type":"stats"`: {},
+	} {
+		if err := os.WriteFile(filepath.Join(dir, "answer"), []byte(answer), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := s.Usage(t.Context(), "", id); got != want || (err == nil) != (want != runc.Usage{}) {
+			t.Errorf("%s: %+v, %v", answer, got, err)
+		}
+	}
+	if said, _ := os.ReadFile(filepath.Join(dir, "said")); string(said) != "events --stats 3f0c\n" {
+		t.Errorf("the runtime was told %q", said)
+	}
+	if s.Accounts("") || s.Accounts("none") {
+		t.Error("a runtime whose containers are processes is to be asked what they use")
 	}
 }

@@ -239,3 +239,23 @@ func TestOptions(t *testing.T) {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
+
+// A runtime that is killed before it can say why was killed with the container.
+func TestMuteRuntime(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.launch(t.Context(), runc.Launch{ID: id})
+	w.must(err)
+	w.node.Fault("exec", fakeruntime.Half)
+	if _, err := w.Exec(t.Context(), runc.Exec{ID: id, Process: &specs.Process{Args: []string{"/bin/true"}}}); !errdefs.IsFailedPrecondition(err) {
+		t.Error(err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(w.node.Layout.Bundle(id), "exec-*")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	w.must(os.Mkdir(filepath.Join(w.node.Layout.Bundle(id), "exec-0"), 0o700)) // of a daemon that died
+	w.must(w.RemoveExecs(id))
+	if left, _ := filepath.Glob(filepath.Join(w.node.Layout.Bundle(id), "exec-*")); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+	w.must(w.Kill(t.Context(), "", id))
+}
