@@ -24,6 +24,8 @@ type Exec struct {
 	PidFile string
 	// Terminal: stdio is a pty, whose master is Process.Console; "{console}" in Argv becomes the console socket's path.
 	Terminal bool
+	// OOMScoreAdj is what the process begins with unless argv gives it one; nil is the daemon's.
+	OOMScoreAdj *int
 	// Stdio of the process; nil is /dev/null. They stay the caller's, who closes them after Exec.
 	Stdin, Stdout, Stderr *os.File
 }
@@ -45,7 +47,7 @@ type Process struct {
 // Exec starts a process. The error is a *LaunchError when argv failed. When ctx
 // ends first, argv is killed, or the process if it was started meanwhile.
 func (c *Client) Exec(ctx context.Context, e Exec) (*Process, error) {
-	p := &wire.Packet{Op: wire.OpExec, Exec: &wire.ExecRequest{Argv: e.Argv, Env: e.Env, Dir: e.Dir, PidFile: e.PidFile, Terminal: e.Terminal}}
+	p := &wire.Packet{Op: wire.OpExec, Exec: &wire.ExecRequest{Argv: e.Argv, Env: e.Env, Dir: e.Dir, PidFile: e.PidFile, Terminal: e.Terminal, OOMScoreAdj: e.OOMScoreAdj}}
 	var fds []int
 	defer func() { wire.CloseFDs(fds) }()
 	for _, f := range []struct {

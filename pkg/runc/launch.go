@@ -142,7 +142,7 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*Command, error) {
 	s.cgroups.Warm()
 	p, err := s.monitor.Exec(ctx, monitor.Exec{
 		Argv: append(argv, e.ID), Env: runtimeEnv(), Dir: dir, PidFile: pidFile,
-		Terminal: e.Process.Terminal, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,
+		Terminal: e.Process.Terminal, OOMScoreAdj: e.Process.OOMScoreAdj, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,
 	})
 	if err != nil {
 		return nil, s.launchFailure(h, log, err)

@@ -5,6 +5,7 @@ package runc_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -257,5 +258,22 @@ func TestMuteRuntime(t *testing.T) {
 	if left, _ := filepath.Glob(filepath.Join(w.node.Layout.Bundle(id), "exec-*")); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
+	w.must(w.Kill(t.Context(), "", id))
+}
+
+// A runtime that gives a command no oom_score_adj, as crun, hands its own down.
+func TestExecScore(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.launch(t.Context(), runc.Launch{ID: id})
+	w.must(err)
+	score := 700
+	p, err := w.Exec(t.Context(), runc.Exec{ID: id, Process: &specs.Process{Args: []string{"/bin/sleep", "1000"}, OOMScoreAdj: &score}})
+	w.must(err)
+	if got, err := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", p.Pid)); err != nil || string(got) != "700\n" {
+		t.Errorf("the command has %q (%v)", got, err)
+	}
+	w.must(syscall.Kill(p.Pid, syscall.SIGKILL))
+	_, err = p.Wait(t.Context())
+	w.must(err)
 	w.must(w.Kill(t.Context(), "", id))
 }

@@ -3,6 +3,7 @@
 package child
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,7 +25,10 @@ type Program struct {
 	Argv, Env []string // Argv[0] is an absolute path
 	Dir       string
 	Files     [3]int // its stdio; they stay the caller's
-	PidFile   string // for Start: of the process that is wanted; "": that is the program itself
+	// OOMScoreAdj is what the program begins with, "" for what the reaper gives all. A runtime that gives none to what it
+	// starts, as crun to a command, hands its own down.
+	OOMScoreAdj string
+	PidFile     string // for Start: of the process that is wanted; "": that is the program itself
 }
 
 // Process is what a program left, or the program itself.
@@ -144,9 +148,9 @@ func (r *Reaper) fork(p *Program, withUs syscall.Signal) (pid, pidfd int, err er
 		}
 		return 0, -1, &wire.LaunchError{ExitCode: 127, Stderr: fmt.Sprintf("execute %s: %v", p.Argv[0], err)}
 	}
-	if r.oomAdj != "" {
+	if score := cmp.Or(p.OOMScoreAdj, r.oomAdj); score != "" {
 		// Ours is low; what starts containers is not to hand that down. It needs a while before it forks itself.
-		_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(r.oomAdj), 0) //nolint:gosec // procfs
+		_ = os.WriteFile("/proc/"+strconv.Itoa(pid)+"/oom_score_adj", []byte(score), 0) //nolint:gosec // procfs
 	}
 	return pid, pidfd, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -72,6 +73,9 @@ func (m *Monitor) startSession(ctx context.Context, p *wire.Packet, fds []int) (
 	}
 	defer unix.Close(null)
 	prog := &child.Program{Argv: p.Exec.Argv, Env: p.Exec.Env, Dir: p.Exec.Dir, PidFile: p.Exec.PidFile, Files: [3]int{null, null, null}}
+	if score := p.Exec.OOMScoreAdj; score != nil {
+		prog.OOMScoreAdj = strconv.Itoa(*score)
+	}
 	for i, kind := range p.FDs {
 		// What the client made may be non-blocking; programs expect it not to be.
 		_ = unix.SetNonblock(fds[i], false)

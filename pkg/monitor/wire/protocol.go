@@ -106,6 +106,8 @@ type ExecRequest struct {
 	Dir      string   `json:"dir,omitempty"`
 	PidFile  string   `json:"pid_file,omitempty"`
 	Terminal bool     `json:"terminal,omitempty"`
+	// OOMScoreAdj is what argv, and what it starts, begins with; nil is what a monitor gives whatever it starts.
+	OOMScoreAdj *int `json:"oom_score_adj,omitempty"`
 }
 
 // Listed is one container in an answer to list; its descriptors are the next
