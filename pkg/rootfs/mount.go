@@ -23,7 +23,7 @@ import (
 const targetMode = 0o711
 
 // MountVolume shows an image read-only on target, as the volume named key: prepared and mounted in one, idempotent.
-// Programs in it can't be executed (noexec), as Kubernetes has it. Remove takes it away.
+// Programs in it can be executed, which critest asks for. Remove takes it away.
 func (s *Service) MountVolume(ctx context.Context, key string, v From, target string) error {
 	if err := s.prepare(ctx, key, v, false); err != nil {
 		return err
@@ -112,7 +112,7 @@ func (s *Service) showReadOnly(key, target, label string, lowers []string) error
 		}
 		lowers = append(lowers, empty)
 	}
-	return s.mountOverlay(target, label, "lowerdir="+strings.Join(lowers, ":"), "ro", "noexec")
+	return s.mountOverlay(target, label, "lowerdir="+strings.Join(lowers, ":"), "ro")
 }
 
 // makeEmpty makes the directory that stands where an overlay wants one more lower layer than there is.
