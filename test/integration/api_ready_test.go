@@ -131,7 +131,7 @@ func TestNotReadyOnBareKernel(t *testing.T) {
 func TestNotReadyWithoutRuntime(t *testing.T) {
 	nodetest.Require(t)
 	program := copied(t, "runc")
-	d := node(t, fmt.Sprintf("[runtime.handlers.runc]\npath = %q\n", program))
+	d := node(t, fmt.Sprintf("[runtime]\ndefault = \"runc\"\n[runtime.handlers.runc]\npath = %q\n", program))
 	ready(t, d, true)
 	if err := os.Rename(program, program+".gone"); err != nil {
 		t.Fatal(err)
@@ -215,7 +215,7 @@ exit 1`)
 
 // What the node promises of its handlers is what the runtime says of itself.
 func TestHandlerFeatures(t *testing.T) {
-	d := node(t)
+	d := node(t, "[runtime]\ndefault = \"runc\"\n")
 	out, err := osexec.Command(nodetest.Bin(t, "runc"), "features").Output()
 	if err != nil {
 		t.Fatal(err)

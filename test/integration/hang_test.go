@@ -330,7 +330,7 @@ func hangTree(t *testing.T, d *nodetest.Node, command ...string) {
 			d.Runtime.ContainerStats(ctx, &cri.ContainerStatsRequest{ContainerId: id})
 		},
 		func(context.Context) { // to its end, whenever the test ends
-			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
 			defer cancel()
 			if _, err := d.Runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
 				t.Errorf("remove a %v: %v", command, err)

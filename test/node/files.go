@@ -68,6 +68,8 @@ func (n *Node) file(rel string, d fs.DirEntry) (i Item, down bool) {
 		return Item{Name: rel, Span: Kept}, true
 	case strings.HasSuffix(rel, ".bad"), strings.Contains(rel, "last_reserved_ip"):
 		return Item{Name: strings.TrimSuffix(rel, ".0"), Span: Kept}, true // for people to look at; the allocator's place to go on
+	case strings.Contains(rel, "/.cache/seccomp/"):
+		return Item{Name: rel, Span: Kept}, true // crun's, one of each filter that it has compiled
 	case hasID || slices.Contains(perPod, filepath.Dir(rel)):
 		return Item{Name: rel}, !d.IsDir() || d.Name() != "rootfs"
 	case d.IsDir():
