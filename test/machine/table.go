@@ -71,7 +71,7 @@ func table() []machine {
 		},
 		{
 			name: "selinux", what: "cgroup v2 by systemd, SELinux enforcing Debian's policy, runc", disk: trixie, kernel: newest, systemd: true, options: seLinux,
-			limit: 45 * time.Minute, steps: []step{suite("integration").inDomain(), critest().inDomain()},
+			limit: 45 * time.Minute, steps: []step{suite("integration").named("labels", "^Test(SELinux|UserNamespaces)").inDomain(), critest().inDomain()},
 		},
 		{
 			// Linux 6.1 has one processor in user mode, hence no cpuset, and only the slow way to catch system calls.
