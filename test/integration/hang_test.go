@@ -18,6 +18,7 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/cri-shim/cri-shim/test/disk"
+	driver "github.com/cri-shim/cri-shim/test/node"
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 )
 
@@ -330,7 +331,7 @@ func hangTree(t *testing.T, d *nodetest.Node, command ...string) {
 			d.Runtime.ContainerStats(ctx, &cri.ContainerStatsRequest{ContainerId: id})
 		},
 		func(context.Context) { // to its end, whenever the test ends
-			ctx, cancel := context.WithTimeout(context.Background(), 4*patience)
+			ctx, cancel := context.WithTimeout(context.Background(), driver.Patience(2*time.Minute))
 			defer cancel()
 			if _, err := d.Runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: id}); err != nil {
 				t.Errorf("remove a %v: %v", command, err)
