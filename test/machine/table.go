@@ -59,7 +59,7 @@ func table() []machine {
 		{
 			name: "v2", what: "cgroup v2 by cgroupfs, AppArmor, runc, no service manager", disk: sid, kernel: newest, options: appArmor,
 			limit: time.Hour, steps: []step{suite("integration"), critest(), critest().again(2), critest().again(3), crash()},
-			short: []step{suite("integration").named("cgroups", "^Test(CgroupParent|PodStats|ContainerStats|Resources|PodResources|SwapAndHugepages|AppArmor)$")},
+			short: []step{suite("integration").named("cgroups", "^Test(CgroupParent|PodStats|ContainerStats|Resources|PodResources|SwapAndHugepages|AppArmor|UserNamespaces|UserNamespacesOnRun|UpdateOOMScore|ExecIsLikeTheContainer|Crun)$")},
 		},
 		{
 			name: "systemd", what: "cgroup v2 by systemd, both units as make install installs them, AppArmor, runc", disk: sid, kernel: newest,
