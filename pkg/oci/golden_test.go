@@ -200,6 +200,7 @@ func TestGoldenPause(t *testing.T) {
 		"security": func(in *oci.PauseInput) {
 			in.Host.AppArmor, in.Host.SELinux = true, true
 			in.Labels = confine.Labels{Process: "system_u:system_r:container_t:s0:c1,c2", Mount: "m"}
+			in.ShmPath = "/pods/p0d/shm"
 			in.Config.Linux.SecurityContext.SeccompProfilePath = "localhost//profiles/chmod.json"
 		},
 	} {

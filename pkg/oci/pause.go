@@ -32,6 +32,7 @@ type PauseInput struct {
 
 	PodAnnotations []string // as in ContainerInput
 	OCIVersion     string   // likewise
+	ShmPath        string   // likewise
 	Host           Host
 	Lookup         Lookup
 }
@@ -105,12 +106,16 @@ func (p *pause) namespaces() error {
 // mounts are as few as the runtime can do with, since each is on the way to every pod's start. It needs a /proc to drop
 // capabilities and to write sysctls, and would fill /dev with nodes, unless something is mounted there by bind. crun opens
 // /dev/null once more from inside. /dev has the restrictions that systemd gives /run, or a pod with a user namespace may not
-// make it read-only: what the mount below has, only the node's root may take away.
+// make it read-only: what the mount below has, only the node's root may take away. With SELinux the pod's /dev/shm is there too: from
+// its label tools, critest among them, read which label the pod's files have, since pause's root is shared and has none of a pod.
 func (p *pause) mounts() error {
 	p.spec.Mounts = []specs.Mount{
 		{Destination: "/proc", Type: "proc", Source: "proc", Options: []string{"nosuid", "noexec", "nodev"}},
 		{Destination: "/dev", Type: "bind", Source: filepath.Join(p.in.RootFS, "dev"), Options: []string{"bind", "ro", "nosuid", "noexec", "nodev"}},
 		{Destination: "/dev/null", Type: "bind", Source: "/dev/null", Options: []string{"bind"}},
+	}
+	if p.in.Labels.Mount != "" && p.in.ShmPath != "" {
+		p.spec.Mounts = append(p.spec.Mounts, specs.Mount{Destination: "/dev/shm", Type: "bind", Source: p.in.ShmPath, Options: []string{"bind", "ro", "nosuid", "noexec", "nodev"}})
 	}
 	return nil
 }

@@ -125,7 +125,7 @@ func (s *Service) writePause() error {
 
 // makeMountPoints makes what oci.Pause mounts on.
 func makeMountPoints(root string) error {
-	for _, dir := range []string{"dev", "proc"} {
+	for _, dir := range []string{"dev/shm", "proc"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			return fmt.Errorf("make pause directory: %w", err)
 		}

@@ -217,8 +217,12 @@ func (s *Service) pauseSpec(p state.Pod) (*specs.Spec, error) {
 	if uids, _ := oci.IDMappings(p.Config); len(uids) > 0 && p.NetNS != "" {
 		ns.User = s.Layout.UserNS(p.ID)
 	}
+	shm := s.Layout.PodShm(p.ID)
+	if p.Config.GetLinux().GetSecurityContext().GetNamespaceOptions().GetIpc() == cri.NamespaceMode_NODE {
+		shm = ""
+	}
 	return oci.Pause(oci.PauseInput{
-		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup, PodAnnotations: handler.PodAnnotations, OCIVersion: handler.OCIVersion,
+		ID: string(p.ID), Config: p.Config, Host: s.Host, Lookup: s.Lookup, PodAnnotations: handler.PodAnnotations, OCIVersion: handler.OCIVersion, ShmPath: shm,
 		RootFS: s.Layout.PauseRootFS(), CgroupsPath: p.Cgroup,
 		Labels:     confine.Labels{Process: p.ProcessLabel, Mount: p.MountLabel},
 		Namespaces: ns,
