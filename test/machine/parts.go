@@ -29,7 +29,11 @@ type part struct {
 }
 
 func (d disk) part() part {
-	return part{"disk", d.release, "build/root", d.packages, []string{"build/root", "build/debian", "guest/boot", "guest/machine.service", "guest/machine.cil"}}
+	from := []string{"build/root", "build/debian", "guest/boot", "guest/machine.service"}
+	if slices.Contains(d.packages, "selinux-policy-default") {
+		from = append(from, "guest/machine.cil")
+	}
+	return part{"disk", d.release, "build/root", d.packages, from}
 }
 
 func (k kernel) part() part {
