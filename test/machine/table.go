@@ -45,9 +45,9 @@ const packages = "systemd systemd-sysv libpam-systemd dbus udev iproute2 iptable
 
 var (
 	sid = disk{"sid", strings.Fields(packages + "apparmor crun")}
-	// sid's policy cannot be installed: it wants a module disabled that it does not have.
 	bookworm = disk{"bookworm", strings.Fields(packages + "apparmor crun")}
-	trixie   = disk{"trixie", strings.Fields(packages + "selinux-policy-default policycoreutils")}
+	// sid's policy cannot be installed: it wants a module disabled that it does not have.
+	trixie = disk{"trixie", strings.Fields(packages + "selinux-policy-default policycoreutils")}
 
 	appArmor = []string{"lsm=apparmor", "apparmor=1"}
 	seLinux  = []string{"lsm=selinux", "selinux=1", "enforcing=1"}
