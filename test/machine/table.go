@@ -44,7 +44,7 @@ type (
 const packages = "systemd systemd-sysv libpam-systemd dbus udev iproute2 iptables nftables sudo procps e2fsprogs curl "
 
 var (
-	sid = disk{"sid", strings.Fields(packages + "apparmor crun")}
+	sid      = disk{"sid", strings.Fields(packages + "apparmor crun")}
 	bookworm = disk{"bookworm", strings.Fields(packages + "apparmor crun")}
 	// sid's policy cannot be installed: it wants a module disabled that it does not have.
 	trixie = disk{"trixie", strings.Fields(packages + "selinux-policy-default policycoreutils")}
