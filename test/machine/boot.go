@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 )
 
 //go:embed guest/run
@@ -48,6 +50,29 @@ func (m machine) boot(ctx context.Context, root, dir string, console *os.File) e
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: console == nil}
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("boot %s: %w", m.name, errors.Join(err, context.Cause(ctx)))
+	}
+	return nil
+}
+
+// boots tells whether the kernel comes as far as to look for a root file system, of which it has none here: user mode needs
+// seccomp filters and processes that it may trace, which a sandbox may refuse.
+func (k kernel) boots(ctx context.Context, root string) error {
+	program, err := k.part().path(root)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "cri-boot-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "mem=64M", "seccomp=on", "panic=1", "uml_dir="+dir, "umid=boots", "con=null", "con0=null,fd:1")
+	cmd.Env = append(os.Environ(), "TMPDIR=/dev/shm")
+	said, err := cmd.CombinedOutput() // its end is a panic
+	if !bytes.Contains(said, []byte("Unable to mount root fs")) {
+		return fmt.Errorf("the kernel of %s does not boot here: %w: %s", k.release, err, bytes.TrimSpace(said[max(0, len(said)-300):]))
 	}
 	return nil
 }

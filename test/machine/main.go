@@ -58,7 +58,7 @@ func main() {
 	case *list:
 		describe(machines)
 	case *made:
-		err = allMade(machines)
+		err = allMade(ctx, machines)
 	case *build:
 		err = makeAll(ctx, machines)
 	case *shell:
@@ -147,8 +147,8 @@ func makeAll(ctx context.Context, machines []machine) error {
 	return context.Cause(ctx)
 }
 
-// allMade fails with what has not been made yet.
-func allMade(machines []machine) error {
+// allMade fails with what has not been made yet, or does not boot here.
+func allMade(ctx context.Context, machines []machine) error {
 	root, err := node.Root()
 	if err != nil {
 		return err
@@ -160,9 +160,13 @@ func allMade(machines []machine) error {
 				_, err = os.Stat(path)
 			}
 			if err != nil {
-				fmt.Printf("the %s of %s is not made yet", p.name, p.release)
+				fmt.Printf("the %s of %s is not made yet: make machines makes it, once", p.name, p.release)
 				return err
 			}
+		}
+		if err := m.kernel.boots(ctx, root); err != nil {
+			fmt.Print(err)
+			return err
 		}
 	}
 	return nil
