@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
+
 	"github.com/cri-shim/cri-shim/pkg/state"
 	"github.com/cri-shim/cri-shim/pkg/sys/cgroup"
 )
@@ -58,6 +60,21 @@ func TestExecGroupsAreSwept(t *testing.T) {
 	endFirst()
 	endSecond()
 	there(false, first.Dir, second.Dir)
+	if len(s.execs) > 0 {
+		t.Errorf("still known: %v", s.execs)
+	}
+}
+
+// A command beside its container's end finds the container's cgroup gone.
+func TestExecGroupOfNoContainer(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for cgroups")
+	}
+	s := New(Options{})
+	_, _, err := s.makeExecGroup(state.Container{Cgroup: "/cri-test-" + state.NewID()})
+	if !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("error %v", err)
+	}
 	if len(s.execs) > 0 {
 		t.Errorf("still known: %v", s.execs)
 	}
