@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
+	"github.com/cri-shim/cri-shim/test/node"
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"github.com/cri-shim/cri-shim/test/ocilayout"
 	"github.com/cri-shim/cri-shim/test/registry"
@@ -97,7 +98,7 @@ func (c *churn) runPods(load *sync.WaitGroup, seed uint64) {
 // kill ends processes at random moments and starts the daemon again.
 func (c *churn) kill(n int, random *rand.Rand) {
 	for i := range n {
-		time.Sleep(time.Duration(200+random.IntN(1200)) * time.Millisecond)
+		time.Sleep(node.Patience(time.Duration(200+random.IntN(1200)) * time.Millisecond))
 		what := random.IntN(3)
 		daemon, monitor := what != 1, what != 0
 		if monitor {
@@ -129,7 +130,7 @@ const patience = 40 * time.Second
 // try repeats what a kill may have cut off, as a kubelet does, and returns the
 // last error.
 func (c *churn) try(do func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(c.t.Context(), node.Patience(patience))
 	defer cancel()
 	for {
 		err := do(ctx)
