@@ -75,7 +75,7 @@ func (s *Service) Launch(ctx context.Context, l Launch) (monitor.Launched, error
 	}
 	launched, err := s.monitor.Launch(ctx, what)
 	if err != nil {
-		return launched, s.launchFailure(h, s.runtimeLog(l.ID), err)
+		return launched, s.launchFailure(h, s.runtimeLog(l.ID), errdefs.ErrUnavailable, err)
 	}
 	if !h.HostProcesses {
 		// What the monitor watches is in the node's namespaces; the sandbox's process is in the pod's.
@@ -145,7 +145,7 @@ func (s *Service) Exec(ctx context.Context, e Exec) (*Command, error) {
 		Terminal: e.Process.Terminal, OOMScoreAdj: e.Process.OOMScoreAdj, Stdin: e.Stdin, Stdout: e.Stdout, Stderr: e.Stderr,
 	})
 	if err != nil {
-		return nil, s.launchFailure(h, log, err)
+		return nil, s.launchFailure(h, log, errdefs.ErrFailedPrecondition, err)
 	}
 	c := &Command{Process: p, service: s, handler: h, id: e.ID}
 	if !h.HostProcesses {
@@ -177,8 +177,9 @@ func writeProcess(dir string, p *specs.Process) error {
 	return nil
 }
 
-// launchFailure adds the runtime's own last message to a failed launch.
-func (s *Service) launchFailure(h Handler, logFile string, err error) error {
+// launchFailure adds the runtime's own last message to a failed launch. mute is the class of one that was killed before it
+// could say anything: a launch by somebody else than us, so that another may work; an exec with its container.
+func (s *Service) launchFailure(h Handler, logFile string, mute, err error) error {
 	var failed *monitor.LaunchError
 	if !errors.As(err, &failed) {
 		return err
@@ -189,8 +190,7 @@ func (s *Service) launchFailure(h Handler, logFile string, err error) error {
 		message = lastMessage([]byte(failed.Stderr))
 	}
 	if message == "" {
-		// Killed before it could say anything: with the container that it was to run in, or for.
-		return fmt.Errorf("%s: %w: %w", filepath.Base(h.Path), err, errdefs.ErrFailedPrecondition)
+		return fmt.Errorf("%s said nothing: %w: %w", filepath.Base(h.Path), err, mute)
 	}
 	class := classOf(message)
 	if class == nil {

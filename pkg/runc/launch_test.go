@@ -241,9 +241,13 @@ func TestOptions(t *testing.T) {
 	}
 }
 
-// A runtime that is killed before it can say why was killed with the container.
+// A runtime that is killed before it can say why was killed with the container, or by somebody else before there was one.
 func TestMuteRuntime(t *testing.T) {
 	w := newWorld(t)
+	w.node.Fault("run", fakeruntime.Half)
+	if _, err := w.launch(t.Context(), runc.Launch{ID: id}); !errdefs.IsUnavailable(err) {
+		t.Error(err)
+	}
 	_, err := w.launch(t.Context(), runc.Launch{ID: id})
 	w.must(err)
 	w.node.Fault("exec", fakeruntime.Half)
