@@ -120,6 +120,9 @@ func (p *Process) end(e *wire.Packet) {
 	} else {
 		p.exit = *e.Exit
 	}
+	if p.exit.Unknown && p.err == nil {
+		p.err = errors.New("the program that started the process has waited for it itself: its exit code is unknown")
+	}
 	if p.pidfd >= 0 {
 		unix.Close(p.pidfd)
 		p.pidfd = -1
@@ -127,7 +130,8 @@ func (p *Process) end(e *wire.Packet) {
 	close(p.done)
 }
 
-// Wait returns how the process ended. It may be called more than once.
+// Wait returns how the process ended, with an error where nobody can tell. It may
+// be called more than once.
 func (p *Process) Wait(ctx context.Context) (Exit, error) {
 	select {
 	case <-p.done:

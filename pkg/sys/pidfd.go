@@ -46,6 +46,17 @@ func PidfdStatus(fd int) (status unix.WaitStatus, ok bool) {
 	return unix.WaitStatus(info.Exit_code), true
 }
 
+// ForeignStatus returns the wait status of a process that another process reaps:
+// from its zombie while there is one, from the pidfd after that. start is its
+// start time, see [ProcStat].
+func ForeignStatus(fd, pid int, start uint64) (status unix.WaitStatus, ok bool) {
+	st, err := ReadProcStat(pid)
+	if err == nil && st.StartTime == start && st.State == 'Z' {
+		return st.Status, true
+	}
+	return PidfdStatus(fd)
+}
+
 // PidfdEnded reports whether the process behind fd has ended, and whether it
 // was reaped as well (known from Linux 6.9 on; before, reaped stays false).
 func PidfdEnded(fd int) (ended, reaped bool) {

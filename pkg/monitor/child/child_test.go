@@ -102,3 +102,29 @@ func TestProgramThatIsGivenUp(t *testing.T) {
 	}
 	await.Until(t, 10*time.Second, "what the program started has ended", func() bool { return unix.Kill(pid, 0) != nil })
 }
+
+// TestChild tells what the reaper will hear of from what it never does.
+func TestChild(t *testing.T) {
+	for name, c := range map[string]struct {
+		script string
+		want   bool
+	}{
+		"runs":                  {"sleep 1000 & echo $! >$PID", true},
+		"reaped here":           {"(sleep 0.05; exit 4) & echo $! >$PID; exec sleep 0.2", true},
+		"reaped by the program": {"(exit 5) & echo $! >$PID; wait", false},
+		"another's":             {fmt.Sprintf("echo %d >$PID", os.Getppid()), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, p, err := start(t, t.Context(), c.script)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Child(p); got != c.want {
+				t.Errorf("child: %t", got)
+			}
+			if name == "runs" {
+				r.Kill(p)
+			}
+		})
+	}
+}

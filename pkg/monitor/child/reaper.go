@@ -104,6 +104,20 @@ func (r *Reaper) Reaped(pid int, since time.Time) bool {
 	return ok && !s.at.Before(since)
 }
 
+// Child tells whether p is for this process to reap, or was reaped by it since it
+// was started. Await never calls for one that is not.
+func (r *Reaper) Child(p Process) bool {
+	var info unix.Siginfo
+	for {
+		err := unix.Waitid(unix.P_PID, p.PID, &info, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		// Whom this process reaps, it notes first: no child any more, and not noted, is another's.
+		return err == nil || r.Reaped(p.PID, p.Since)
+	}
+}
+
 // Expect notes a launch: from now on the statuses of unknown children are kept.
 // end forgets it.
 func (r *Reaper) Expect() (end func()) {
@@ -131,7 +145,7 @@ func (r *Reaper) Expect() (end func()) {
 }
 
 // Await has call run once, with pid's status: at once when pid was reaped since
-// the given time, else before it is reaped. call must not block.
+// the given time, else before it is reaped. call must not block. pid is a Child.
 func (r *Reaper) Await(pid int, since time.Time, call func(unix.WaitStatus)) {
 	r.mu.Lock()
 	s, ok := r.strays[pid]

@@ -118,8 +118,7 @@ func (c *Container) awaitForeign() error {
 	return nil
 }
 
-// foreignExit finds out how a process ended that another one reaps: from its
-// zombie while there is one, from the pidfd after that.
+// foreignExit finds out how a process ended that another one reaps.
 func (c *Container) foreignExit() {
 	c.mu.Lock()
 	pid, start, fd := c.rec.Pid, c.rec.StartTime, c.pidfd
@@ -128,10 +127,7 @@ func (c *Container) foreignExit() {
 		return
 	}
 	ended, reaped := sys.PidfdEnded(fd)
-	status, known := zombieStatus(pid, start)
-	if !known {
-		status, known = sys.PidfdStatus(fd)
-	}
+	status, known := sys.ForeignStatus(fd, pid, start)
 	if !ended || !known && !reaped && c.stillThere() {
 		events := uint32(0) // ended but not reaped: the hang-up comes with the reap
 		if !ended {
@@ -147,16 +143,6 @@ func (c *Container) foreignExit() {
 		return
 	}
 	c.end(c.lost())
-}
-
-// zombieStatus returns the wait status of a process that has ended and was not
-// reaped yet.
-func zombieStatus(pid int, start uint64) (unix.WaitStatus, bool) {
-	st, err := sys.ReadProcStat(pid)
-	if err != nil || st.StartTime != start || st.State != 'Z' {
-		return 0, false
-	}
-	return st.Status, true
 }
 
 // stillThere reports whether the container's process is in the process table.

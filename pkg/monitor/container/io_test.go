@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -354,6 +355,34 @@ func TestExec(t *testing.T) {
 		if e, err := p.Wait(n.Ctx()); err != nil || e.Signal != 15 {
 			t.Errorf("exit %+v, %v", e, err)
 		}
+	})
+	t.Run("reaped by the program", func(t *testing.T) {
+		pid := filepath.Join(n.Dir, "exec.pid")
+		p, err := run(monitor.Exec{Argv: []string{"/bin/sh", "-c", "sh -c 'exit 9' & echo $! >" + pid + "; wait"}, PidFile: pid})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := p.Wait(n.Ctx()); err == nil || !e.Unknown || e.Code != 255 || e.Pid != p.Pid {
+			t.Errorf("exit %+v, %v", e, err)
+		}
+	})
+	t.Run("another's child", func(t *testing.T) {
+		other := exec.CommandContext(n.Ctx(), "/bin/sleep", "1000")
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		pid := filepath.Join(n.Dir, "exec.pid")
+		p, err := run(monitor.Exec{Argv: []string{"/bin/sh", "-c", fmt.Sprintf("echo %d >%s", other.Process.Pid, pid)}, PidFile: pid})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Signal(15); err != nil {
+			t.Error(err)
+		}
+		if e, err := p.Wait(n.Ctx()); err != nil || e.Signal != 15 {
+			t.Errorf("exit %+v, %v", e, err)
+		}
+		_ = other.Wait()
 	})
 	t.Run("failure", func(t *testing.T) {
 		var failed *monitor.LaunchError

@@ -112,12 +112,10 @@ func (c *Container) takeOver(started child.Process) error {
 	c.mu.Lock()
 	c.rec.Launched = wire.Launched{Pid: started.PID}
 	c.pidfd = c.set.Reaper.Pidfd(started)
-	// Gone, and not reaped here: the program has waited for it itself.
-	unseen := c.pidfd < 0 && !c.set.Reaper.Reaped(started.PID, started.Since)
-	ours := true
+	ours := c.set.Reaper.Child(started)
+	unseen := !ours && c.pidfd < 0 // the program has waited for it itself
 	if st, err := sys.ReadProcStat(started.PID); err == nil && c.pidfd >= 0 {
 		c.rec.StartTime = st.StartTime
-		ours = st.PPID == os.Getpid()
 	}
 	err := c.save()
 	if err == nil {

@@ -91,7 +91,7 @@ func (m *Monitor) inheritConn(left *leftConn, asker bool, req uint64) error {
 	for _, s := range left.Sessions {
 		session := &session{number: s.Number, conn: c, pid: s.PID, pidfd: s.Pidfd}
 		m.sessions[s.Number] = session
-		m.reap.Await(s.PID, time.Time{}, func(ws unix.WaitStatus) { m.endSession(session, ws) })
+		m.await(session, time.Time{})
 	}
 	for _, a := range left.Attachments {
 		c.inheritAttachment(a)

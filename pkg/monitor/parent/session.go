@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor/child"
+	"github.com/cri-shim/cri-shim/pkg/monitor/poll"
 	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
@@ -58,10 +59,45 @@ func (c *conn) exec(ctx context.Context, p *wire.Packet, fds []int) {
 	c.m.sessions[s.number] = s
 	c.m.mu.Unlock()
 	c.post(r, hand) // before the exit can be
-	c.m.reap.Await(started.PID, started.Since, func(ws unix.WaitStatus) { c.m.endSession(s, ws) })
+	c.m.await(s, started.Since)
 	if c.gone() {
 		s.kill()
 	}
+}
+
+// await has the session end with its process, which was started at the given time.
+func (m *Monitor) await(s *session, since time.Time) {
+	switch {
+	case m.reap.Child(child.Process{PID: s.pid, Since: since}):
+		m.reap.Await(s.pid, since, func(ws unix.WaitStatus) { m.endSession(s, &ws) })
+	case s.pidfd >= 0:
+		m.awaitForeign(s)
+	default: // the program has waited for it itself
+		m.endSession(s, nil)
+	}
+}
+
+// awaitForeign has the session end with its process, which another one reaps.
+func (m *Monitor) awaitForeign(s *session) {
+	var start uint64
+	if st, err := sys.ReadProcStat(s.pid); err == nil {
+		start = st.StartTime
+	}
+	var ended *poll.Registration
+	ended, err := m.poll.Add(s.pidfd, func(uint32) {
+		ended.Stop()
+		if ws, known := sys.ForeignStatus(s.pidfd, s.pid, start); known {
+			m.endSession(s, &ws)
+			return
+		}
+		m.endSession(s, nil)
+	})
+	if err != nil { // nobody would hear of its end
+		s.kill()
+		m.endSession(s, nil)
+		return
+	}
+	ended.Arm(unix.EPOLLIN)
 }
 
 // startSession runs the program and returns the session's process and, with a
@@ -118,8 +154,8 @@ func (s *session) kill() {
 	}
 }
 
-// endSession reports the session's exit to its client.
-func (m *Monitor) endSession(s *session, ws unix.WaitStatus) {
+// endSession reports the session's exit to its client; nil: nobody saw it.
+func (m *Monitor) endSession(s *session, ws *unix.WaitStatus) {
 	m.mu.Lock()
 	delete(m.sessions, s.number)
 	if s.pidfd >= 0 {
@@ -127,8 +163,12 @@ func (m *Monitor) endSession(s *session, ws unix.WaitStatus) {
 		s.pidfd = -1
 	}
 	m.mu.Unlock()
-	code, sig := child.ExitCode(ws)
-	s.conn.post(&wire.Packet{Op: wire.OpSessionExit, Session: s.number, Exit: &wire.Exit{Pid: s.pid, Code: code, Signal: sig, Time: time.Now()}}, nil)
+	exit := &wire.Exit{Pid: s.pid, Code: 255, Unknown: true, Time: time.Now()}
+	if ws != nil {
+		exit.Code, exit.Signal = child.ExitCode(*ws)
+		exit.Unknown = false
+	}
+	s.conn.post(&wire.Packet{Op: wire.OpSessionExit, Session: s.number, Exit: exit}, nil)
 }
 
 // dropSessions kills the sessions of a client that is gone: no client can ever
