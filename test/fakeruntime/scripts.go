@@ -100,14 +100,20 @@ exec)
 	;;
 esac
 [ -z "$cgroup" ] || echo $$ >"$groups$cgroup$sub/cgroup.procs"
-"$program" "$@" <&3 3<&- &
+# The program begins when this shell is gone: one that ended before, the shell would reap in the monitor's place.
+gate=$dir/gate.$$ && mkfifo "$gate"
+{
+	read -r _ <"$gate"
+	exec "$program" "$@" <&3 3<&-
+} &
+exec 4>"$gate" && rm "$gate"
 case $fault in
 half) echo $! >"$pidfile" && kill -9 $$ ;;
 rubbish) echo none >"$pidfile" ;;
 *)
 	[ "$verb" != run ] || echo $! >"$root/$id/pid"
 	[ -z "$inside" ] || echo $! >"$inside"
-	exec /bin/echo $! >"$pidfile" # no shell any more, which might reap the program in the monitor's place
+	exec /bin/echo $! >"$pidfile"
 	;;
 esac
 `
