@@ -75,7 +75,7 @@ func (d *Driver) Do(s Step) Answer {
 		return d.kill(ctx, s)
 	default:
 		said, err := d.call(ctx, s)
-		if d.armed && !d.disarm() {
+		if d.armed && !d.disarm() || s.Kind == Run && err != nil { // a run that could not be undone leaves a pod too
 			d.find(ctx)
 		}
 		if err != nil {
@@ -96,7 +96,7 @@ func (d *Driver) disarm() bool {
 	return survived
 }
 
-// find learns the ids of what was made by a call whose answer was cut off.
+// find learns the ids of what was made by a call whose answer does not tell them.
 func (d *Driver) find(ctx context.Context) {
 	c := d.Node.Client(List)
 	pods, err := c.ListPodSandbox(ctx, &cri.ListPodSandboxRequest{})
