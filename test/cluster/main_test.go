@@ -55,8 +55,7 @@ func imageOptions() (images.Options, error) {
 	dir, err := programs()
 	return images.Options{
 		Cache: filepath.Join(root, ".cache", "critest"), Pause: filepath.Join(root, "cmd/pause/pause_"+runtime.GOARCH),
-		Agnhost: filepath.Join(dir, "agnhost"), CoreDNS: filepath.Join(dir, "coredns"),
-		Say: func(format string, args ...any) { fmt.Printf("cluster: "+format+"\n", args...) },
+		Programs: dir, Say: func(format string, args ...any) { fmt.Printf("cluster: "+format+"\n", args...) },
 	}, err
 }
 
@@ -66,7 +65,7 @@ func fetchImages() error {
 	if err != nil {
 		return err
 	}
-	if _, err := os.Stat(o.Agnhost); err != nil {
+	if _, err := os.Stat(filepath.Join(o.Programs, "agnhost")); err != nil {
 		return nil //nolint:nilerr // the tests say that there are no programs
 	}
 	return images.Fetch(context.Background(), o)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package images makes the container images that upstream critest names, with the contents its specs look for, from
+// Package images makes the container images that upstream critest and most of Kubernetes' e2e suite name, with the contents its specs look for, from
 // parts at hand: a busybox built from Debian's source package, nginx and Apache from Debian's packages, our own pause
 // and a few small files. Nothing is taken from a container registry.
 //
@@ -26,9 +26,9 @@ type Options struct {
 	Cache string // absolute path, kept between runs
 	Pause string // our pause program for this architecture
 
-	// Programs of Kubernetes that become images of their own, each where its path is given.
-	Agnhost, CoreDNS string
-	Say              func(format string, args ...any)
+	// Programs is a folder with programs of Kubernetes, of which each that is there becomes an image; "": none.
+	Programs string
+	Say      func(format string, args ...any)
 }
 
 // Image is one image under all its names.
@@ -132,7 +132,8 @@ func user(name string) ocispec.ImageConfig {
 }
 
 func (b *builder) busyboxImages() {
-	b.add(shell, []ocilayout.Layer{b.busybox}, Busybox)
+	b.add(shell, []ocilayout.Layer{b.busybox}, Busybox, e2e+"busybox:1.37.0-2")
+	b.add(user("1234"), []ocilayout.Layer{b.busybox}, e2e+"nonroot:1.5")
 	for name, who := range map[string]string{
 		"uid": "1002", "username": "www-data", "uid-group": "1003:1004", "username-group": "www-data:1004",
 	} {

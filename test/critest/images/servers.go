@@ -50,14 +50,17 @@ func (b *builder) servers(root string) error {
 	if err != nil {
 		return err
 	}
-	for port, name := range map[string]string{"80": Nginx, "12003": staging + "hostnet-nginx-" + runtime.GOARCH + ":latest"} {
+	for port, names := range map[string][]string{
+		"80":    {Nginx, e2e + "nginx:1.27.0-2", e2e + "nginx:1.28.0-2"},
+		"12003": {staging + "hostnet-nginx-" + runtime.GOARCH + ":latest"},
+	} {
 		b.on(ocispec.ImageConfig{
 			Entrypoint: []string{"nginx"}, Cmd: []string{"-g", "daemon off;"},
 			ExposedPorts: map[string]struct{}{port + "/tcp": {}}, StopSignal: "SIGQUIT",
 		}, slices.Concat(nginx, []ocilayout.File{
 			text("etc/nginx/nginx.conf", strings.ReplaceAll(nginxConf, "PORT", port)),
 			text("var/www/html/index.html", page), folder("var/lib/nginx"), folder("var/log/nginx"),
-		}), name)
+		}), names...)
 	}
 	return b.apache(root)
 }
@@ -114,17 +117,42 @@ func withLibraries(root string, programs ...string) ([]ocilayout.File, error) {
 // programs adds the images of our own programs, pause and the set-uid program, and of those of Kubernetes that are there.
 func (b *builder) programs(o Options) {
 	pause := ocilayout.Layer{{Path: "pause", Mode: 0o755, Source: o.Pause}}
-	b.add(ocispec.ImageConfig{Entrypoint: []string{"/pause"}}, []ocilayout.Layer{pause}, "registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9")
+	b.add(ocispec.ImageConfig{Entrypoint: []string{"/pause"}}, []ocilayout.Layer{pause}, "registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9",
+		"registry.k8s.io/pause:3.10.2")
 	b.on(ocispec.ImageConfig{Entrypoint: []string{"/nnp"}},
-		[]ocilayout.File{{Path: "nnp", Mode: fs.ModeSetuid | 0o755, Source: filepath.Join(o.Cache, "nnp")}}, e2e+"nonewprivs:1.3")
-	if o.Agnhost != "" {
-		b.on(ocispec.ImageConfig{Entrypoint: []string{"/agnhost"}, Cmd: []string{"pause"}},
-			[]ocilayout.File{{Path: "agnhost", Mode: 0o755, Source: o.Agnhost}}, Agnhost)
+		[]ocilayout.File{{Path: "nnp", Mode: fs.ModeSetuid | 0o755, Source: filepath.Join(o.Cache, "nnp")}}, e2e+"nonewprivs:1.3", e2e+"nonewprivs:1.4")
+	if o.Programs == "" {
+		return
 	}
-	if o.CoreDNS != "" {
-		b.add(ocispec.ImageConfig{Entrypoint: []string{"/coredns"}},
-			[]ocilayout.Layer{{{Path: "coredns", Mode: 0o755, Source: o.CoreDNS}}}, CoreDNS)
+	if p := o.program("agnhost", "agnhost"); len(p) > 0 {
+		b.agnhost(p[0])
 	}
+	for _, i := range []struct{ program, at, image string }{
+		{"coredns", "coredns", CoreDNS}, {"etcd", "usr/local/bin/etcd", "registry.k8s.io/etcd:3.7.0-0"},
+		{"sample-apiserver", "sample-apiserver", e2e + "sample-apiserver:1.29.2"},
+	} {
+		if p := o.program(i.program, i.at); len(p) > 0 {
+			b.add(ocispec.ImageConfig{Entrypoint: []string{"/" + i.at}}, []ocilayout.Layer{p}, i.image)
+		}
+	}
+}
+
+// program is a program of Kubernetes as a layer of an image, an empty one if it is not there.
+func (o Options) program(name, at string) ocilayout.Layer {
+	path := filepath.Join(o.Programs, name)
+	if _, err := os.Stat(path); err != nil {
+		return nil
+	}
+	return ocilayout.Layer{{Path: at, Mode: 0o755, Source: path}}
+}
+
+// agnhost adds upstream's test server, and the image that differs from it by the pages it serves.
+func (b *builder) agnhost(program ocilayout.File) {
+	serves := func(command string) ocispec.ImageConfig {
+		return ocispec.ImageConfig{Entrypoint: []string{"/agnhost"}, Cmd: []string{command}}
+	}
+	b.on(serves("pause"), []ocilayout.File{program}, Agnhost, e2e+"agnhost:2.55")
+	b.on(serves("test-webserver"), []ocilayout.File{program, text("data.json", `{"image": "nautilus.jpg"}`), text("nautilus.jpg", page)}, e2e+"nautilus:1.8")
 }
 
 func buildNNP(ctx context.Context, _ Options, name string) error {
