@@ -178,12 +178,13 @@ CLUSTER       := $(CACHE)/cluster
 K8S_PROGRAMS  := $(addprefix k8s.io/kubernetes/,cmd/kube-apiserver cmd/kube-controller-manager cmd/kube-proxy cmd/kube-scheduler \
                  cmd/kubectl cmd/kubelet test/images/agnhost) github.com/coredns/coredns
 CLUSTER_FILES := $(addprefix $(CLUSTER)/,$(notdir $(K8S_PROGRAMS)) etcd)
-CLUSTER_BUILD := CGO_ENABLED=0 nice -n 5 $(GO) build -C test/cluster/programs -trimpath -ldflags '-s -w' -o $(abspath $(CLUSTER))
+CLUSTER_GO    := CGO_ENABLED=0 nice -n 5 $(GO)
+CLUSTER_FLAGS := -C test/cluster/programs -trimpath -ldflags '-s -w' -o $(abspath $(CLUSTER))
 
 $(CLUSTER_FILES) &: test/cluster/programs/go.mod test/cluster/programs/go.sum
 	@mkdir -p $(CLUSTER)
-	$(CLUSTER_BUILD)/ $(K8S_PROGRAMS)
-	$(CLUSTER_BUILD)/etcd go.etcd.io/etcd/server/v3
+	$(CLUSTER_GO) build $(CLUSTER_FLAGS)/ $(K8S_PROGRAMS)
+	$(CLUSTER_GO) build $(CLUSTER_FLAGS)/etcd go.etcd.io/etcd/server/v3
 	@touch $(CLUSTER_FILES)
 
 .PHONY: nodes
@@ -194,6 +195,21 @@ nodes: deps build $(BIN)/testbox $(NEXT)/cri-shim $(NEXT)/cri-monitor ## two nod
 cluster: nodes $(CLUSTER_FILES) ## the same with Kubernetes, and what users do with it; built on first use: 15 minutes (root)
 	@test/deps images
 	$(GO) test -count=1 -v -tags integration -parallel 6 -timeout 20m -run Cluster ./test/cluster
+
+# Upstream's e2e suite and what its specs look for beside it.
+E2E_PROGRAMS := github.com/onsi/ginkgo/v2/ginkgo k8s.io/sample-apiserver
+E2E_FILES    := $(addprefix $(CLUSTER)/,e2e.test $(notdir $(E2E_PROGRAMS)))
+
+$(E2E_FILES) &: test/cluster/programs/go.mod test/cluster/programs/go.sum
+	@mkdir -p $(CLUSTER)
+	$(CLUSTER_GO) build $(CLUSTER_FLAGS)/ $(E2E_PROGRAMS)
+	$(CLUSTER_GO) test $(CLUSTER_FLAGS)/e2e.test -c k8s.io/kubernetes/test/e2e
+	@touch $(E2E_FILES)
+
+.PHONY: conformance
+conformance: deps build $(CLUSTER_FILES) $(E2E_FILES) ## Kubernetes' own e2e suite on two nodes, [NodeConformance] and [Conformance]; FOCUS=regexp (root)
+	@test/deps images
+	$(GO) test -count=1 -v -tags integration -timeout 4h -run Conformance ./test/cluster
 
 .PHONY: critest
 critest: deps build ## upstream critest (root; $$CRITEST or critest on PATH); ARGS='--focus NRI'

@@ -9,9 +9,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -54,7 +56,15 @@ func start(t *testing.T) *cluster {
 		t.Fatal(err)
 	}
 	c := &cluster{plane: &plane{}}
+	told, forget := signal.NotifyContext(context.WithoutCancel(t.Context()), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(told, func() {
+		if t.Context().Err() == nil { // not by the cleanup below
+			fmt.Println("cluster: told to stop:", errors.Join(c.end(), removeSwitch(), os.RemoveAll(dir)))
+			os.Exit(1)
+		}
+	})
 	t.Cleanup(func() {
+		forget()
 		if err := errors.Join(c.end(), removeSwitch()); err != nil {
 			t.Errorf("%v\nlogs are in %s", err, logs)
 			return // there is something to look at

@@ -80,7 +80,7 @@ func newPlace(name, address string) (*place, error) {
 	p := &place{name: name, address: address, held: exec.Command("/proc/self/exe")}
 	p.held.Env = append(os.Environ(), holds+"="+name)
 	p.held.Stderr = os.Stderr
-	p.held.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS, Pdeathsig: syscall.SIGKILL}
+	p.held.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWUTS, Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	in, err1 := p.held.StdinPipe()
 	out, err2 := p.held.StdoutPipe()
 	if err := errors.Join(err1, err2, p.held.Start()); err != nil {
