@@ -192,7 +192,7 @@ nodes: deps build $(BIN)/testbox $(NEXT)/cri-shim $(NEXT)/cri-monitor ## two nod
 	$(GO) test -count=1 -v -tags integration -timeout 10m -run TwoNodes ./test/cluster
 
 .PHONY: cluster
-cluster: nodes $(CLUSTER_FILES) ## the same with Kubernetes, and what users do with it; built on first use: 15 minutes (root)
+cluster: nodes $(CLUSTER_FILES) ## the same with Kubernetes, and what users do with it; built on first use: 10 minutes (root)
 	@test/deps images
 	$(GO) test -count=1 -v -tags integration -parallel 6 -timeout 20m -run Cluster ./test/cluster
 
