@@ -179,12 +179,14 @@ K8S_PROGRAMS  := $(addprefix k8s.io/kubernetes/,cmd/kube-apiserver cmd/kube-cont
                  cmd/kubectl cmd/kubelet test/images/agnhost) github.com/coredns/coredns
 CLUSTER_FILES := $(addprefix $(CLUSTER)/,$(notdir $(K8S_PROGRAMS)) etcd)
 CLUSTER_GO    := CGO_ENABLED=0 nice -n 5 $(GO)
-CLUSTER_FLAGS := -C test/cluster/programs -trimpath -ldflags '-s -w' -o $(abspath $(CLUSTER))
+K8S_VERSION    = $(shell sed -n 's|^require k8s.io/kubernetes \(v[^ ]*\).*|\1|p' test/cluster/programs/go.mod)
+CLUSTER_FLAGS  = -C test/cluster/programs -trimpath -o $(abspath $(CLUSTER))
+CLUSTER_LINK   = -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(K8S_VERSION) -X k8s.io/client-go/pkg/version.gitVersion=$(K8S_VERSION)'
 
 $(CLUSTER_FILES) &: test/cluster/programs/go.mod test/cluster/programs/go.sum
 	@mkdir -p $(CLUSTER)
-	$(CLUSTER_GO) build $(CLUSTER_FLAGS)/ $(K8S_PROGRAMS)
-	$(CLUSTER_GO) build $(CLUSTER_FLAGS)/etcd go.etcd.io/etcd/server/v3
+	$(CLUSTER_GO) build $(CLUSTER_FLAGS)/ $(CLUSTER_LINK) $(K8S_PROGRAMS)
+	$(CLUSTER_GO) build $(CLUSTER_FLAGS)/etcd $(CLUSTER_LINK) go.etcd.io/etcd/server/v3
 	@touch $(CLUSTER_FILES)
 
 .PHONY: nodes
@@ -202,8 +204,8 @@ E2E_FILES    := $(addprefix $(CLUSTER)/,e2e.test $(notdir $(E2E_PROGRAMS)))
 
 $(E2E_FILES) &: test/cluster/programs/go.mod test/cluster/programs/go.sum
 	@mkdir -p $(CLUSTER)
-	$(CLUSTER_GO) build $(CLUSTER_FLAGS)/ $(E2E_PROGRAMS)
-	$(CLUSTER_GO) test $(CLUSTER_FLAGS)/e2e.test -c k8s.io/kubernetes/test/e2e
+	$(CLUSTER_GO) build $(CLUSTER_FLAGS)/ $(CLUSTER_LINK) $(E2E_PROGRAMS)
+	$(CLUSTER_GO) test $(CLUSTER_FLAGS)/e2e.test $(CLUSTER_LINK) -c k8s.io/kubernetes/test/e2e
 	@touch $(E2E_FILES)
 
 .PHONY: conformance

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -44,6 +45,9 @@ func busyboxLayer(dir string) (ocilayout.Layer, error) {
 	slices.Sort(applets)
 	for _, a := range applets {
 		files = append(files, ocilayout.File{Path: strings.TrimPrefix(a, "/"), Hardlink: "bin/busybox", Mode: 0o755})
+		if inBin := "/bin/" + path.Base(a); !slices.Contains(applets, inBin) { // where upstream's image has them all
+			files = append(files, ocilayout.File{Path: inBin[1:], Hardlink: "bin/busybox", Mode: 0o755})
+		}
 	}
 	return files, nil
 }

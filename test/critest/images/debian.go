@@ -116,6 +116,25 @@ func (d debian) unpack(ctx context.Context, dir string, names ...string) error {
 	return nil
 }
 
+// closure is the packages and all that they depend on.
+func (d debian) closure(ctx context.Context, names ...string) ([]string, error) {
+	args := slices.Concat(d.options(), []string{
+		"depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts", "--no-breaks", "--no-replaces", "--no-enhances",
+	}, names)
+	out, err := exec.CommandContext(ctx, "apt-cache", args...).Output()
+	if err != nil {
+		return nil, fmt.Errorf("run apt-cache depends: %w", err)
+	}
+	var all []string
+	for line := range strings.Lines(string(out)) {
+		if line[0] != ' ' && line[0] != '<' { // what a package depends on is indented; virtual packages are in brackets
+			all = append(all, strings.TrimSpace(line))
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
 func (d debian) run(ctx context.Context, dir, name string, args ...string) error {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir

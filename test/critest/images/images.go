@@ -78,9 +78,11 @@ func Fetch(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(o.Cache, 0o755); err != nil {
 		return fmt.Errorf("make image cache: %w", err)
 	}
-	for name, step := range map[string]func(context.Context, Options, string) error{
-		"busybox": buildBusybox, "servers": fetchServers, "nnp": buildNNP,
-	} {
+	parts := map[string]func(context.Context, Options, string) error{"busybox": buildBusybox, "servers": fetchServers, "nnp": buildNNP}
+	if o.Programs != "" {
+		parts["tools"] = fetchTools
+	}
+	for name, step := range parts {
 		part := filepath.Join(o.Cache, name)
 		if _, err := os.Stat(part); err == nil {
 			continue
@@ -104,7 +106,9 @@ func Build(o Options) ([]Image, error) {
 	if err := b.servers(filepath.Join(o.Cache, "servers")); err != nil {
 		return nil, fmt.Errorf("build server images: %w", err)
 	}
-	b.programs(o)
+	if err := b.programs(o); err != nil {
+		return nil, fmt.Errorf("build images of programs: %w", err)
+	}
 	return b.images, nil
 }
 

@@ -115,17 +115,19 @@ func withLibraries(root string, programs ...string) ([]ocilayout.File, error) {
 }
 
 // programs adds the images of our own programs, pause and the set-uid program, and of those of Kubernetes that are there.
-func (b *builder) programs(o Options) {
+func (b *builder) programs(o Options) error {
 	pause := ocilayout.Layer{{Path: "pause", Mode: 0o755, Source: o.Pause}}
 	b.add(ocispec.ImageConfig{Entrypoint: []string{"/pause"}}, []ocilayout.Layer{pause}, "registry.k8s.io/pause:3.9", "k8s.gcr.io/pause:3.9",
 		"registry.k8s.io/pause:3.10.2")
 	b.on(ocispec.ImageConfig{Entrypoint: []string{"/nnp"}},
 		[]ocilayout.File{{Path: "nnp", Mode: fs.ModeSetuid | 0o755, Source: filepath.Join(o.Cache, "nnp")}}, e2e+"nonewprivs:1.3", e2e+"nonewprivs:1.4")
 	if o.Programs == "" {
-		return
+		return nil
 	}
 	if p := o.program("agnhost", "agnhost"); len(p) > 0 {
-		b.agnhost(p[0])
+		if err := b.agnhost(o, p[0]); err != nil {
+			return err
+		}
 	}
 	for _, i := range []struct{ program, at, image string }{
 		{"coredns", "coredns", CoreDNS}, {"etcd", "usr/local/bin/etcd", "registry.k8s.io/etcd:3.7.0-0"},
@@ -135,6 +137,7 @@ func (b *builder) programs(o Options) {
 			b.add(ocispec.ImageConfig{Entrypoint: []string{"/" + i.at}}, []ocilayout.Layer{p}, i.image)
 		}
 	}
+	return nil
 }
 
 // program is a program of Kubernetes as a layer of an image, an empty one if it is not there.
@@ -146,13 +149,46 @@ func (o Options) program(name, at string) ocilayout.Layer {
 	return ocilayout.Layer{{Path: at, Mode: 0o755, Source: path}}
 }
 
-// agnhost adds upstream's test server, and the image that differs from it by the pages it serves.
-func (b *builder) agnhost(program ocilayout.File) {
+// agnhost adds upstream's test server, under both names that specs call it by and with the programs they call beside it,
+// and the image that differs from it by the pages it serves.
+func (b *builder) agnhost(o Options, program ocilayout.File) error {
+	tools, err := withLibraries(filepath.Join(o.Cache, "tools"), "usr/bin/curl", "usr/bin/dig", "usr/bin/getent", "bin/nc.openbsd")
+	if err != nil {
+		return err
+	}
+	for i := range tools {
+		if tools[i].Path == "bin/nc.openbsd" {
+			tools[i].Path = "usr/bin/nc"
+		}
+	}
 	serves := func(command string) ocispec.ImageConfig {
 		return ocispec.ImageConfig{Entrypoint: []string{"/agnhost"}, Cmd: []string{command}}
 	}
-	b.on(serves("pause"), []ocilayout.File{program}, Agnhost, e2e+"agnhost:2.55")
-	b.on(serves("test-webserver"), []ocilayout.File{program, text("data.json", `{"image": "nautilus.jpg"}`), text("nautilus.jpg", page)}, e2e+"nautilus:1.8")
+	all := append([]ocilayout.File{program, {Path: "agnhost-2", Hardlink: "agnhost", Mode: 0o755}}, tools...)
+	b.on(serves("pause"), all, Agnhost, e2e+"agnhost:2.55")
+	b.on(serves("test-webserver"), append(all, text("data.json", `{"image": "nautilus.jpg"}`), text("nautilus.jpg", page)), e2e+"nautilus:1.8")
+	b.on(shell, tools, e2e+"glibc-dns-testing:2.1.1")
+	return nil
+}
+
+func fetchTools(ctx context.Context, o Options, root string) error {
+	work, err := os.MkdirTemp(o.Cache, "tools-fetch-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	d := debian{dir: work, say: o.Say}
+	if err := d.update(ctx); err != nil {
+		return err
+	}
+	packages, err := d.closure(ctx, "curl", "bind9-dnsutils", "libc-bin", "netcat-openbsd")
+	if err != nil {
+		return err
+	}
+	if err := d.unpack(ctx, filepath.Join(work, "root"), packages...); err != nil {
+		return err
+	}
+	return os.Rename(filepath.Join(work, "root"), root)
 }
 
 func buildNNP(ctx context.Context, _ Options, name string) error {
