@@ -181,7 +181,8 @@ CLUSTER_FILES := $(addprefix $(CLUSTER)/,$(notdir $(K8S_PROGRAMS)) etcd)
 CLUSTER_GO    := CGO_ENABLED=0 nice -n 5 $(GO)
 K8S_VERSION    = $(shell sed -n 's|^require k8s.io/kubernetes \(v[^ ]*\).*|\1|p' test/cluster/programs/go.mod)
 CLUSTER_FLAGS  = -C test/cluster/programs -trimpath -o $(abspath $(CLUSTER))
-CLUSTER_LINK   = -ldflags '-s -w -X k8s.io/component-base/version.gitVersion=$(K8S_VERSION) -X k8s.io/client-go/pkg/version.gitVersion=$(K8S_VERSION)'
+CLUSTER_LINK   = -ldflags "-s -w $$(echo $(K8S_VERSION) | \
+                 sed 's|v\([0-9]*\)\.\([0-9]*\).*|-X P.gitVersion=& -X P.gitMajor=\1 -X P.gitMinor=\2|; s|P|k8s.io/component-base/version|g')"
 
 $(CLUSTER_FILES) &: test/cluster/programs/go.mod test/cluster/programs/go.sum
 	@mkdir -p $(CLUSTER)

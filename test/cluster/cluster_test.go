@@ -142,6 +142,14 @@ func serveImages(t *testing.T, dir string) (source, error) {
 	if err != nil {
 		return from, err
 	}
+	a, err := newAuthority(dir)
+	if err != nil {
+		return from, err
+	}
+	if err := a.issue("localhost", "localhost", nil, "localhost"); err != nil {
+		return from, err
+	}
+	o.Certificate = a.file("localhost")
 	all, err := images.Build(o)
 	if err != nil {
 		return from, err

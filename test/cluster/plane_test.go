@@ -71,7 +71,8 @@ func (p *plane) certificates() (err error) {
 		return err
 	}
 	return errors.Join(
-		p.ca.issue("server", "kube-apiserver", nil, ours, "127.0.0.1", "10.96.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc"),
+		p.ca.issue("server", "kube-apiserver", nil, ours, "127.0.0.1", "10.96.0.1", "kubernetes", "kubernetes.default", "kubernetes.default.svc",
+			"kubernetes.default.svc."+domain),
 		p.ca.issue("to-kubelet", "kube-apiserver-kubelet-client", []string{"system:masters"}),
 		p.ca.issue("front", "front-proxy-client", nil),
 		p.ca.issue("tokens", "service accounts", nil),

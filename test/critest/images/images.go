@@ -28,7 +28,9 @@ type Options struct {
 
 	// Programs is a folder with programs of Kubernetes, of which each that is there becomes an image; "": none.
 	Programs string
-	Say      func(format string, args ...any)
+	// Certificate is the path, less .crt and .key, of what agnhost serves with; "": nothing.
+	Certificate string
+	Say         func(format string, args ...any)
 }
 
 // Image is one image under all its names.

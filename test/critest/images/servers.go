@@ -150,7 +150,7 @@ func (o Options) program(name, at string) ocilayout.Layer {
 }
 
 // agnhost adds upstream's test server, under both names that specs call it by and with the programs they call beside it,
-// and the image that differs from it by the pages it serves.
+// and the images that differ from it by the pages they serve.
 func (b *builder) agnhost(o Options, program ocilayout.File) error {
 	tools, err := withLibraries(filepath.Join(o.Cache, "tools"), "usr/bin/curl", "usr/bin/dig", "usr/bin/getent", "bin/nc.openbsd")
 	if err != nil {
@@ -164,9 +164,21 @@ func (b *builder) agnhost(o Options, program ocilayout.File) error {
 	serves := func(command string) ocispec.ImageConfig {
 		return ocispec.ImageConfig{Entrypoint: []string{"/agnhost"}, Cmd: []string{command}}
 	}
-	all := append([]ocilayout.File{program, {Path: "agnhost-2", Hardlink: "agnhost", Mode: 0o755}}, tools...)
+	all := append([]ocilayout.File{
+		program, {Path: "agnhost-2", Hardlink: "agnhost", Mode: 0o755}, folder("uploads"),
+		text("etc/passwd", passwd+"user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n"),
+		text("etc/group", group+"user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n"),
+	}, tools...)
+	if o.Certificate != "" {
+		for _, ext := range []string{".crt", ".key"} {
+			all = append(all, ocilayout.File{Path: "localhost" + ext, Mode: 0o644, Source: o.Certificate + ext})
+		}
+	}
 	b.on(serves("pause"), all, Agnhost, e2e+"agnhost:2.55")
-	b.on(serves("test-webserver"), append(all, text("data.json", `{"image": "nautilus.jpg"}`), text("nautilus.jpg", page)), e2e+"nautilus:1.8")
+	for _, animal := range []string{"nautilus", "kitten"} {
+		file := animal + ".jpg"
+		b.on(serves("test-webserver"), append(slices.Clone(all), text("data.json", `{"image": "`+file+`"}`), text(file, page)), e2e+animal+":1.8")
+	}
 	b.on(shell, tools, e2e+"glibc-dns-testing:2.1.1")
 	return nil
 }
