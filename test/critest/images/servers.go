@@ -130,7 +130,8 @@ func (b *builder) programs(o Options) error {
 		}
 	}
 	for _, i := range []struct{ program, at, image string }{
-		{"coredns", "coredns", CoreDNS}, {"etcd", "usr/local/bin/etcd", "registry.k8s.io/etcd:3.7.0-0"},
+		{"coredns", "coredns", CoreDNS},
+		{"etcd", "usr/local/bin/etcd", "registry.k8s.io/etcd:3.7.0-0"},
 		{"sample-apiserver", "sample-apiserver", e2e + "sample-apiserver:1.29.2"},
 	} {
 		if p := o.program(i.program, i.at); len(p) > 0 {
@@ -165,7 +166,9 @@ func (b *builder) agnhost(o Options, program ocilayout.File) error {
 		return ocispec.ImageConfig{Entrypoint: []string{"/agnhost"}, Cmd: []string{command}}
 	}
 	all := append([]ocilayout.File{
-		program, {Path: "agnhost-2", Hardlink: "agnhost", Mode: 0o755}, folder("uploads"),
+		program,
+		{Path: "agnhost-2", Hardlink: "agnhost", Mode: 0o755},
+		folder("uploads"),
 		text("etc/passwd", passwd+"user-defined-in-image:x:1000:1000::/home/user-defined-in-image:/bin/sh\n"),
 		text("etc/group", group+"user-defined-in-image:x:1000:\ngroup-defined-in-image:x:50000:user-defined-in-image\n"),
 	}, tools...)
