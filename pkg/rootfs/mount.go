@@ -158,7 +158,12 @@ func (s *Service) withMappedLowers(key string, lowers []string, rec record, do f
 		return err
 	}
 	base := s.images.SnapshotDir()
-	if err := mount.IDMapMountWithAttrs(base, at, int(userns.Fd()), sys.MountReadOnly, 0); err != nil {
+	err = mount.IDMapMountWithAttrs(base, at, int(userns.Fd()), sys.MountReadOnly, 0)
+	if sys.IsUnmappable(err) {
+		return fmt.Errorf("show %s to a user namespace: its file system cannot shift owners (tmpfs can since Linux 6.3): %w: %w",
+			base, errdefs.ErrFailedPrecondition, err)
+	}
+	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, sys.Unmount(at)) }()

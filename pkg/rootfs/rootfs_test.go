@@ -326,6 +326,34 @@ func TestLabels(t *testing.T) {
 	}
 }
 
+// TestOwnersThatCannotBeShifted: a user namespace needs a file system that can show files with other owners. proc never can,
+// tmpfs since Linux 6.3.
+func TestOwnersThatCannotBeShifted(t *testing.T) {
+	s := open(t)
+	id := s.images.Load(t, "example.org/app:v1", simple("app"))
+	other := filepath.Join(s.images.SnapshotDir(), "other")
+	if err := errors.Join(os.Mkdir(other, 0o700), syscall.Mount("proc", other, "proc", 0, "")); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := errors.Join(syscall.Unmount(other, 0), os.Remove(other)); err != nil {
+			t.Error(err)
+		}
+	})
+	ids := []specs.LinuxIDMapping{{ContainerID: 0, HostID: 1000000, Size: 65536}}
+	if err := s.Prepare(t.Context(), "app", rootfs.From{ImageID: id, UIDMappings: ids, GIDMappings: ids}); err != nil {
+		t.Fatal(err)
+	}
+	target := filepath.Join(t.TempDir(), "root")
+	err := s.Mount(t.Context(), "app", target)
+	if !errors.Is(err, errdefs.ErrFailedPrecondition) || !strings.Contains(err.Error(), "user namespace") {
+		t.Errorf("mount of a root: %v", err)
+	}
+	if err := s.Remove(t.Context(), "app", target); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestUnreadableRecord: a record that can't be read for now says nothing about what layers are in use, so none goes.
 func TestUnreadableRecord(t *testing.T) {
 	s := open(t)

@@ -15,6 +15,9 @@ import (
 // MountReadOnly is the mount attribute of a mount that can't be written through.
 const MountReadOnly = unix.MOUNT_ATTR_RDONLY
 
+// IsUnmappable tells whether err, of an idmapped mount, means that the file system can have none.
+func IsUnmappable(err error) bool { return errors.Is(err, unix.EINVAL) }
+
 // Mounted says whether path is the root of a mount. A path that doesn't exist is not mounted.
 func Mounted(path string) (bool, error) {
 	var st unix.Statx_t
