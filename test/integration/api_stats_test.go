@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	driver "github.com/cri-shim/cri-shim/test/node"
 	"github.com/cri-shim/cri-shim/test/node/nodetest"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -64,7 +65,7 @@ func podStats(t *testing.T, d *nodetest.Node, id string) *cri.LinuxPodSandboxSta
 // work makes a container use its processor, its disk and its pod's network.
 func work(t *testing.T, d *nodetest.Node, pod, web string) {
 	t.Helper()
-	if _, err := d.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: web, Cmd: []string{tb, "bytes", "400000000"}, Timeout: 60}); err != nil {
+	if _, err := d.Runtime.ExecSync(t.Context(), &cri.ExecSyncRequest{ContainerId: web, Cmd: []string{tb, "bytes", "400000000"}, Timeout: int64(driver.Patience(time.Minute).Seconds())}); err != nil {
 		t.Fatal(err)
 	}
 	for i := range 20 {
