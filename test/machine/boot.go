@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	_ "embed"
 	"errors"
@@ -14,11 +13,43 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 )
 
 //go:embed guest/run
 var guestRun []byte
+
+// kernel is what a machine boots, and the way to boot it.
+type kernel interface {
+	part() part
+	arch() string    // of the programs that run on it, in Go's name
+	needs() []string // groups of test/deps
+	absent() error   // why it cannot be had here
+	// boots tells whether it comes here as far as to look for a root file system, of which it gets none.
+	boots(ctx context.Context, root string) error
+	// command boots it on a copy of a disk.
+	command(ctx context.Context, b booting) *exec.Cmd
+}
+
+// booting is a machine about to boot: its parts, the tree, and the folder for what it is told and what it leaves.
+type booting struct {
+	machine       machine
+	kernel, image string
+	root, dir     string
+	shell         bool
+}
+
+func (b booting) orders() string { return filepath.Join(b.dir, "orders") }
+
+// written is the folder for where the disk differs from its image.
+func (b booting) written() string { return filepath.Join(b.dir, "written") }
+
+// options are what each kernel is told.
+func (b booting) options() []string {
+	if b.machine.systemd {
+		return append([]string{"rw", "init=/sbin/init", "systemd.show_status=false"}, b.machine.options...)
+	}
+	return append([]string{"rw", "init=/usr/sbin/machine-boot"}, b.machine.options...)
+}
 
 // boot boots the machine, with dir for what it is told and what it leaves, and waits until it is off. With a console it
 // gives a shell there and does no steps.
@@ -39,10 +70,12 @@ func (m machine) boot(ctx context.Context, root, dir string, console *os.File) e
 		return err
 	}
 	defer said.Close()
-	written := filepath.Join(dir, "written") // where the disk differs from its image
-	defer os.Remove(written)
-	cmd := exec.CommandContext(ctx, kernel, append(m.commandLine(dir, root, console != nil), "ubd0="+written+","+image)...)
-	cmd.Env = append(os.Environ(), "TMPDIR=/dev/shm") // the machine's memory
+	b := booting{machine: m, kernel: kernel, image: image, root: root, dir: dir, shell: console != nil}
+	defer os.RemoveAll(b.written())
+	if err := os.Mkdir(b.written(), 0o700); err != nil {
+		return err
+	}
+	cmd := m.kernel.command(ctx, b)
 	cmd.Stdout, cmd.Stderr = io.Writer(said), io.Writer(said)
 	if console != nil {
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = console, os.Stdout, os.Stderr
@@ -52,46 +85,6 @@ func (m machine) boot(ctx context.Context, root, dir string, console *os.File) e
 		return fmt.Errorf("boot %s: %w", m.name, errors.Join(err, context.Cause(ctx)))
 	}
 	return nil
-}
-
-// boots tells whether the kernel comes as far as to look for a root file system, of which it has none here: user mode needs
-// seccomp filters and processes that it may trace, which a sandbox may refuse.
-func (k kernel) boots(ctx context.Context, root string) error {
-	program, err := k.part().path(root)
-	if err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "cri-boot-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "mem=64M", "seccomp=on", "panic=1", "uml_dir="+dir, "umid=boots", "con=null", "con0=null,fd:1")
-	cmd.Env = append(os.Environ(), "TMPDIR=/dev/shm")
-	said, err := cmd.CombinedOutput() // its end is a panic
-	if !bytes.Contains(said, []byte("Unable to mount root fs")) {
-		return fmt.Errorf("the kernel of %s does not boot here: %w: %s", k.release, err, bytes.TrimSpace(said[max(0, len(said)-300):]))
-	}
-	return nil
-}
-
-// commandLine is the kernel's. `seccomp=on` is the quick way to catch system calls; the slow one needs no option.
-func (m machine) commandLine(dir, root string, shell bool) []string {
-	options := append([]string{
-		"mem=4G", "ncpus=1", "root=/dev/ubda", "rootfstype=ext4", "rw", "seccomp=on", "panic=1", "umid=" + m.name, "uml_dir=" + dir,
-		"machine.orders=" + filepath.Join(dir, "orders"), "machine.source=" + root,
-	}, m.options...)
-	if m.systemd {
-		options = append(options, "init=/sbin/init", "systemd.show_status=false")
-	} else {
-		options = append(options, "init=/usr/sbin/machine-boot")
-	}
-	if shell {
-		return append(options, "quiet", "con=null", "con0=fd:0,fd:1")
-	}
-	return append(options, "con=null", "con0=null,fd:1")
 }
 
 // hand writes what the machine finds below /machine.
@@ -116,6 +109,7 @@ func (m machine) hand(ctx context.Context, root, dir string, shell bool) error {
 		}
 	}
 	return errors.Join(
+		os.Symlink(filepath.Join("/src", built(m.kernel.arch())), filepath.Join(orders, "built")),
 		os.WriteFile(filepath.Join(orders, "run"), guestRun, 0o755),
 		os.WriteFile(filepath.Join(orders, "steps"), []byte(m.script(orders)), 0o644))
 }

@@ -3,10 +3,11 @@
 // Command machine runs the project's tests on machines that users have and this one is not: with cgroup v2, with systemd,
 // with AppArmor or SELinux, with another OCI runtime.
 //
-// A machine is Linux in user mode, a kernel that runs as a process, on a disk that holds one of Debian's releases. Kernel
-// and disk are made of Debian's packages once and kept in the user's cache folder, under a hash of what they were made
-// from; each run works on a copy of the disk that is written to where it differs, and the copy is gone with the run. The
-// tree is in the machine read-only by use: what a run leaves is its logs, in .cache/machine.
+// A machine is Linux in user mode, a kernel that runs as a process, or, where that cannot be, a kernel of Debian's in an
+// emulator; on a disk that holds one of Debian's releases. Kernel and disk are made of Debian's packages once and kept in
+// the user's cache folder, under a hash of what they were made from; each run works on a copy of the disk that is written
+// to where it differs, and the copy is gone with the run. The tree is in the machine read-only by use: what a run leaves
+// is its logs, in .cache/machine.
 //
 // It prints one line of results for each machine, or one that says why the machine cannot be had.
 package main
@@ -189,7 +190,7 @@ func runAll(ctx context.Context, machines []machine) error {
 		}
 	}
 	if len(had) > 0 {
-		if err := buildTests(ctx, root, had); err != nil {
+		if err := buildAll(ctx, root, had); err != nil {
 			return err
 		}
 	}
@@ -240,7 +241,7 @@ func giveShell(ctx context.Context, machines []machine) error {
 		err = m.ready(ctx, root)
 	}
 	if err == nil {
-		err = buildTests(ctx, root, machines)
+		err = buildAll(ctx, root, machines)
 	}
 	if err != nil {
 		return err

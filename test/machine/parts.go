@@ -12,19 +12,16 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"syscall"
-
-	"github.com/cri-shim/cri-shim/test/critest/images"
 )
 
-// part is something that machines need and that is made once: a program that makes it, given a release, the file to make
-// and packages, and what else of ours goes into it.
+// part is something that machines need and that is made once: a program that makes it, given a release, the file or folder
+// to make and further arguments, packages above all, and what else of ours goes into it.
 type part struct {
 	name, release string
 	script        string
-	packages      []string
+	arguments     []string
 	from          []string // files below test/machine
 }
 
@@ -36,10 +33,6 @@ func (d disk) part() part {
 	return part{"disk", d.release, "build/root", d.packages, from}
 }
 
-func (k kernel) part() part {
-	return part{"kernel", k.release, "build/kernel", nil, []string{"build/kernel", "build/debian", "build/kernel.config"}}
-}
-
 // path is where the part is kept: in the user's cache folder, so that every clone on this machine finds it, under a hash of
 // what it is made from. Debian's packages are not part of the hash: the cache is emptied to have newer ones.
 func (p part) path(root string) (string, error) {
@@ -48,7 +41,7 @@ func (p part) path(root string) (string, error) {
 		return "", err
 	}
 	hash := sha256.New()
-	fmt.Fprintln(hash, p.release, p.packages)
+	fmt.Fprintln(hash, p.release, p.arguments)
 	for _, name := range p.from {
 		data, err := os.ReadFile(filepath.Join(root, "test", "machine", name))
 		if err != nil {
@@ -81,18 +74,18 @@ func (p part) make(ctx context.Context, root string) (string, error) {
 		return path, err
 	}
 	fmt.Printf("machine: making the %s of %s, once: %s\n", p.name, p.release, path)
-	return path, command(ctx, root, append([]string{filepath.Join("test", "machine", p.script), p.release, path}, p.packages...)...)
+	return path, command(ctx, root, append([]string{filepath.Join("test", "machine", p.script), p.release, path}, p.arguments...)...)
 }
 
 // ready makes what the machine is made of. Its error says why the machine cannot be had here.
 func (m machine) ready(ctx context.Context, root string) error {
-	switch {
-	case os.Geteuid() != 0:
+	if os.Geteuid() != 0 {
 		return errors.New("needs root: disks are made of packages that are installed into a folder")
-	case runtime.GOARCH != "amd64":
-		return fmt.Errorf("needs amd64: Linux has no user mode for %s", runtime.GOARCH)
 	}
-	if err := command(ctx, root, "test/deps", "machine"); err != nil {
+	if err := command(ctx, root, append([]string{"test/deps"}, m.kernel.needs()...)...); err != nil {
+		return err
+	}
+	if err := m.kernel.absent(); err != nil {
 		return err
 	}
 	for _, p := range []part{m.kernel.part(), m.disk.part()} {
@@ -101,30 +94,6 @@ func (m machine) ready(ctx context.Context, root string) error {
 		}
 	}
 	return nil
-}
-
-// buildTests builds the tests that run in the machines, and fetches the parts of critest's images.
-func buildTests(ctx context.Context, root string, machines []machine) error {
-	bin := filepath.Join(".cache", "machine", "bin")
-	var built []string
-	for _, m := range machines {
-		for _, s := range m.steps {
-			if s.folder == "" || slices.Contains(built, s.folder) {
-				continue
-			}
-			built = append(built, s.folder)
-			if err := command(ctx, root, "go", "test", "-c", "-tags", "integration",
-				"-o", filepath.Join(bin, filepath.Base(s.folder)+".test"), "./"+s.folder); err != nil {
-				return err
-			}
-		}
-	}
-	return errors.Join(
-		command(ctx, root, "go", "build", "-o", filepath.Join(bin, "critest-run"), "./test/critest"),
-		images.Fetch(ctx, images.Options{
-			Cache: filepath.Join(root, ".cache", "critest"), Pause: "cmd/pause/pause_" + runtime.GOARCH,
-			Say: func(format string, args ...any) { fmt.Printf("machine: "+format+"\n", args...) },
-		}))
 }
 
 // command runs a program in the tree; its error has the last that it said.
