@@ -29,7 +29,10 @@ type processor struct {
 	computer []string
 }
 
-var amd64 = processor{"amd64", "qemu-system-x86_64", "ttyS0", []string{"-cpu", "max"}}
+var (
+	amd64 = processor{"amd64", "qemu-system-x86_64", "ttyS0", []string{"-cpu", "max"}}
+	arm64 = processor{"arm64", "qemu-system-aarch64", "ttyAMA0", []string{"-machine", "virt", "-cpu", "cortex-a72"}}
+)
 
 func (k emulated) part() part {
 	return part{

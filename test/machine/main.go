@@ -190,7 +190,7 @@ func runAll(ctx context.Context, machines []machine) error {
 		}
 	}
 	if len(had) > 0 {
-		if err := buildAll(ctx, root, had); err != nil {
+		if err := buildTests(ctx, root, had); err != nil {
 			return err
 		}
 	}
@@ -241,7 +241,7 @@ func giveShell(ctx context.Context, machines []machine) error {
 		err = m.ready(ctx, root)
 	}
 	if err == nil {
-		err = buildAll(ctx, root, machines)
+		err = buildTests(ctx, root, machines)
 	}
 	if err != nil {
 		return err

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"syscall"
 )
@@ -26,6 +27,9 @@ type part struct {
 }
 
 func (d disk) part() part {
+	if d.arch != "" {
+		return part{"disk", d.release, "build/foreign", append([]string{d.arch}, d.packages...), []string{"build/foreign", "build/unpack", "guest/boot"}}
+	}
 	from := []string{"build/root", "build/debian", "guest/boot", "guest/machine.service"}
 	if slices.Contains(d.packages, "selinux-policy-default") {
 		from = append(from, "guest/machine.cil")
@@ -92,6 +96,9 @@ func (m machine) ready(ctx context.Context, root string) error {
 		if _, err := p.make(ctx, root); err != nil {
 			return fmt.Errorf("make the %s of %s: %w", p.name, p.release, err)
 		}
+	}
+	if arch := m.kernel.arch(); arch != runtime.GOARCH {
+		return buildProduct(ctx, root, arch)
 	}
 	return nil
 }

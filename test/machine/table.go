@@ -32,19 +32,21 @@ type step struct {
 	without string // says so
 }
 
-// disk is a root file system, made of a release of Debian.
+// disk is a root file system, made of a release of Debian; arch is whose programs are on it, if not those of this machine.
 type disk struct {
 	release  string
+	arch     string
 	packages []string
 }
 
 const packages = "systemd systemd-sysv libpam-systemd dbus udev iproute2 iptables nftables sudo procps e2fsprogs curl "
 
 var (
-	sid      = disk{"sid", strings.Fields(packages + "apparmor crun")}
-	bookworm = disk{"bookworm", strings.Fields(packages + "apparmor crun kmod")}
+	sid      = disk{"sid", "", strings.Fields(packages + "apparmor crun")}
+	bookworm = disk{"bookworm", "", strings.Fields(packages + "apparmor crun kmod")}
 	// sid's policy cannot be installed: it wants a module disabled that it does not have.
-	trixie = disk{"trixie", strings.Fields(packages + "selinux-policy-default policycoreutils")}
+	trixie  = disk{"trixie", "", strings.Fields(packages + "selinux-policy-default policycoreutils")}
+	foreign = disk{"bookworm", "arm64", strings.Fields("systemd-sysv kmod iproute2 iptables nftables procps e2fsprogs curl apparmor")}
 
 	appArmor = []string{"lsm=apparmor", "apparmor=1"}
 	seLinux  = []string{"lsm=selinux", "selinux=1", "enforcing=1"}
@@ -89,7 +91,16 @@ func table() []machine {
 			name: "old", what: "Debian 12 with its own kernel, emulated: cgroup v2 by systemd 252, AppArmor, runc", disk: bookworm,
 			kernel: emulated{"bookworm", amd64}, systemd: true, limit: 45 * time.Minute,
 			steps: slower(append(units(), suite("integration").named("cgroups", ofCgroups+ofUsers), suite("integration").named("exits", ofExits),
-				unit("pkg/sys"), unit("pkg/sys/tree"), unit("pkg/sys/cgroup"), unit("pkg/mount"), unit("pkg/rootfs"), unit("pkg/monitor/container"))),
+				unit("pkg/sys"), unit("pkg/sys/cgroup"), unit("pkg/mount"), unit("pkg/rootfs"), unit("pkg/monitor/container"))),
+		},
+		{
+			name: "arm64", what: "64-bit ARM, Debian 12 with its own kernel, emulated: cgroup v2 by cgroupfs, runc, no service manager", disk: foreign,
+			kernel: emulated{"bookworm", arm64}, limit: 45 * time.Minute,
+			steps: slower([]step{
+				suite("integration").named("pods", "^Test(PodLife|ExecSync|Logs|Stop|Seccomp|Capabilities|Resources|DaemonRestart|PortMappingsAndDualStack)$"+ofUsers),
+				unit("cmd/pause"), unit("pkg/oci"), unit("pkg/oci/confine"), unit("pkg/runc"), unit("pkg/sys"), unit("pkg/sys/cgroup"),
+				unit("pkg/mount"), unit("pkg/rootfs"), unit("pkg/network"), unit("pkg/monitor/container"), unit("pkg/monitor/parent"), unit("pkg/stats"),
+			}),
 		},
 		{
 			name: "no-memory", what: "a kernel without the memory controller", disk: sid, kernel: newest, options: []string{"cgroup_disable=memory"},
