@@ -26,11 +26,13 @@ type Reaper struct {
 	paused sync.Mutex // held while no child may be reaped
 
 	mu       sync.Mutex // guards what follows
-	known    map[int]func(unix.WaitStatus)
+	known    map[int]*awaited
 	strays   map[int]stray
 	launches map[uint64]time.Time // when each one under way began
 	next     uint64
 }
+
+type awaited struct{ call func(unix.WaitStatus) }
 
 type stray struct {
 	status unix.WaitStatus
@@ -40,7 +42,7 @@ type stray struct {
 // NewReaper makes the process's one reaper. oomAdj is the oom_score_adj that
 // programs get, because this process's own was lowered; "" leaves it alone.
 func NewReaper(oomAdj string) *Reaper {
-	return &Reaper{oomAdj: oomAdj, known: map[int]func(unix.WaitStatus){}, strays: map[int]stray{}, launches: map[uint64]time.Time{}}
+	return &Reaper{oomAdj: oomAdj, known: map[int]*awaited{}, strays: map[int]stray{}, launches: map[uint64]time.Time{}}
 }
 
 // Run reaps until ctx ends.
@@ -87,12 +89,14 @@ func (r *Reaper) sweep() {
 func (r *Reaper) ended(pid int, status unix.WaitStatus) func(unix.WaitStatus) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	call, ok := r.known[pid]
-	delete(r.known, pid)
-	if !ok && len(r.launches) > 0 {
+	if a, ok := r.known[pid]; ok {
+		delete(r.known, pid)
+		return a.call
+	}
+	if len(r.launches) > 0 {
 		r.strays[pid] = stray{status: status, at: time.Now()}
 	}
-	return call
+	return nil
 }
 
 // Reaped tells whether pid, not awaited yet, was reaped since the given time,
@@ -105,7 +109,7 @@ func (r *Reaper) Reaped(pid int, since time.Time) bool {
 }
 
 // Child tells whether p is for this process to reap, or was reaped by it since it
-// was started. Await never calls for one that is not.
+// was started. For one that is not, Await calls only if it falls to this process later.
 func (r *Reaper) Child(p Process) bool {
 	var info unix.Siginfo
 	for {
@@ -145,18 +149,27 @@ func (r *Reaper) Expect() (end func()) {
 }
 
 // Await has call run once, with pid's status: at once when pid was reaped since
-// the given time, else before it is reaped. call must not block. pid is a Child.
-func (r *Reaper) Await(pid int, since time.Time, call func(unix.WaitStatus)) {
+// the given time, else before it is reaped. call must not block. forget is for a
+// pid that is no Child, and may not become one.
+func (r *Reaper) Await(pid int, since time.Time, call func(unix.WaitStatus)) (forget func()) {
 	r.mu.Lock()
 	s, ok := r.strays[pid]
 	if ok && !s.at.Before(since) {
 		delete(r.strays, pid)
 		r.mu.Unlock()
 		call(s.status)
-		return
+		return func() {}
 	}
-	r.known[pid] = call
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	a := &awaited{call}
+	r.known[pid] = a
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.known[pid] == a {
+			delete(r.known, pid)
+		}
+	}
 }
 
 // peekChild returns a dead child and leaves it a zombie; pid 0: none is dead.

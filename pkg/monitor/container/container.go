@@ -55,6 +55,7 @@ type Container struct {
 	// closed when that is over, whichever way: the last output is read after that.
 	adopted chan struct{}
 	foreign *poll.Registration // of the pidfd, when it is not our child
+	forget  func()             // ends the wait for it to become one
 }
 
 const (
@@ -177,6 +178,10 @@ func (c *Container) release() {
 	if c.foreign != nil {
 		c.foreign.Stop()
 		c.foreign = nil
+	}
+	if c.forget != nil {
+		c.forget()
+		c.forget = nil
 	}
 	for _, fd := range []*int{&c.pidfd, &c.stdin, &c.tty} {
 		if *fd >= 0 {

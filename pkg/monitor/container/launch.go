@@ -131,10 +131,14 @@ func (c *Container) takeOver(started child.Process) error {
 		c.end(c.lost())
 		return nil
 	}
+	forget := c.set.Reaper.Await(started.PID, started.Since, c.exited)
 	if ours {
-		c.set.Reaper.Await(started.PID, started.Since, c.exited)
 		return nil
 	}
+	// A runtime of two processes, as crun's run is, may leave it to us only now, after the one that we waited for is gone.
+	c.mu.Lock()
+	c.forget = forget
+	c.mu.Unlock()
 	return c.awaitForeign()
 }
 
