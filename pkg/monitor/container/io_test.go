@@ -366,6 +366,16 @@ func TestExec(t *testing.T) {
 			t.Errorf("exit %+v, %v", e, err)
 		}
 	})
+	t.Run("left late", func(t *testing.T) { // see TestProgramLeavesItsChildLate
+		pid := filepath.Join(n.Dir, "exec.pid")
+		p, err := run(monitor.Exec{Argv: []string{"/bin/sh", "-c", leavesLate, pid}, PidFile: pid})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, err := p.Wait(n.Ctx()); err != nil || e.Unknown || e.Code != 9 {
+			t.Errorf("exit %+v, %v", e, err)
+		}
+	})
 	t.Run("another's child", func(t *testing.T) {
 		other := exec.CommandContext(n.Ctx(), "/bin/sleep", "1000")
 		if err := other.Start(); err != nil {

@@ -102,12 +102,14 @@ func TestProgramReapsItsChild(t *testing.T) {
 	}
 }
 
+const leavesLate = `(sh -c 'sleep 1; exit 9' & echo $! >"$0"; exec sleep 0.3) & while [ ! -s "$0" ]; do sleep 0.01; done`
+
 // TestProgramLeavesItsChildLate has a program of two processes, as crun's run is: the monitor waits for one, and the other,
 // the parent of what was started, is gone only later. How that ended is the monitor's to see, on every kernel.
 func TestProgramLeavesItsChildLate(t *testing.T) {
 	n := monitornode.Start(t)
 	l := n.Spec("late", "true")
-	l.Argv = []string{"/bin/sh", "-c", `(sh -c 'sleep 1; exit 9' & echo $! >"$0"; exec sleep 0.3) & while [ ! -s "$0" ]; do sleep 0.01; done`, l.PidFile}
+	l.Argv = []string{"/bin/sh", "-c", leavesLate, l.PidFile}
 	launched := n.Launch(l)
 	if e := n.Exit(); e.ID != "late" || e.Pid != launched.Pid || e.Unknown || e.Code != 9 {
 		t.Errorf("exit %+v of pid %d", e, launched.Pid)

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/cri-shim/cri-shim/pkg/monitor/child"
-	"github.com/cri-shim/cri-shim/pkg/monitor/poll"
 	"github.com/cri-shim/cri-shim/pkg/monitor/wire"
 	"github.com/cri-shim/cri-shim/pkg/sys"
 )
@@ -24,6 +23,8 @@ type session struct {
 	conn   *conn
 	pid    int
 	pidfd  int // -1: it has ended before we got one
+
+	foreign func() // ends what waits for a process that is not our child; nil if it is
 }
 
 // exec runs the request's argv with the request's descriptors as stdio.
@@ -67,37 +68,55 @@ func (c *conn) exec(ctx context.Context, p *wire.Packet, fds []int) {
 
 // await has the session end with its process, which was started at the given time.
 func (m *Monitor) await(s *session, since time.Time) {
-	switch {
-	case m.reap.Child(child.Process{PID: s.pid, Since: since}):
-		m.reap.Await(s.pid, since, func(ws unix.WaitStatus) { m.endSession(s, &ws) })
-	case s.pidfd >= 0:
-		m.awaitForeign(s)
-	default: // the program has waited for it itself
+	ours := m.reap.Child(child.Process{PID: s.pid, Since: since})
+	if !ours && s.pidfd < 0 { // the program has waited for it itself
 		m.endSession(s, nil)
+		return
+	}
+	// A runtime of two processes may leave it to us only now, after the one that we waited for is gone.
+	forget := m.reap.Await(s.pid, since, func(ws unix.WaitStatus) { m.endSession(s, &ws) })
+	if !ours {
+		m.awaitForeign(s, forget)
 	}
 }
 
-// awaitForeign has the session end with its process, which another one reaps.
-func (m *Monitor) awaitForeign(s *session) {
+// awaitForeign has the session end with its process, which another one may reap.
+func (m *Monitor) awaitForeign(s *session, forget func()) {
 	var start uint64
 	if st, err := sys.ReadProcStat(s.pid); err == nil {
 		start = st.StartTime
 	}
-	var ended *poll.Registration
-	ended, err := m.poll.Add(s.pidfd, func(uint32) {
-		ended.Stop()
-		if ws, known := sys.ForeignStatus(s.pidfd, s.pid, start); known {
-			m.endSession(s, &ws)
-			return
-		}
-		m.endSession(s, nil)
-	})
+	m.mu.Lock()
+	if m.sessions[s.number] != s { // ended meanwhile
+		m.mu.Unlock()
+		return
+	}
+	r, err := m.poll.Add(s.pidfd, func(uint32) { m.foreignEnd(s, start) })
+	if err == nil {
+		s.foreign = func() { r.Stop(); forget() }
+		r.Arm(unix.EPOLLIN)
+	}
+	m.mu.Unlock()
 	if err != nil { // nobody would hear of its end
 		s.kill()
 		m.endSession(s, nil)
+	}
+}
+
+// foreignEnd ends the session whose process another one reaps, with what can be told of it.
+func (m *Monitor) foreignEnd(s *session, start uint64) {
+	m.mu.Lock()
+	if s.pidfd < 0 { // the reaper has told
+		m.mu.Unlock()
 		return
 	}
-	ended.Arm(unix.EPOLLIN)
+	status, known := sys.ForeignStatus(s.pidfd, s.pid, start)
+	m.mu.Unlock()
+	if known {
+		m.endSession(s, &status)
+		return
+	}
+	m.endSession(s, nil)
 }
 
 // startSession runs the program and returns the session's process and, with a
@@ -154,10 +173,17 @@ func (s *session) kill() {
 	}
 }
 
-// endSession reports the session's exit to its client; nil: nobody saw it.
+// endSession reports the session's exit to its client; nil: nobody saw it. Only the first call counts.
 func (m *Monitor) endSession(s *session, ws *unix.WaitStatus) {
 	m.mu.Lock()
+	if m.sessions[s.number] != s {
+		m.mu.Unlock()
+		return
+	}
 	delete(m.sessions, s.number)
+	if s.foreign != nil {
+		s.foreign()
+	}
 	if s.pidfd >= 0 {
 		unix.Close(s.pidfd)
 		s.pidfd = -1
