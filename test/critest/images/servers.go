@@ -88,7 +88,16 @@ func (b *builder) apache(root string) error {
 }
 
 func fetchServers(ctx context.Context, o Options, root string) error {
-	work, err := os.MkdirTemp(o.Cache, "servers-fetch-")
+	return o.unpacked(ctx, root, func(debian) ([]string, error) {
+		return []string{
+			"nginx", "apache2-bin", "libapr1", "libaprutil1", "libc6", "libcrypt1", "libexpat1", "libpcre2-8-0", "libssl3", "libuuid1", "zlib1g",
+		}, nil
+	})
+}
+
+// unpacked makes the folder root of Debian's packages.
+func (o Options) unpacked(ctx context.Context, root string, packages func(debian) ([]string, error)) error {
+	work, err := os.MkdirTemp(o.Cache, filepath.Base(root)+"-fetch-")
 	if err != nil {
 		return err
 	}
@@ -97,9 +106,11 @@ func fetchServers(ctx context.Context, o Options, root string) error {
 	if err := d.update(ctx); err != nil {
 		return err
 	}
-	err = d.unpack(ctx, filepath.Join(work, "root"), "nginx", "apache2-bin", "libapr1", "libaprutil1", "libc6", "libcrypt1",
-		"libexpat1", "libpcre2-8-0", "libssl3", "libuuid1", "zlib1g")
+	names, err := packages(d)
 	if err != nil {
+		return err
+	}
+	if err := d.unpack(ctx, filepath.Join(work, "root"), names...); err != nil {
 		return err
 	}
 	return os.Rename(filepath.Join(work, "root"), root)
@@ -187,23 +198,9 @@ func (b *builder) agnhost(o Options, program ocilayout.File) error {
 }
 
 func fetchTools(ctx context.Context, o Options, root string) error {
-	work, err := os.MkdirTemp(o.Cache, "tools-fetch-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(work)
-	d := debian{dir: work, say: o.Say}
-	if err := d.update(ctx); err != nil {
-		return err
-	}
-	packages, err := d.closure(ctx, "curl", "bind9-dnsutils", "libc-bin", "netcat-openbsd")
-	if err != nil {
-		return err
-	}
-	if err := d.unpack(ctx, filepath.Join(work, "root"), packages...); err != nil {
-		return err
-	}
-	return os.Rename(filepath.Join(work, "root"), root)
+	return o.unpacked(ctx, root, func(d debian) ([]string, error) {
+		return d.closure(ctx, "curl", "bind9-dnsutils", "libc-bin", "netcat-openbsd")
+	})
 }
 
 func buildNNP(ctx context.Context, _ Options, name string) error {
