@@ -121,7 +121,7 @@ func (p *Process) end(e *wire.Packet) {
 		p.exit = *e.Exit
 	}
 	if p.exit.Unknown && p.err == nil {
-		p.err = errors.New("the program that started the process has waited for it itself: its exit code is unknown")
+		p.err = fmt.Errorf("wait for process %d: it has ended, and another process has taken its exit code", p.Pid)
 	}
 	if p.pidfd >= 0 {
 		unix.Close(p.pidfd)

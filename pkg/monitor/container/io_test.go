@@ -305,6 +305,15 @@ func TestExec(t *testing.T) {
 		pid := filepath.Join(n.Dir, "exec.pid")
 		return monitor.Exec{Argv: append([]string{monitornode.Self(t), monitornode.AsRuntime, pid, console}, command...), Env: os.Environ(), PidFile: pid}
 	}
+	terminate := func(t *testing.T, p *monitor.Process) {
+		t.Helper()
+		if err := p.Signal(15); err != nil {
+			t.Error(err)
+		}
+		if e, err := p.Wait(n.Ctx()); err != nil || e.Signal != 15 {
+			t.Errorf("exit %+v, %v", e, err)
+		}
+	}
 	t.Run("stdio and code", func(t *testing.T) {
 		inR, inW, _ := os.Pipe()
 		outR, outW, _ := os.Pipe()
@@ -349,12 +358,7 @@ func TestExec(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Signal(15); err != nil {
-			t.Error(err)
-		}
-		if e, err := p.Wait(n.Ctx()); err != nil || e.Signal != 15 {
-			t.Errorf("exit %+v, %v", e, err)
-		}
+		terminate(t, p)
 	})
 	t.Run("reaped by the program", func(t *testing.T) {
 		pid := filepath.Join(n.Dir, "exec.pid")
@@ -386,12 +390,7 @@ func TestExec(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := p.Signal(15); err != nil {
-			t.Error(err)
-		}
-		if e, err := p.Wait(n.Ctx()); err != nil || e.Signal != 15 {
-			t.Errorf("exit %+v, %v", e, err)
-		}
+		terminate(t, p)
 		_ = other.Wait()
 	})
 	t.Run("failure", func(t *testing.T) {
